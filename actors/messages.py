@@ -1,0 +1,454 @@
+"""Every command and event of the trading side, and one union per actor: its protocol.
+
+Commands are imperative and have one receiver; events are in the past tense and are never refused.
+Money and quantities at the broker edge are Decimal; feature values and scores are float.
+"""
+
+from decimal import Decimal
+
+import msgspec
+
+from actors.kernel.message import Message
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of a message that is never told on its own."""
+
+
+# --- reasons: why a signal, a target, a refusal (explaining an order later needs no recomputation) -------------------
+
+
+class ConditionVerdict(Part):
+    """One condition of a strategy at one bar: what it looked at and what it said."""
+
+    strategy: str
+    slot: str  # entry | exit | trend | filter | logic.entry | logic.exit | logic.veto
+    condition: str
+    inputs: dict[str, float]
+    verdict: bool
+
+
+class Vote(Part):
+    """One strategy's voice in a symbol's combined signal."""
+
+    strategy: str
+    strategy_id: str
+    weight: float
+    held: bool
+    signal: int
+
+
+class TargetWeight(Part):
+    """What one symbol is to weigh, with what went in."""
+
+    symbol: str
+    state_in: bool
+    score: float
+    viability: float
+    weight: float
+    price_usd: Decimal
+    held_quantity: Decimal
+    target_quantity: Decimal
+
+
+class OrderIntent(Part):
+    """What we want, before risk."""
+
+    client_order_id: str
+    symbol: str
+    side: str  # buy | sell
+    quantity: Decimal
+    reference_price_usd: Decimal
+    order_type: str = "market"
+    time_in_force: str = "day"
+    limit_price_usd: Decimal | None = None
+
+
+class Refusal(Part):
+    """Our own no: a named code of `algo_royale.risk.RefusalCode`, a sentence, and its numbers."""
+
+    intent: OrderIntent
+    code: str
+    reason: str
+    limit: Decimal | None = None
+    value: Decimal | None = None
+
+
+class FillRecord(Part):
+    """One execution of part of an order."""
+
+    execution_id: str
+    client_order_id: str
+    broker_order_id: str
+    symbol: str
+    side: str
+    quantity: Decimal
+    cumulative_quantity: Decimal  # of the order after this fill: (client_order_id, cumulative_quantity) is a fill's identity
+    price_usd: Decimal
+    fees_usd: Decimal = Decimal(0)
+    at_ns: int = 0
+
+
+class PositionRecord(Part):
+    """Signed quantity and average cost of a symbol."""
+
+    symbol: str
+    quantity: Decimal
+    average_cost_usd: Decimal
+
+
+class OrderRecord(Part):
+    """Where one of our orders stands."""
+
+    client_order_id: str
+    broker_order_id: str | None
+    decision_id: str
+    symbol: str
+    side: str
+    quantity: Decimal
+    filled_quantity: Decimal
+    status: str  # algo_royale.orders.OrderStatus value
+    order_type: str = "market"
+    time_in_force: str = "day"
+    limit_price_usd: Decimal | None = None
+    reference_price_usd: Decimal = Decimal(0)
+
+
+class ActionRecord(Part):
+    """A corporate action as the broker tells it; ex_date is ISO."""
+
+    ex_date: str
+    ratio: float = 1.0
+    cash_usd: float = 0.0
+
+
+# --- session, clock --------------------------------------------------------------------------------------------------
+
+
+class SessionPhaseChanged(Message):
+    """The exchange's day moved on."""
+
+    session_date: str
+    phase: str  # pre_market | open | closed
+    open_ns: int
+    close_ns: int
+
+
+class JobDue(Message):
+    """A recurring job of the clock actor is due (reconcile, heartbeat)."""
+
+    job: str
+
+
+class TimerFired(Message):
+    """A timer that the actor set for itself."""
+
+    name: str
+    key: str = ""
+
+
+# --- market data -----------------------------------------------------------------------------------------------------
+
+
+class FrameReceived(Message):
+    """One raw websocket frame, told by a reader thread; decoded by the actor, never by the reader."""
+
+    endpoint: str  # data | trading
+    connection: int
+    text: str
+
+
+class ConnectionChanged(Message):
+    """A reader thread opened or lost its socket."""
+
+    endpoint: str
+    connection: int
+    connected: bool
+    detail: str = ""
+    fatal: bool = False
+
+
+class FeedStarted(Message):
+    """The streamer is subscribed; signal actors answer with HistoryRequested."""
+
+
+class HistoryRequested(Message):
+    """A signal actor wants the closed bars after `after_ns` (start label; 0: everything its warm-up needs)."""
+
+    symbol: str
+    after_ns: int
+    warmup_bars: int
+    live_start_ns: int
+
+
+class BarRow(Part):
+    """A closed bar, raw prices as traded."""
+
+    start_ns: int
+    end_ns: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    vwap: float | None = None
+    trade_count: int | None = None
+
+
+class HistoryLoaded(Message):
+    """Closed bars in order and the corporate actions known now, answering HistoryRequested."""
+
+    symbol: str
+    after_ns: int
+    bars: tuple[BarRow, ...]
+    actions: tuple[ActionRecord, ...]
+
+
+class HistoryUnavailable(Message):
+    """The history could not be fetched; the signal actor asks again."""
+
+    symbol: str
+    after_ns: int
+    reason: str
+
+
+class BarClosed(Message):
+    """A bar of one symbol is complete."""
+
+    symbol: str
+    timeframe: str
+    bar: BarRow
+    actions: tuple[ActionRecord, ...] = ()  # those whose ex_date is this bar's session
+
+
+# --- signals ---------------------------------------------------------------------------------------------------------
+
+
+class SymbolWarmed(Message):
+    """A symbol's indicator state stands; the adjusted closes that allocators look back on, oldest first."""
+
+    symbol: str
+    bar_ends_ns: tuple[int, ...]
+    adjusted_closes: tuple[float, ...]
+
+
+class SignalReported(Message):
+    """A symbol has evaluated one bar: its signal, its state, and why. Told for every bar (the bar barrier)."""
+
+    symbol: str
+    bar_end_ns: int
+    signal: int  # 1 enter, -1 exit, 0 unchanged
+    state_in: bool
+    score: float
+    changed: bool
+    close_usd: Decimal
+    adjusted_close: float
+    votes: tuple[Vote, ...] = ()
+    verdicts: tuple[ConditionVerdict, ...] = ()  # filled when `changed`
+
+
+# --- decisions and the ledger ----------------------------------------------------------------------------------------
+
+
+class SnapshotRequested(Message):
+    """Someone who has just started wants the ledger's facts; the answer goes to `reply_to`."""
+
+    reply_to: str
+
+
+class LedgerSnapshot(Message):
+    """The facts as committed: cash, positions, open orders, the last decision."""
+
+    ledger_id: str
+    cash_usd: Decimal | None  # None: the ledger does not know yet (no account seen)
+    positions: tuple[PositionRecord, ...]
+    open_orders: tuple[OrderRecord, ...]
+    last_decision_bar_end_ns: int
+    live_start_ns: int
+    session_start_equity_usd: Decimal | None = None
+    orders_recent_ns: tuple[int, ...] = ()
+    halted_reason: str | None = None
+
+
+class RecordDecision(Message):
+    """Commit one bar's decision, its targets, its approved and refused intents, before anyone acts on it."""
+
+    decision_id: str
+    bar_end_ns: int
+    session_date: str
+    equity_usd: Decimal
+    cash_usd: Decimal
+    strategy: str
+    targets: tuple[TargetWeight, ...]
+    approved: tuple[OrderIntent, ...]
+    refused: tuple[Refusal, ...]
+    missing: tuple[str, ...] = ()  # symbols that had not reported when the watermark fired
+
+
+class DecisionRecorded(Message):
+    """The decision is durable; its orders may be sent."""
+
+    decision_id: str
+    bar_end_ns: int
+    orders: tuple[OrderRecord, ...]
+
+
+class RecordOrderEvent(Message):
+    """Commit a change of one order's state, with its fill if it had one."""
+
+    client_order_id: str
+    broker_order_id: str | None
+    event: str  # algo_royale.orders.OrderEvent value
+    detail: str = ""
+    fill: FillRecord | None = None
+
+
+class OrderChanged(Message):
+    """An order's state changed and is committed; `cash_usd` and `position` are after the fill, if there was one."""
+
+    order: OrderRecord
+    fill: FillRecord | None
+    cash_usd: Decimal | None
+    position: PositionRecord | None
+    event: str = ""
+
+
+class RecordReconciliation(Message):
+    """Commit what a comparison with the broker found."""
+
+    cause_of: str  # start | reconnect | periodic
+    checked: int
+    differences: tuple[str, ...]
+    account_cash_usd: Decimal
+    account_equity_usd: Decimal
+    positions: tuple[PositionRecord, ...]
+
+
+class Reconciled(Message):
+    """Ledger and broker agree; trading may go on."""
+
+    checked: int
+    differences: int
+    cash_usd: Decimal
+    positions: tuple[PositionRecord, ...]
+
+
+class RecordSession(Message):
+    """Commit a session's equity."""
+
+    session_date: str
+    phase: str
+    equity_usd: Decimal
+    cash_usd: Decimal
+
+
+class HaltTrading(Message):
+    """Stop trading for safety; latches until a person resumes."""
+
+    reason: str
+
+
+class TradingHalted(Message):
+    """No new order leaves until a person resumes."""
+
+    reason: str
+
+
+# --- broker ----------------------------------------------------------------------------------------------------------
+
+
+class SubmitOrder(Message):
+    """Send one committed order. `lookup_first`: it may have been sent before, ask by client id first."""
+
+    order: OrderRecord
+    lookup_first: bool = False
+
+
+class CancelOrder(Message):
+    """Ask the broker to cancel one order."""
+
+    client_order_id: str
+    broker_order_id: str
+
+
+class OrderAccepted(Message):
+    """The broker holds the order (answer to a submit, or found by its client id)."""
+
+    client_order_id: str
+    broker_order_id: str
+    status: str
+    filled_quantity: Decimal
+    adopted: bool = False
+
+
+class OrderRejected(Message):
+    """The broker said no."""
+
+    client_order_id: str
+    status: int
+    code: int | None
+    reason: str
+
+
+class SubmissionUncertain(Message):
+    """No usable answer and the look-up failed too: we do not know whether the broker holds the order."""
+
+    client_order_id: str
+    reason: str
+
+
+class TradeUpdated(Message):
+    """One trade_updates event, decoded."""
+
+    event: str
+    client_order_id: str
+    broker_order_id: str
+    symbol: str
+    side: str
+    status: str
+    quantity: Decimal
+    filled_quantity: Decimal
+    execution_id: str | None
+    fill_price_usd: Decimal | None
+    fill_quantity: Decimal | None
+    position_quantity: Decimal | None
+
+
+class BrokerSnapshotRequested(Message):
+    """The order dispatcher wants the broker's truth."""
+
+    cause_of: str
+    since_ns: int
+
+
+class BrokerSnapshot(Message):
+    """The broker's truth at one instant: orders (open, and closed since), fills, positions, cash."""
+
+    cause_of: str
+    orders: tuple[TradeUpdated, ...]
+    fills: tuple[FillRecord, ...]
+    positions: tuple[PositionRecord, ...]
+    cash_usd: Decimal
+    equity_usd: Decimal
+
+
+class BrokerStateChanged(Message):
+    """The broker's REST and stream are usable, or not."""
+
+    connected: bool
+    detail: str = ""
+
+
+SessionMessage = JobDue | TimerFired
+ClockMessage = TimerFired
+MarketDataMessage = FrameReceived | ConnectionChanged | HistoryRequested | SessionPhaseChanged | TimerFired
+SignalMessage = FeedStarted | HistoryLoaded | HistoryUnavailable | BarClosed | TimerFired
+PortfolioMessage = (
+    SymbolWarmed | SignalReported | LedgerSnapshot | OrderChanged | Reconciled | SessionPhaseChanged | TradingHalted | TimerFired
+)
+OrdersMessage = (
+    DecisionRecorded | LedgerSnapshot | OrderAccepted | OrderRejected | SubmissionUncertain | TradeUpdated | BrokerSnapshot
+    | BrokerStateChanged | OrderChanged | Reconciled | SessionPhaseChanged | TradingHalted | JobDue | TimerFired
+)  # fmt: skip
+LedgerMessage = RecordDecision | RecordOrderEvent | RecordReconciliation | RecordSession | SnapshotRequested | HaltTrading
+BrokerMessage = SubmitOrder | CancelOrder | BrokerSnapshotRequested | FrameReceived | ConnectionChanged | TimerFired
