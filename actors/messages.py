@@ -112,6 +112,7 @@ class OrderRecord(Part):
     time_in_force: str = "day"
     limit_price_usd: Decimal | None = None
     reference_price_usd: Decimal = Decimal(0)
+    bar_end_ns: int = 0  # of the decision; the order is for the session after it
 
 
 class ActionRecord(Part):
