@@ -23,3 +23,8 @@ def client_order_id(ledger_id: str, bar_end_ns: int, symbol: str, n: int = 0) ->
 
 def _digest(text: str) -> str:
     return hashlib.blake2s(text.encode(), digest_size=5).hexdigest()
+
+
+def is_ours(client_order_id: str) -> bool:
+    """Whether an order on the account carries the mark of orders made by `client_order_id`, of whatever ledger."""
+    return client_order_id.startswith("ar-")

@@ -1,0 +1,257 @@
+"""The market-data streamer: one websocket and the historical bars; closed bars out, in order, with their history."""
+
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+
+from actors.kernel import Actor, Ref
+from actors.messages import (
+    ActionRecord,
+    BarClosed,
+    BarRow,
+    ConnectionChanged,
+    FeedStarted,
+    FrameReceived,
+    HistoryLoaded,
+    HistoryRequested,
+    HistoryUnavailable,
+    MarketDataMessage,
+    SessionPhaseChanged,
+    SignalMessage,
+    TimerFired,
+)
+from algo_royale.broker import alpaca_wire
+from algo_royale.broker.port import MarketDataPort, StreamHandle, StreamPort
+from algo_royale.errors import BrokerUnavailable
+from algo_royale.market import Timeframe
+from algo_royale.sessions import Calendar, Session
+
+SECOND_NS = 1_000_000_000
+FATAL_CODES = frozenset({402, 409, 410, 411})
+CHANNEL = {Timeframe.DAY_1: "dailyBars", Timeframe.MIN_1: "bars"}
+KIND = {"d": Timeframe.DAY_1, "b": Timeframe.MIN_1}
+
+
+class MarketDataActor(Actor[MarketDataMessage]):
+    """Keeps the stream subscribed and tells each signal actor its closed bars.
+
+    A daily bar is streamed again and again while its session runs; it is closed once the session is over and
+    `close_grace_s` has passed (late prints still change it until then). The corporate actions of a session are fetched
+    before its bars are told: an unadjusted bar on an ex-date would be a false signal, so a bar waits for them.
+    """
+
+    def __init__(
+        self,
+        symbols: Sequence[str],
+        *,
+        timeframe: Timeframe,
+        calendar: Calendar,
+        data: MarketDataPort,
+        streams: StreamPort,
+        keys: tuple[str, str],
+        signals: Mapping[str, Ref[SignalMessage]],
+        close_grace_s: float = 0.0,
+        backoff_s: tuple[float, float] = (1.0, 30.0),
+    ) -> None:
+        self._symbols, self._timeframe, self._calendar = tuple(symbols), timeframe, calendar
+        self._data, self._streams, self._keys, self._signals = data, streams, keys, signals
+        self._grace_s, self._backoff_s = close_grace_s, backoff_s
+        self._connection = 0
+        self._handle: StreamHandle | None = None
+        self._state = "connecting"
+        self._failures = 0
+        self._pending: dict[str, BarRow] = {}
+        self._told_start_ns: dict[str, int] = {}
+        self._actions: dict[str, tuple[ActionRecord, ...]] | None = None
+        self._actions_of = ""
+        self._frames = self._quarantined = 0
+
+    def started(self) -> None:
+        self._connect()
+
+    def stopped(self, reason: object) -> None:
+        if self._handle is not None:
+            self._handle.close()
+
+    def observe(self) -> dict[str, object]:
+        return {"state": self._state, "frames": self._frames, "quarantined": self._quarantined}
+
+    def receive(self, message: MarketDataMessage) -> None:
+        match message:
+            case FrameReceived():
+                self._on_frame(message)
+            case ConnectionChanged():
+                self._on_connection(message)
+            case HistoryRequested():
+                self._on_history(message)
+            case SessionPhaseChanged():
+                if message.phase != "closed":
+                    self._fetch_actions(message.session_date)
+            case TimerFired(name="connect"):
+                self._connect()
+            case TimerFired():
+                self._tell_closed()
+
+    # --- the stream ---
+
+    def _connect(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+        self._connection = self.now_ns if self.now_ns > self._connection else self._connection + 1
+        self._state = "connecting"
+        me = self.ref(self.path)
+        with self.protected(30.0):
+            self._handle = self._streams.open(
+                "data",
+                self._connection,
+                lambda n, text: me.tell(
+                    FrameReceived(at_ns=self.system.clock.now_ns(), endpoint="data", connection=n, text=text)
+                ),
+                lambda n, up, detail, fatal: me.tell(
+                    ConnectionChanged(
+                        at_ns=self.system.clock.now_ns(), endpoint="data", connection=n, connected=up, detail=detail, fatal=fatal
+                    )
+                ),
+            )  # fmt: skip
+
+    def _on_connection(self, message: ConnectionChanged) -> None:
+        if message.connection != self._connection:
+            return
+        if message.connected:
+            self._state = "authenticating"
+            return
+        self._state = "backoff"
+        self._retry(message.detail)
+
+    def _retry(self, detail: str) -> None:
+        base, limit = self._backoff_s
+        delay = min(limit, base * 2**self._failures) * self.rng.uniform(0.8, 1.2)
+        self._failures += 1
+        self.later(delay, TimerFired(at_ns=self.now_ns, name="connect", key=detail[:200]), key="connect")
+
+    def _on_frame(self, message: FrameReceived) -> None:
+        if message.connection != self._connection or self._handle is None:
+            return
+        self._frames += 1
+        try:
+            items = json.loads(message.text)
+        except ValueError:
+            items = None
+        if not isinstance(items, list):
+            self._quarantined += 1  # one bad frame never stops the stream
+            return
+        for item in items:
+            self._on_item(item)
+        self._tell_closed()
+
+    def _on_item(self, item: object) -> None:
+        match item:
+            case {"T": "success", "msg": "connected"}:
+                key, secret = self._keys
+                self._send({"action": "auth", "key": key, "secret": secret})
+            case {"T": "success", "msg": "authenticated"}:
+                self._state = "subscribing"
+                self._send({"action": "subscribe", CHANNEL[self._timeframe]: list(self._symbols)})
+            case {"T": "subscription"}:
+                if self._state == "subscribing":
+                    self._state, self._failures = "live", 0
+                    for ref in self._signals.values():
+                        self.tell(ref, FeedStarted(at_ns=self.now_ns))
+            case {"T": "error", "code": code, "msg": text}:
+                self._state = "fatal" if code in FATAL_CODES else "backoff"
+                if self._state == "backoff":
+                    self._retry(f"{code} {text}")
+            case {"T": kind, "S": symbol} if KIND.get(str(kind)) is self._timeframe and symbol in self._signals:
+                row = alpaca_wire.bar_row(item, timeframe=self._timeframe, calendar=self._calendar)
+                if row is None:
+                    self._quarantined += 1
+                else:
+                    self._pending[str(symbol)] = BarRow(**row)
+            case _:
+                self._quarantined += 1
+
+    def _send(self, body: dict[str, object]) -> None:
+        assert self._handle is not None
+        if not self._handle.send(json.dumps(body)):
+            self._retry("connection lost while sending")
+
+    # --- closed bars ---
+
+    def _tell_closed(self) -> None:
+        """Tell every pending bar whose interval is over, in symbol order; wake up for the others."""
+        wake_ns: int | None = None
+        for symbol in sorted(self._pending):
+            row = self._pending[symbol]
+            due_ns = row.end_ns + int(self._grace_s * SECOND_NS)
+            if due_ns > self.now_ns:
+                wake_ns = due_ns if wake_ns is None else min(wake_ns, due_ns)
+                continue
+            session = self._session_of(row)
+            if self._actions is None or self._actions_of != session:
+                self._fetch_actions(session)
+            if self._actions is None:
+                wake_ns = self.now_ns + 5 * SECOND_NS
+                break
+            del self._pending[symbol]
+            if row.start_ns > self._told_start_ns.get(symbol, 0):
+                self._told_start_ns[symbol] = row.start_ns
+                actions = tuple(a for a in self._actions.get(symbol, ()) if a.ex_date == session)
+                bar = BarClosed(
+                    at_ns=self.now_ns, symbol=symbol, timeframe=self._timeframe.value, bar=row, actions=actions
+                )
+                self.tell(self._signals[symbol], bar)
+        if wake_ns is not None:
+            self.at(wake_ns, TimerFired(at_ns=wake_ns, name="close"), key="close")
+
+    def _session_of(self, row: BarRow) -> str:
+        session: Session | None = self._calendar.session_at(row.end_ns - 1)
+        return session.date.isoformat() if session is not None else ""
+
+    def _fetch_actions(self, session_date: str) -> None:
+        if self._actions is not None and self._actions_of == session_date:
+            return
+        try:
+            with self.protected(60.0):
+                wire = self._data.corporate_actions(
+                    symbol=",".join(self._symbols), start=session_date, end=session_date
+                )
+        except BrokerUnavailable:
+            self._actions = None
+            return
+        self._actions_of = session_date
+        self._actions = {s: tuple(ActionRecord(**a) for a in rows) for s, rows in alpaca_wire.actions(wire).items()}
+
+    # --- history ---
+
+    def _on_history(self, message: HistoryRequested) -> None:
+        signal = self._signals[message.symbol]
+        try:
+            with self.protected(120.0):
+                start_ns = message.after_ns + 1 if message.after_ns else self._warmup_start(message)
+                wire = self._data.bars(
+                    symbol=message.symbol, timeframe=self._timeframe.value, start_ns=start_ns, end_ns=self.now_ns
+                )
+                today = dt.datetime.fromtimestamp(self.now_ns / 1e9, dt.UTC).date()
+                first = dt.datetime.fromtimestamp(start_ns / 1e9, dt.UTC).date()
+                actions = self._data.corporate_actions(
+                    symbol=message.symbol, start=first.isoformat(), end=today.isoformat()
+                )
+        except BrokerUnavailable as error:
+            answer = HistoryUnavailable(
+                at_ns=self.now_ns, symbol=message.symbol, after_ns=message.after_ns, reason=str(error)
+            )
+            self.tell(signal, answer)
+            return
+        rows = [alpaca_wire.bar_row(item, timeframe=self._timeframe, calendar=self._calendar) for item in wire]
+        bars = tuple(BarRow(**row) for row in rows if row is not None and row["end_ns"] <= self.now_ns)
+        known = tuple(ActionRecord(**a) for a in alpaca_wire.actions(actions).get(message.symbol, ()))
+        self.tell(
+            signal,
+            HistoryLoaded(at_ns=self.now_ns, symbol=message.symbol, after_ns=message.after_ns, bars=bars, actions=known),
+        )
+
+    def _warmup_start(self, message: HistoryRequested) -> int:
+        """Start label of the first warm-up bar: `warmup_bars` sessions before the live period."""
+        live = self._calendar.next_session(message.live_start_ns - 1)
+        sessions = self._calendar.offset(live.date, -message.warmup_bars)
+        return sessions.label_ns

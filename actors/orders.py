@@ -1,0 +1,267 @@
+"""The order dispatcher: committed orders to the broker, the broker's answers and events to the ledger."""
+
+from actors.kernel import Actor, Ref
+from actors.messages import (
+    BrokerMessage,
+    BrokerSnapshot,
+    BrokerSnapshotRequested,
+    BrokerStateChanged,
+    DecisionRecorded,
+    FillRecord,
+    HaltTrading,
+    JobDue,
+    LedgerMessage,
+    LedgerSnapshot,
+    OrderAccepted,
+    OrderChanged,
+    OrderRecord,
+    OrderRejected,
+    OrdersMessage,
+    Reconciled,
+    RecordOrderEvent,
+    RecordReconciliation,
+    SessionPhaseChanged,
+    SnapshotRequested,
+    SubmissionUncertain,
+    SubmitOrder,
+    TimerFired,
+    TradeUpdated,
+    TradingHalted,
+)
+from algo_royale.ids import is_ours
+from algo_royale.orders import FINAL, OrderEvent, OrderStatus
+from algo_royale.sessions import Calendar
+
+UNCERTAIN_RETRY_S = 2.0
+UNCERTAIN_TRIES = 8
+LOOKBACK_NS = 7 * 86_400 * 1_000_000_000
+
+# trade_updates event -> what it means in our order table; fills are told apart by their quantities
+EVENTS = {
+    "accepted": OrderEvent.ACCEPTED,
+    "pending_new": OrderEvent.ACCEPTED,
+    "new": OrderEvent.OPENED,
+    "canceled": OrderEvent.CANCELED,
+    "expired": OrderEvent.EXPIRED,
+    "done_for_day": OrderEvent.EXPIRED,
+    "rejected": OrderEvent.REJECTED,
+}
+STATUSES = {
+    "accepted": OrderEvent.ACCEPTED,
+    "pending_new": OrderEvent.ACCEPTED,
+    "new": OrderEvent.OPENED,
+    "canceled": OrderEvent.CANCELED,
+    "expired": OrderEvent.EXPIRED,
+    "rejected": OrderEvent.REJECTED,
+}
+
+
+class OrdersActor(Actor[OrdersMessage]):
+    """Sends nothing before the ledger has committed it and the broker has been reconciled with.
+
+    Recovery needs no memory: the ledger's open orders and one broker snapshot say what is to be adopted, what is to be
+    looked up by its client id (and sent only if the broker certainly does not know it), and what is too old to send.
+    """
+
+    def __init__(self, calendar: Calendar, *, ledger: Ref[LedgerMessage], broker: Ref[BrokerMessage]) -> None:
+        self._calendar, self._ledger, self._broker = calendar, ledger, broker
+        self._orders: dict[str, OrderRecord] | None = None
+        self._reconciled = False
+        self._halted = False
+        self._sent: set[str] = set()
+        self._fresh: set[str] = set()  # heard of by a decision of this incarnation: certainly never sent before
+        self._tries: dict[str, int] = {}
+        self._cause = "start"
+
+    def started(self) -> None:
+        self.tell(self._ledger, SnapshotRequested(at_ns=self.now_ns, reply_to=self.path))
+
+    def observe(self) -> dict[str, object]:
+        return {"open": len(self._orders or ()), "reconciled": self._reconciled}
+
+    def receive(self, message: OrdersMessage) -> None:
+        match message:
+            case LedgerSnapshot():
+                self._orders = {o.client_order_id: o for o in message.open_orders}
+                self._halted = message.halted_reason is not None
+                self._request_snapshot("start")
+            case BrokerStateChanged():
+                self._reconciled = self._reconciled and message.connected
+                if message.connected:
+                    self._request_snapshot("reconnect")
+            case BrokerSnapshot():
+                self._on_snapshot(message)
+            case Reconciled():
+                self._reconciled = True
+                self._send_recorded()
+            case DecisionRecorded():
+                self._on_decision(message)
+            case OrderAccepted() | OrderRejected() | SubmissionUncertain():
+                self._on_answer(message)
+            case TradeUpdated():
+                self._on_update(message)
+            case OrderChanged():
+                self._on_changed(message)
+            case TradingHalted():
+                self._halted = True
+            case SessionPhaseChanged(phase="pre_market") | JobDue():
+                self._request_snapshot("periodic")
+            case SessionPhaseChanged():
+                pass
+            case TimerFired(name="lookup"):
+                self._submit(message.key, lookup_first=True)
+            case TimerFired():
+                self._request_snapshot(self._cause)
+
+    # --- reconciling ---
+
+    def _request_snapshot(self, cause: str) -> None:
+        if self._orders is None:
+            return  # the ledger's answer will ask
+        self._cause = cause
+        self.tell(
+            self._broker, BrokerSnapshotRequested(at_ns=self.now_ns, cause_of=cause, since_ns=self.now_ns - LOOKBACK_NS)
+        )
+
+    def _on_snapshot(self, snapshot: BrokerSnapshot) -> None:
+        """Bring the ledger up to the broker's truth event by event, then have both sides compared."""
+        if self._orders is None:
+            return
+        fills: dict[str, list[FillRecord]] = {}
+        for fill in snapshot.fills:
+            fills.setdefault(fill.client_order_id, []).append(fill)
+        for theirs in snapshot.orders:
+            ours = self._orders.get(theirs.client_order_id)
+            if ours is None:
+                self._check_unknown(theirs)
+                continue
+            self._sent.add(ours.client_order_id)
+            for fill in fills.get(ours.client_order_id, ()):
+                if fill.cumulative_quantity > ours.filled_quantity:
+                    self._record(ours.client_order_id, theirs.broker_order_id, OrderEvent.FILLED, fill=fill)
+            event = STATUSES.get(theirs.status)
+            if event is not None and event.value != ours.status:
+                self._record(ours.client_order_id, theirs.broker_order_id, event, detail=f"{snapshot.cause_of} snapshot")
+        known = {order.client_order_id for order in snapshot.orders}
+        for order in self._orders.values():
+            if order.client_order_id not in known and order.status != OrderStatus.RECORDED.value:
+                self._sent.discard(order.client_order_id)
+        self.tell(
+            self._ledger,
+            RecordReconciliation(
+                at_ns=self.now_ns,
+                cause_of=snapshot.cause_of,
+                checked=len(snapshot.orders) + len(snapshot.positions) + 1,
+                differences=(),
+                account_cash_usd=snapshot.cash_usd,
+                account_equity_usd=snapshot.equity_usd,
+                positions=snapshot.positions,
+            ),
+        )
+
+    def _check_unknown(self, theirs: TradeUpdated) -> None:
+        """An order that carries our mark but is in no ledger of ours: someone else trades this account with our name."""
+        if is_ours(theirs.client_order_id) and theirs.status not in {s.value for s in FINAL}:
+            self._halt(f"broker holds order {theirs.client_order_id} that this ledger never recorded")
+
+    def _halt(self, reason: str) -> None:
+        self.tell(self._ledger, HaltTrading(at_ns=self.now_ns, reason=reason))
+
+    # --- submitting ---
+
+    def _on_decision(self, message: DecisionRecorded) -> None:
+        if self._orders is None:
+            return  # the snapshot that is on its way holds these orders
+        for order in message.orders:
+            if order.client_order_id not in self._orders and order.status == OrderStatus.RECORDED.value:
+                self._orders[order.client_order_id] = order
+                self._fresh.add(order.client_order_id)
+        self._send_recorded()
+
+    def _send_recorded(self) -> None:
+        if not self._reconciled or self._orders is None or self._halted:
+            return
+        for order in list(self._orders.values()):
+            if order.client_order_id not in self._sent and order.status not in {s.value for s in FINAL}:
+                fresh = order.status == OrderStatus.RECORDED.value and order.client_order_id in self._fresh
+                self._submit(order.client_order_id, lookup_first=not fresh)
+
+    def _submit(self, client_order_id: str, *, lookup_first: bool) -> None:
+        order = (self._orders or {}).get(client_order_id)
+        if order is None or order.status in {s.value for s in FINAL} or self._halted:
+            return
+        if self.now_ns >= self._calendar.next_session(order.bar_end_ns).close_ns:
+            self._record(client_order_id, None, OrderEvent.EXPIRED, detail="never sent: the session it was for is over")
+            return
+        self._sent.add(client_order_id)
+        self.tell(self._broker, SubmitOrder(at_ns=self.now_ns, order=order, lookup_first=lookup_first))
+
+    def _on_answer(self, message: OrderAccepted | OrderRejected | SubmissionUncertain) -> None:
+        match message:
+            case OrderAccepted():
+                detail = "adopted" if message.adopted else ""
+                self._record(message.client_order_id, message.broker_order_id, OrderEvent.ACCEPTED, detail=detail)
+            case OrderRejected():
+                detail = f"{message.status}/{message.code}: {message.reason}"
+                self._record(message.client_order_id, None, OrderEvent.REJECTED, detail=detail)
+            case SubmissionUncertain():
+                tries = self._tries[message.client_order_id] = self._tries.get(message.client_order_id, 0) + 1
+                if tries >= UNCERTAIN_TRIES:
+                    self._halt(f"cannot find out whether the broker holds {message.client_order_id}: {message.reason}")
+                    return
+                timer = TimerFired(at_ns=self.now_ns, name="lookup", key=message.client_order_id)
+                self.later(UNCERTAIN_RETRY_S * 2 ** (tries - 1), timer, key=f"lookup {message.client_order_id}")
+
+    # --- the broker's events ---
+
+    def _on_update(self, update: TradeUpdated) -> None:
+        if not is_ours(update.client_order_id):
+            return  # orders that a person placed on the account are the reconciliation's business
+        fill = None
+        if update.event in ("fill", "partial_fill"):
+            if update.fill_quantity is None or update.fill_price_usd is None:
+                self._request_snapshot("periodic")  # a fill without numbers: fetch the truth instead
+                return
+            fill = FillRecord(
+                execution_id=update.execution_id or f"{update.client_order_id}/{update.filled_quantity}",
+                client_order_id=update.client_order_id,
+                broker_order_id=update.broker_order_id,
+                symbol=update.symbol,
+                side=update.side,
+                quantity=update.fill_quantity,
+                cumulative_quantity=update.filled_quantity,
+                price_usd=update.fill_price_usd,
+                at_ns=update.at_ns,
+            )
+            event = OrderEvent.FILLED
+        elif update.event in EVENTS:
+            event = EVENTS[update.event]
+        else:
+            return  # pending_cancel and the like change nothing that we act on; the message log has them
+        self._record(update.client_order_id, update.broker_order_id, event, fill=fill)
+
+    def _record(
+        self, client_order_id: str, broker_order_id: str | None, event: OrderEvent, *, detail: str = "",
+        fill: FillRecord | None = None,
+    ) -> None:  # fmt: skip
+        self.tell(
+            self._ledger,
+            RecordOrderEvent(
+                at_ns=self.now_ns,
+                client_order_id=client_order_id,
+                broker_order_id=broker_order_id,
+                event=event.value,
+                detail=detail,
+                fill=fill,
+            ),
+        )
+
+    def _on_changed(self, message: OrderChanged) -> None:
+        if self._orders is None:
+            return
+        if message.order.status in {s.value for s in FINAL}:
+            self._orders.pop(message.order.client_order_id, None)
+            self._sent.discard(message.order.client_order_id)
+            self._tries.pop(message.order.client_order_id, None)
+        else:
+            self._orders[message.order.client_order_id] = message.order

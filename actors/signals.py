@@ -1,0 +1,196 @@
+"""One signal actor per symbol: bars in, the symbol's combined signal out, with every reason on record."""
+
+import datetime as dt
+from collections.abc import Callable
+from decimal import Decimal
+
+import numpy as np
+
+from actors.kernel import Actor, Ref
+from actors.messages import (
+    ActionRecord,
+    BarClosed,
+    BarRow,
+    ConditionVerdict,
+    FeedStarted,
+    HistoryLoaded,
+    HistoryRequested,
+    HistoryUnavailable,
+    MarketDataMessage,
+    PortfolioMessage,
+    SignalMessage,
+    SignalReported,
+    SymbolWarmed,
+    TimerFired,
+    Vote,
+)
+from algo_royale.data.adjust import ForwardAdjuster
+from algo_royale.market import Bar, Bars, CorporateAction, Timeframe
+from algo_royale.sessions import Calendar
+from algo_royale.strategies.combined import CombinedSignal, CombinedState
+
+RETRY_S = 5.0
+
+
+class SignalActor(Actor[SignalMessage]):
+    """Evaluates one symbol's strategies on every closed bar, in order, each bar once.
+
+    Its state is a function of the bars alone: features are warmed over `warmup_bars` before `live_start_ns`, the
+    position state is flat at the first bar of the live period, and the bars since are replayed. A restart therefore
+    asks for history and arrives where it was. Bars that come with a gap before them are not applied: the missing ones
+    are fetched first.
+    """
+
+    def __init__(
+        self,
+        symbol: str,
+        combined: Callable[[], CombinedSignal],
+        *,
+        timeframe: Timeframe,
+        calendar: Calendar,
+        warmup_bars: int,
+        live_start_ns: int,
+        closes_kept: int,
+        market_data: Ref[MarketDataMessage],
+        portfolio: Ref[PortfolioMessage],
+    ) -> None:
+        self._symbol, self._combined, self._timeframe, self._calendar = symbol, combined(), timeframe, calendar
+        self._warmup_bars, self._live_start_ns, self._closes_kept = warmup_bars, live_start_ns, closes_kept
+        self._market_data, self._portfolio = market_data, portfolio
+        self._state = self._combined.init()
+        self._adjuster: ForwardAdjuster | None = None
+        self._known_actions: set[tuple[str, float, float]] = set()
+        self._last_start_ns = self._last_end_ns = 0
+        self._last_in = False
+        self._last_close = Decimal(0)
+        self._closes: list[tuple[int, float]] = []
+        self._evaluated: tuple[Bars, CombinedState, int, float, bool] | None = None
+
+    def started(self) -> None:
+        self._request()
+
+    def receive(self, message: SignalMessage) -> None:
+        match message:
+            case FeedStarted() | TimerFired():
+                self._request()
+            case HistoryUnavailable():
+                self.later(RETRY_S, TimerFired(at_ns=self.now_ns, name="history"), key="history")
+            case HistoryLoaded():
+                self._on_history(message)
+            case BarClosed():
+                self._on_bar(message)
+
+    def observe(self) -> dict[str, object]:
+        return {"symbol": self._symbol, "last_bar_end_ns": self._last_end_ns, "state_in": self._last_in}
+
+    # --- history ---
+
+    def _request(self) -> None:
+        request = HistoryRequested(
+            at_ns=self.now_ns,
+            symbol=self._symbol,
+            after_ns=self._last_start_ns,
+            warmup_bars=self._warmup_bars,
+            live_start_ns=self._live_start_ns,
+        )
+        self.tell(self._market_data, request)
+
+    def _on_history(self, message: HistoryLoaded) -> None:
+        if message.after_ns > self._last_start_ns:
+            return  # asked for by an earlier incarnation that knew more than this one
+        if self._adjuster is None:
+            self._adjuster = ForwardAdjuster([])
+        self._learn(message.actions)
+        rows = [row for row in message.bars if row.start_ns > self._last_start_ns]
+        first_time = self._last_start_ns == 0
+        self._apply(rows)
+        if first_time:
+            ends = tuple(end for end, _ in self._closes)
+            closes = tuple(close for _, close in self._closes)
+            self.tell(
+                self._portfolio,
+                SymbolWarmed(at_ns=self.now_ns, symbol=self._symbol, bar_ends_ns=ends, adjusted_closes=closes),
+            )
+        if first_time or rows:
+            self._report_last()
+
+    def _on_bar(self, message: BarClosed) -> None:
+        row = message.bar
+        if row.start_ns <= self._last_start_ns:
+            return
+        if self._last_start_ns == 0 or self._gap_before(row):
+            self._request()
+            return
+        self._learn(message.actions)
+        self._apply([row])
+        self._report_last()
+
+    def _gap_before(self, row: BarRow) -> bool:
+        """Whether an exchange session lies between the last bar applied and this one."""
+        between = self._calendar.next_session(self._last_end_ns)
+        return between.close_ns < row.end_ns if self._timeframe is Timeframe.DAY_1 else False
+
+    def _learn(self, actions: tuple[ActionRecord, ...]) -> None:
+        assert self._adjuster is not None
+        for action in actions:
+            key = (action.ex_date, action.ratio, action.cash_usd)
+            if key not in self._known_actions:
+                self._known_actions.add(key)
+                self._adjuster.learn(
+                    CorporateAction(
+                        symbol=self._symbol,
+                        ex_date=dt.date.fromisoformat(action.ex_date),
+                        ratio=action.ratio,
+                        cash_usd=action.cash_usd,
+                    )
+                )
+
+    # --- bars ---
+
+    def _apply(self, rows: list[BarRow]) -> None:
+        """Run the closed bars through the adjuster and the strategies; keep what the report of the last one needs."""
+        assert self._adjuster is not None
+        first_time = self._last_start_ns == 0
+        bars = self._adjuster.update(Bars.of(self._symbol, self._timeframe, [self._bar(row) for row in rows]))
+        for end_ns, close in zip(bars.end_ns.tolist(), bars.close.tolist(), strict=True):
+            self._closes.append((end_ns, close))
+        del self._closes[: -self._closes_kept]
+        live = int(np.searchsorted(bars.start_ns, self._live_start_ns))
+        if first_time:
+            *_, self._state = self._combined.update(bars.slice(0, live), self._state)
+            self._state = self._combined.reset_position(self._state)
+            bars = bars.slice(live, len(bars))
+        if rows:
+            self._last_start_ns, self._last_end_ns = rows[-1].start_ns, rows[-1].end_ns
+            self._last_close = Decimal(repr(rows[-1].close))
+        self._evaluated = None
+        if len(bars):
+            *_, before = self._combined.update(bars.slice(0, len(bars) - 1), self._state)
+            last = bars.slice(len(bars) - 1, len(bars))
+            signal, score, state_in, self._state = self._combined.update(last, before)
+            self._evaluated = (last, before, int(signal[0]), float(score[0]), bool(state_in[0]))
+
+    def _bar(self, row: BarRow) -> Bar:
+        return Bar(symbol=self._symbol, timeframe=self._timeframe, **{n: getattr(row, n) for n in row.__struct_fields__})
+
+    def _report_last(self) -> None:
+        if self._evaluated is None:
+            return  # nothing of the live period has closed yet
+        last, before, signal, score, state_in = self._evaluated
+        changed = signal != 0 or state_in != self._last_in
+        self._last_in = state_in
+        verdicts = self._combined.explain(last, before) if changed else []
+        report = SignalReported(
+            at_ns=self.now_ns,
+            symbol=self._symbol,
+            bar_end_ns=self._last_end_ns,
+            signal=signal,
+            state_in=state_in,
+            score=score,
+            changed=changed,
+            close_usd=self._last_close,
+            adjusted_close=float(last.close[0]),
+            votes=tuple(Vote(**vote) for vote in self._combined.votes(self._state)),
+            verdicts=tuple(ConditionVerdict(**verdict) for verdict in verdicts),
+        )
+        self.tell(self._portfolio, report)
