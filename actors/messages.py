@@ -266,9 +266,12 @@ class LedgerSnapshot(Message):
     open_orders: tuple[OrderRecord, ...]
     last_decision_bar_end_ns: int
     live_start_ns: int
-    session_start_equity_usd: Decimal | None = None
-    orders_recent_ns: tuple[int, ...] = ()
+    session_start_equity_usd: Decimal | None = None  # equity of the last decision in a session before last_session_date
+    orders_recent_ns: tuple[int, ...] = ()  # bar_end_ns of the decisions of the latest orders, one entry per order
     halted_reason: str | None = None
+    last_targets: tuple[TargetWeight, ...] = ()  # of the latest decision that had any (a quiet bar's decision has none)
+    last_equity_usd: Decimal | None = None  # of the latest decision, quiet or not
+    last_session_date: str = ""  # of the latest decision
 
 
 class RecordDecision(Message):
@@ -453,3 +456,59 @@ OrdersMessage = (
 )  # fmt: skip
 LedgerMessage = RecordDecision | RecordOrderEvent | RecordReconciliation | RecordSession | SnapshotRequested | HaltTrading
 BrokerMessage = SubmitOrder | CancelOrder | BrokerSnapshotRequested | FrameReceived | ConnectionChanged | TimerFired
+
+
+# --- backtest --------------------------------------------------------------------------------------------------------
+
+
+class WorkerReady(Message):
+    """A stage worker (again) has an idle child process."""
+
+    worker: str
+    pid: int
+
+
+class RunStage(Message):
+    """Compute one unit of the plan."""
+
+    unit: str
+
+
+class StageCompleted(Message):
+    """A unit's artifact is written."""
+
+    unit: str
+    worker: str
+    took_s: float
+
+
+class StageFailed(Message):
+    """A unit raised; the worker lives on."""
+
+    unit: str
+    worker: str
+    error: str
+
+
+class ChildAnswered(Message):
+    """Edge: what the child process sent over its pipe."""
+
+    generation: int
+    unit: str
+    error: str | None
+    took_s: float
+
+
+class ChildExited(Message):
+    """Edge: the child process is gone."""
+
+    generation: int
+    exit_code: int | None
+
+
+class StopAfterRunning(Message):
+    """Give out no more units; finish when the running ones have ended (first Ctrl-C)."""
+
+
+CoordinatorMessage = WorkerReady | StageCompleted | StageFailed | StopAfterRunning | TimerFired
+StageWorkerMessage = RunStage | ChildAnswered | ChildExited | TimerFired

@@ -1,0 +1,102 @@
+"""Cash, positions at average cost, realised profit and fees, folded from fills. Pure Decimal; the store keeps what this computes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+
+from algo_royale.costs import BUY
+from algo_royale.orders import Fill
+
+_ZERO = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Signed quantity of shares and their average cost in US dollars per share (fees not included)."""
+
+    quantity: Decimal
+    average_cost_usd: Decimal
+
+
+FLAT = Position(_ZERO, _ZERO)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """US dollars. `cash` is all of it; `unsettled` lists the parts not yet to be spent as (settles at session index, amount).
+
+    For any fills: cash + sum(quantity * average cost) = starting cash + realised_pnl - fees.
+    """
+
+    cash: Decimal
+    positions: Mapping[str, Position] = field(default_factory=dict)  # without flat ones
+    realised_pnl: Decimal = _ZERO
+    fees: Decimal = _ZERO
+    unsettled: tuple[tuple[int, Decimal], ...] = ()
+
+    @property
+    def unsettled_cash(self) -> Decimal:
+        return sum((amount for _, amount in self.unsettled), _ZERO)
+
+    @property
+    def settled_cash(self) -> Decimal:
+        return self.cash - self.unsettled_cash
+
+    def quantity(self, symbol: str) -> Decimal:
+        return self.positions.get(symbol, FLAT).quantity
+
+    def equity(self, prices: Mapping[str, Decimal]) -> Decimal:
+        """Cash and positions at `prices`; a position without a price counts at its cost."""
+        value = self.cash
+        for symbol, position in self.positions.items():
+            value += position.quantity * prices.get(symbol, position.average_cost_usd)
+        return value
+
+    def apply_fill(self, fill: Fill, *, settles_at: int | None = None) -> "Account":
+        """The account after `fill`. Proceeds of a sale stay unsettled until session index `settles_at` (None: settled)."""
+        signed = fill.quantity if fill.side == BUY else -fill.quantity
+        before = self.positions.get(fill.symbol, FLAT)
+        after, gained = _trade(before, signed, fill.price_usd)
+        positions = dict(self.positions)
+        if after.quantity:
+            positions[fill.symbol] = after
+        else:
+            positions.pop(fill.symbol, None)
+        change = -signed * fill.price_usd - fill.fees_usd
+        unsettled = self.unsettled
+        if settles_at is not None and change > 0:
+            unsettled = (*unsettled, (settles_at, change))
+        return Account(
+            cash=self.cash + change, positions=positions, realised_pnl=self.realised_pnl + gained,
+            fees=self.fees + fill.fees_usd, unsettled=unsettled,
+        )  # fmt: skip
+
+    def settle(self, session_index: int) -> "Account":
+        """The account at the start of a session: what settles by then may be spent."""
+        if not self.unsettled:
+            return self
+        return replace(self, unsettled=tuple(part for part in self.unsettled if part[0] > session_index))
+
+    def split(self, symbol: str, ratio: Decimal) -> "Account":
+        """The account after a split of `ratio` new shares per old one; what it is worth does not change."""
+        held = self.positions.get(symbol)
+        if held is None:
+            return self
+        return replace(
+            self, positions={**self.positions, symbol: Position(held.quantity * ratio, held.average_cost_usd / ratio)}
+        )
+
+
+def _trade(position: Position, signed: Decimal, price: Decimal) -> tuple[Position, Decimal]:
+    """Position after buying (+) or selling (-) `signed` shares at `price`, and the profit realised by what was closed."""
+    quantity = position.quantity + signed
+    if position.quantity == 0 or (position.quantity > 0) == (signed > 0):  # opening or adding
+        cost = position.average_cost_usd * abs(position.quantity) + price * abs(signed)
+        return Position(quantity, cost / abs(quantity)), _ZERO
+    closed = min(abs(signed), abs(position.quantity))
+    gained = (price - position.average_cost_usd) * (closed if position.quantity > 0 else -closed)
+    if quantity == 0:
+        return FLAT, gained
+    if (quantity > 0) == (position.quantity > 0):  # reduced: the average stays
+        return Position(quantity, position.average_cost_usd), gained
+    return Position(quantity, price), gained  # crossed zero: the rest is a new position
