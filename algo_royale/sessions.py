@@ -1,0 +1,186 @@
+"""Sessions of the New York Stock Exchange (XNYS): which days it is open, and from when to when.
+
+The hours come from exchange_calendars. Importing it takes 2.5 seconds, which every command would pay, so its answer for 1998 to 2035
+travels with the package as a small table (xnys.txt, made by tools/make_sessions.py; a test compares them day by day). Asked for
+anything outside the table, the library itself is imported and answers. When connected, Alpaca's own clock has the last word.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import overload
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from algo_royale.errors import InsufficientHistory
+from algo_royale.market import IntArray
+
+NEW_YORK = ZoneInfo("America/New_York")
+_NS = 1_000_000_000
+_DAY_NS = 86_400 * _NS
+_OPEN, _CLOSE = time(9, 30), time(16, 0)
+_EPOCH = date(1970, 1, 1)
+_TABLE = Path(__file__).parent / "xnys.txt"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Session:
+    """One exchange day: open from `open_ns` to `close_ns` (UTC nanoseconds, close excluded)."""
+
+    date: date
+    open_ns: int
+    close_ns: int
+    label_ns: int
+    """Midnight New York of the date: the start label of the session's daily bar, as Alpaca spells it."""
+
+    def __contains__(self, at_ns: object) -> bool:
+        return isinstance(at_ns, int) and self.open_ns <= at_ns < self.close_ns
+
+
+class Calendar:
+    """Sessions in date order; grows by asking exchange_calendars when asked beyond what it holds."""
+
+    def __init__(self, days: IntArray, open_ns: IntArray, close_ns: IntArray, first: date, last: date) -> None:
+        """`days` since 1970 of each session, rising; every session of [first, last] is in the arrays."""
+        self._days, self._open, self._close = days, open_ns, close_ns
+        self._label = _midnights_ns(days)
+        self._first, self._last = first, last
+
+    def sessions(self, start: date, end: date) -> list[Session]:
+        """Sessions with start <= date <= end, oldest first."""
+        self._reach(start, end)
+        low = int(np.searchsorted(self._days, _day(start), side="left"))
+        high = int(np.searchsorted(self._days, _day(end), side="right"))
+        return [self._session(i) for i in range(low, high)]
+
+    def session_on(self, day: date) -> Session | None:
+        """The session of that date, or None when the exchange is closed all day."""
+        self._reach(day, day)
+        index = int(np.searchsorted(self._days, _day(day)))
+        found = index < len(self._days) and self._days[index] == _day(day)
+        return self._session(index) if found else None
+
+    def session_at(self, at_ns: int) -> Session | None:
+        """The session in which open <= at < close, or None."""
+        session = self.session_on(new_york_date(at_ns))
+        return session if session is not None and at_ns in session else None
+
+    def next_session(self, at_ns: int) -> Session:
+        """The first session that opens after that instant."""
+        day = new_york_date(at_ns)
+        self._reach(day, day + timedelta(days=15))
+        return self._session(int(np.searchsorted(self._open, at_ns, side="right")))
+
+    def previous_session(self, at_ns: int) -> Session:
+        """The last session that closed at or before that instant."""
+        day = new_york_date(at_ns)
+        self._reach(day - timedelta(days=15), day)
+        return self._session(int(np.searchsorted(self._close, at_ns, side="right")) - 1)
+
+    def offset(self, day: date, count: int) -> Session:
+        """The session `count` sessions after (before, if negative) the first session on or after `day`."""
+        days = abs(count) * 3 // 2 + 30  # more calendar days than any `count` sessions span
+        self._reach(day - timedelta(days=days if count < 0 else 0), day + timedelta(days=days if count > 0 else 30))
+        return self._session(int(np.searchsorted(self._days, _day(day), side="left")) + count)
+
+    @overload
+    def closes_ns(self, label_ns: IntArray) -> IntArray: ...
+    @overload
+    def closes_ns(self, label_ns: int) -> int: ...
+    def closes_ns(self, label_ns: IntArray | int) -> IntArray | int:
+        """Close of each session given by its label (midnight New York); 0 where that is no session's label."""
+        labels = np.atleast_1d(np.asarray(label_ns, np.int64))
+        if len(labels):
+            self._reach(new_york_date(int(labels.min())), new_york_date(int(labels.max())))
+        index = np.minimum(np.searchsorted(self._label, labels), len(self._label) - 1)
+        closes: IntArray = np.where(self._label[index] == labels, self._close[index], 0)
+        return int(closes[0]) if isinstance(label_ns, int) else closes
+
+    def _session(self, index: int) -> Session:
+        return Session(
+            date=_EPOCH + timedelta(days=int(self._days[index])), open_ns=int(self._open[index]),
+            close_ns=int(self._close[index]), label_ns=int(self._label[index]),
+        )  # fmt: skip
+
+    def _reach(self, first: date, last: date) -> None:
+        """Make sure that the arrays hold every session of [first, last]."""
+        if first >= self._first and last <= self._last:
+            return
+        low, high = min(first, self._first), max(last, self._last)
+        wider = _from_library(low, high)
+        self._days, self._open, self._close, self._label = wider._days, wider._open, wider._close, wider._label
+        self._first, self._last = low, high
+
+
+@lru_cache(maxsize=1)
+def calendar() -> Calendar:
+    """The exchange's calendar, read once per process."""
+    first, last, closed, early = _read_table(_TABLE.read_text(encoding="ascii").splitlines())
+    every = np.arange(_day(first), _day(last) + 1, dtype=np.int64)
+    weekdays = every[(every + 3) % 7 < 5]  # 1970-01-01 was a Thursday
+    days = weekdays[~np.isin(weekdays, [_day(day) for day in closed])]
+    midnight = _midnights_ns(days)
+    closes = midnight + _seconds(_CLOSE) * _NS
+    for day, at in early.items():
+        index = int(np.searchsorted(days, _day(day)))
+        closes[index] = midnight[index] + _seconds(at) * _NS
+    return Calendar(days, midnight + _seconds(_OPEN) * _NS, closes, first, last)
+
+
+def new_york_date(at_ns: int) -> date:
+    """The calendar date in New York at that instant."""
+    return datetime.fromtimestamp(at_ns // _NS, tz=NEW_YORK).date()
+
+
+def new_york_ns(day: date, at: time = time(0)) -> int:
+    """UTC nanoseconds of a New York wall-clock time."""
+    return int(datetime.combine(day, at, NEW_YORK).timestamp()) * _NS
+
+
+def _read_table(lines: Iterable[str]) -> tuple[date, date, list[date], dict[date, time]]:
+    first = last = _EPOCH
+    closed: list[date] = []
+    early: dict[date, time] = {}
+    for line in lines:
+        match line.split():
+            case ["range", start, end]:
+                first, last = date.fromisoformat(start), date.fromisoformat(end)
+            case ["closed", day]:
+                closed.append(date.fromisoformat(day))
+            case ["early", day, at]:
+                early[date.fromisoformat(day)] = time.fromisoformat(at)
+    return first, last, closed, early
+
+
+def _from_library(first: date, last: date) -> Calendar:
+    """Ask exchange_calendars; raises InsufficientHistory where it does not know either."""
+    import exchange_calendars
+    from exchange_calendars.errors import CalendarError
+
+    try:
+        schedule = exchange_calendars.get_calendar("XNYS", start=first.isoformat(), end=last.isoformat()).schedule
+    except (CalendarError, ValueError) as error:
+        raise InsufficientHistory(f"no exchange calendar for {first}..{last}: {error}") from error
+    opens = schedule["open"].to_numpy("datetime64[ns]").astype(np.int64)
+    closes = schedule["close"].to_numpy("datetime64[ns]").astype(np.int64)
+    days = schedule.index.to_numpy("datetime64[D]").astype(np.int64)
+    return Calendar(days, opens, closes, first, last)
+
+
+def _day(day: date) -> int:
+    return (day - _EPOCH).days
+
+
+def _seconds(at: time) -> int:
+    return at.hour * 3600 + at.minute * 60
+
+
+def _midnights_ns(days: IntArray) -> IntArray:
+    """Midnight New York of each day, UTC nanoseconds. Offsets change on Sundays only, so a session has one all day."""
+    noon = time(12, tzinfo=NEW_YORK)
+    offsets = [datetime.combine(_EPOCH + timedelta(days=int(d)), noon).utcoffset() for d in days]
+    seconds = np.array([0 if o is None else int(o.total_seconds()) for o in offsets], np.int64)
+    return days * _DAY_NS - seconds * _NS
