@@ -1,0 +1,168 @@
+"""The backtest coordinator: hands the plan's units to the stage workers in dependency order and keeps count."""
+
+import heapq
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from actors.kernel import Actor, Ref
+from actors.messages import (
+    CoordinatorMessage,
+    RunStage,
+    StageCompleted,
+    StageFailed,
+    StageWorkerMessage,
+    StopAfterRunning,
+    TimerFired,
+    WorkerReady,
+)
+
+TRIES_MAX = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedUnit:
+    """What the coordinator needs to know of a unit; how it is computed is the worker's business."""
+
+    key: str
+    label: str
+    stage: str
+    depends_on: tuple[str, ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """Counts of a run; `failures` maps a unit's key to what went wrong."""
+
+    planned: int = 0
+    completed: int = 0
+    reused: int = 0
+    failed: int = 0
+    running: tuple[str, ...] = ()
+    stage: str = ""
+    stage_counts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    worker_restarts: int = 0
+    stopping: bool = False
+
+    @property
+    def done(self) -> int:
+        return self.completed + self.reused + self.failed
+
+
+class CoordinatorActor(Actor[CoordinatorMessage]):
+    """Runs every unit once its dependencies have ended, well or not; a unit without its inputs says so itself.
+
+    A unit whose worker died is tried again, `TRIES_MAX` times in all. Which units were computed by whom leaves no trace
+    in the artifacts. Ends the system with 0, or with 1 when a unit failed.
+    """
+
+    def __init__(
+        self,
+        units: Sequence[PlannedUnit],
+        *,
+        workers: Mapping[str, Ref[StageWorkerMessage]],
+        reusable: Callable[[str], bool],
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._units = {unit.key: unit for unit in units}
+        self._order = [unit.key for unit in units]
+        self._workers, self._reusable, self._on_progress = workers, reusable, on_progress
+        self._index = {key: index for index, key in enumerate(self._order)}
+        self._missing = {unit.key: len(set(unit.depends_on) & self._units.keys()) for unit in units}
+        self._dependents: dict[str, list[str]] = {}
+        for unit in units:
+            for needed in sorted(set(unit.depends_on) & self._units.keys()):
+                self._dependents.setdefault(needed, []).append(unit.key)
+        self._ready = [self._index[key] for key, missing in self._missing.items() if missing == 0]
+        heapq.heapify(self._ready)
+        self._ended: set[str] = set()
+        self._running: dict[str, str] = {}  # worker -> unit
+        self._idle: list[str] = []
+        self._tries: dict[str, int] = {}
+        self._retry: list[str] = []
+        self.progress = Progress(planned=len(self._units))
+        for unit in units:
+            done, planned = self.progress.stage_counts.get(unit.stage, (0, 0))
+            self.progress.stage_counts[unit.stage] = (done, planned + 1)
+
+    def started(self) -> None:
+        self._go_on()
+
+    def observe(self) -> dict[str, object]:
+        return {"done": self.progress.done, "planned": self.progress.planned, "running": dict(self._running)}
+
+    def receive(self, message: CoordinatorMessage) -> None:
+        match message:
+            case WorkerReady():
+                self._on_ready(message)
+            case StageCompleted(unit=unit, worker=worker):
+                self._release(worker)
+                self.progress.completed += 1
+                self._end(unit)
+            case StageFailed(unit=unit, worker=worker, error=error):
+                self._release(worker)
+                self._fail(unit, error)
+            case StopAfterRunning():
+                self.progress.stopping = True
+            case TimerFired():
+                pass
+        self._go_on()
+
+    def _on_ready(self, message: WorkerReady) -> None:
+        lost = self._running.pop(message.worker, None)
+        if lost is not None:
+            self.progress.worker_restarts += 1
+            if self._tries[lost] >= TRIES_MAX:
+                self._fail(lost, f"its worker process died {TRIES_MAX} times while computing it")
+            else:
+                self._retry.append(lost)
+        if message.worker not in self._idle:
+            self._idle.append(message.worker)
+
+    def _release(self, worker: str) -> None:
+        if self._running.pop(worker, None) is not None:
+            self._idle.append(worker)
+
+    def _fail(self, unit: str, error: str) -> None:
+        self.progress.failed += 1
+        self.progress.failures[unit] = error
+        self._end(unit)
+
+    def _end(self, unit: str) -> None:
+        self._ended.add(unit)
+        for dependent in self._dependents.get(unit, ()):
+            self._missing[dependent] -= 1
+            if self._missing[dependent] == 0:
+                heapq.heappush(self._ready, self._index[dependent])
+        done, planned = self.progress.stage_counts[self._units[unit].stage]
+        self.progress.stage_counts[self._units[unit].stage] = (done + 1, planned)
+
+    def _next_unit(self) -> str | None:
+        """The first ready unit in plan order; those that an earlier run finished are passed over."""
+        if self._retry:
+            return self._retry.pop(0)
+        while self._ready:
+            key = self._order[heapq.heappop(self._ready)]
+            if not self._reusable(key):
+                return key
+            self.progress.reused += 1
+            self._end(key)
+        return None
+
+    def _go_on(self) -> None:
+        while self._idle and not self.progress.stopping:
+            unit = self._next_unit()
+            if unit is None:
+                break
+            worker = self._idle.pop(0)
+            self._tries[unit] = self._tries.get(unit, 0) + 1
+            self._running[worker] = unit
+            self.tell(self._workers[worker], RunStage(at_ns=self.now_ns, unit=unit))
+        running = sorted(self._running.values())
+        self.progress.running = tuple(self._units[key].label for key in running)
+        if running:
+            self.progress.stage = self._units[running[0]].stage
+        self._on_progress(self.progress)
+        if not self._running and (self.progress.stopping or len(self._ended) == len(self._units)):
+            reason = "interrupted" if self.progress.stopping else "all units ended"
+            self.stop_system(1 if self.progress.failed else 0, reason)

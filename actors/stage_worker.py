@@ -1,0 +1,159 @@
+"""A stage worker: an actor that owns one child process, so that a computation can be killed for real."""
+
+import multiprocessing as mp
+import signal
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Protocol
+
+from actors.kernel import Actor, Ref, spawn_thread
+from actors.messages import (
+    ChildAnswered,
+    ChildExited,
+    CoordinatorMessage,
+    RunStage,
+    StageCompleted,
+    StageFailed,
+    StageWorkerMessage,
+    TimerFired,
+    WorkerReady,
+)
+from algo_royale.clock import WallClock
+from algo_royale.errors import AlgoRoyaleError
+
+OnAnswer = Callable[[str, str | None, float], None]
+OnExit = Callable[[int | None], None]
+RunUnit = Callable[[str], None]
+
+
+class ChildDied(AlgoRoyaleError):
+    """The child process ended without an answer (killed, out of memory, crashed)."""
+
+
+class Compute(Protocol):
+    """Where a unit is computed: one at a time, answers and the end told through the callbacks."""
+
+    pid: int
+
+    def submit(self, unit: str) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+class ProcessCompute:
+    """One spawned child process that runs `make()` once and then units by name until its pipe closes."""
+
+    def __init__(self, make: Callable[[], RunUnit], name: str, on_answer: OnAnswer, on_exit: OnExit) -> None:
+        context = mp.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_child, args=(theirs, make), name=name, daemon=True)
+        self._process.start()
+        theirs.close()
+        self.pid = self._process.pid or 0
+        self._on_answer, self._on_exit = on_answer, on_exit
+        spawn_thread(f"{name}-reader", self._read)
+
+    def submit(self, unit: str) -> None:
+        try:
+            self._pipe.send(unit)
+        except OSError:  # the reader sees the end of the pipe and reports it
+            return
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                unit, error, took_s = self._pipe.recv()
+            except (EOFError, OSError):
+                self._process.join(5.0)
+                self._on_exit(self._process.exitcode)
+                return
+            self._on_answer(unit, error, took_s)
+
+
+def _child(pipe: Connection, make: Callable[[], RunUnit]) -> None:
+    """The child's main loop. Ctrl-C is the parent's business; a closed pipe ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    clock, run = WallClock(), make()
+    while True:
+        try:
+            unit = pipe.recv()
+        except EOFError:
+            return
+        began, error = clock.monotonic_s(), None
+        try:
+            run(unit)
+        except AlgoRoyaleError as problem:
+            error = str(problem)
+        except Exception:  # reported to the coordinator, which fails the unit and the run
+            error = traceback.format_exc()
+        try:
+            pipe.send((unit, error, clock.monotonic_s() - began))
+        except OSError:
+            return
+
+
+class StageWorkerActor(Actor[StageWorkerMessage]):
+    """Passes units to its child and its child's answers to the coordinator.
+
+    A child that dies takes this incarnation with it: the supervisor starts the next one, which owns a new child and
+    reports as ready; the coordinator then hands the lost unit out again.
+    """
+
+    def __init__(
+        self, name: str, compute: Callable[[OnAnswer, OnExit], Compute], *, coordinator: Ref[CoordinatorMessage],
+        unit_timeout_s: float,
+    ) -> None:  # fmt: skip
+        self._name, self._make, self._coordinator, self._timeout_s = name, compute, coordinator, unit_timeout_s
+        self._compute: Compute | None = None
+        self._generation = 0
+        self._unit: str | None = None
+
+    def started(self) -> None:
+        me, clock, number = self.ref(self.path), self.system.clock, self.generation
+        self._generation = number
+
+        def answered(unit: str, error: str | None, took_s: float) -> None:
+            me.tell(ChildAnswered(at_ns=clock.now_ns(), generation=number, unit=unit, error=error, took_s=took_s))
+
+        def exited(code: int | None) -> None:
+            me.tell(ChildExited(at_ns=clock.now_ns(), generation=number, exit_code=code))
+
+        self._compute = self._make(answered, exited)
+        self.tell(self._coordinator, WorkerReady(at_ns=self.now_ns, worker=self._name, pid=self._compute.pid))
+
+    def stopped(self, reason: object) -> None:
+        if self._compute is not None:
+            self._compute.kill()
+
+    def observe(self) -> dict[str, object]:
+        return {"unit": self._unit, "pid": self._compute.pid if self._compute else None}
+
+    def receive(self, message: StageWorkerMessage) -> None:
+        assert self._compute is not None
+        match message:
+            case RunStage(unit=unit):
+                self._unit = unit
+                self.later(self._timeout_s, TimerFired(at_ns=self.now_ns, name="timeout", key=unit), key="timeout")
+                self._compute.submit(unit)
+            case ChildAnswered() if message.generation == self._generation:
+                self._unit = None
+                self.cancel("timeout")
+                self._report(message)
+            case ChildExited() if message.generation == self._generation:
+                raise ChildDied(f"child {self._compute.pid} ended with {message.exit_code} while on {self._unit}")
+            case TimerFired() if message.key == self._unit:
+                self._compute.kill()  # its end arrives as ChildExited
+            case _:
+                pass  # of an earlier child
+
+    def _report(self, answer: ChildAnswered) -> None:
+        if answer.error is None:
+            done = StageCompleted(at_ns=self.now_ns, unit=answer.unit, worker=self._name, took_s=answer.took_s)
+            self.tell(self._coordinator, done)
+        else:
+            failed = StageFailed(at_ns=self.now_ns, unit=answer.unit, worker=self._name, error=answer.error)
+            self.tell(self._coordinator, failed)
