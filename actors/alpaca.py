@@ -1,0 +1,345 @@
+"""The ports over the network: alpaca-py for REST, websocket-client for the streams. The same code for twin, paper and live.
+
+Every answer is turned into one of three: the broker's JSON, `BrokerRejected` (it understood and said no) or
+`BrokerUnavailable` (we do not know). Nothing here retries, reads keys from anywhere, or parses a frame.
+"""
+
+import json
+import socket
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import requests
+import websocket
+from alpaca.common.exceptions import APIError
+from alpaca.common.rest import RESTClient
+from alpaca.data.enums import Adjustment, CorporateActionsType, DataFeed
+from alpaca.data.historical.corporate_actions import CorporateActionsClient
+from alpaca.data.historical.stock import StockHistoricalDataClient
+from alpaca.data.requests import CorporateActionsRequest, StockBarsRequest
+from alpaca.data.timeframe import TimeFrame, TimeFrameUnit
+from alpaca.trading.client import TradingClient
+from requests.adapters import HTTPAdapter
+
+from actors.kernel import spawn_thread
+from algo_royale.broker import alpaca_wire
+from algo_royale.broker.port import Wire
+from algo_royale.clock import WallClock
+from algo_royale.errors import BrokerRejected, BrokerUnavailable
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 3.0, 10.0
+RETRY_AFTER_S_MAX = 120.0
+ORDERS_PAGE, FILLS_PAGE = 500, 100
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TIMEFRAMES = {
+    "1Min": TimeFrame(1, TimeFrameUnit.Minute),
+    "5Min": TimeFrame(5, TimeFrameUnit.Minute),
+    "15Min": TimeFrame(15, TimeFrameUnit.Minute),
+    "1Hour": TimeFrame(1, TimeFrameUnit.Hour),
+    "1Day": TimeFrame(1, TimeFrameUnit.Day),
+}
+_ACTIONS = [
+    CorporateActionsType.FORWARD_SPLIT,
+    CorporateActionsType.REVERSE_SPLIT,
+    CorporateActionsType.CASH_DIVIDEND,
+    CorporateActionsType.STOCK_DIVIDEND,
+]
+
+
+class _DeadlineAdapter(HTTPAdapter):
+    """alpaca-py sends every request without a timeout; this gives each one."""
+
+    def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("timeout") is None:
+            kwargs["timeout"] = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
+        return super().send(request, *args, **kwargs)
+
+
+class AlpacaRest:
+    """`BrokerPort` and `MarketDataPort` over alpaca-py. One instance per actor: a requests session is not shared by threads.
+
+    `trading_url` and `data_url` are bare hosts ("http://127.0.0.1:8000"), without "/v2".
+    """
+
+    def __init__(self, *, key: str, secret: str, trading_url: str, data_url: str, feed: str = "iex") -> None:
+        self._feed = DataFeed(feed)
+        self._trading = TradingClient(key, secret, raw_data=True, url_override=_bare(trading_url))
+        self._stocks = StockHistoricalDataClient(key, secret, raw_data=True, url_override=_bare(data_url))
+        self._actions = CorporateActionsClient(key, secret, raw_data=True, url_override=_bare(data_url))
+        for client, url in ((self._trading, trading_url), (self._stocks, data_url), (self._actions, data_url)):
+            _harden(client, is_loopback=urlsplit(url).hostname in LOOPBACK)
+
+    def close(self) -> None:
+        for client in (self._trading, self._stocks, self._actions):
+            client._session.close()
+
+    # --- orders, positions, account ---
+
+    def submit(
+        self, *, client_order_id: str, symbol: str, side: str, quantity: Decimal,
+        order_type: str = "market", time_in_force: str = "day", limit_price: Decimal | None = None,
+    ) -> Wire:  # fmt: skip
+        # post() instead of submit_order(): the SDK's request models turn quantities into floats
+        body = alpaca_wire.order_body(
+            client_order_id=client_order_id, symbol=symbol, side=side, quantity=quantity,
+            order_type=order_type, time_in_force=time_in_force, limit_price=limit_price,
+        )  # fmt: skip
+        return _object(_call(lambda: self._trading.post("/orders", body)))
+
+    def order_by_client_id(self, client_order_id: str) -> Wire | None:
+        try:
+            return _object(_call(lambda: self._trading.get_order_by_client_id(client_order_id)))
+        except BrokerRejected as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def cancel(self, broker_order_id: str) -> None:
+        _call(lambda: self._trading.cancel_order_by_id(broker_order_id))
+
+    def orders(self, *, status: str, after_ns: int) -> list[Wire]:
+        """Pages by submission time, since the API has no page token; the overlap of one microsecond keeps orders of one
+        instant together, and known ids are dropped."""
+        found: dict[str, Wire] = {}
+        while True:
+            query = {"status": status, "limit": ORDERS_PAGE, "direction": "asc", "nested": False}
+            if after_ns > 0:
+                query["after"] = alpaca_wire.format_time(after_ns)
+            page = _objects(_call(lambda query=query: self._trading.get("/orders", query)))  # type: ignore[misc]
+            fresh = [order for order in page if order.get("id") not in found]
+            found |= {str(order.get("id")): order for order in fresh}
+            if len(page) < ORDERS_PAGE:
+                return list(found.values())
+            if not fresh:
+                raise BrokerUnavailable(f"more than {ORDERS_PAGE} orders of one instant cannot be paged")
+            after_ns = alpaca_wire.parse_order(page[-1]).submitted_ns - 1_000
+
+    def fills(self, *, after_ns: int) -> list[Wire]:
+        found: list[Wire] = []
+        query: dict[str, Any] = {"direction": "asc", "page_size": FILLS_PAGE}
+        if after_ns > 0:
+            query["after"] = alpaca_wire.format_time(after_ns)
+        while True:
+            page = _objects(_call(lambda: self._trading.get("/account/activities/FILL", query)))
+            found += page
+            if len(page) < FILLS_PAGE:
+                return found
+            query = {**query, "page_token": page[-1].get("id")}
+
+    def positions(self) -> list[Wire]:
+        return _objects(_call(self._trading.get_all_positions))
+
+    def account(self) -> Wire:
+        return _object(_call(self._trading.get_account))
+
+    # --- market data ---
+
+    def bars(self, *, symbol: str, timeframe: str, start_ns: int, end_ns: int) -> list[Wire]:
+        request = StockBarsRequest(
+            symbol_or_symbols=symbol, timeframe=_TIMEFRAMES[timeframe], start=_datetime(start_ns), end=_datetime(end_ns),
+            adjustment=Adjustment.RAW, feed=self._feed,
+        )  # fmt: skip
+        answer = _object(_call(lambda: self._stocks.get_stock_bars(request)))
+        bars = _objects(answer.get(symbol) or [])
+        # the API's end is inclusive and its times have no nanoseconds: cut here to the half-open range that was asked for
+        return [bar for bar in bars if start_ns <= alpaca_wire.parse_time_ns(bar.get("t", "")) < end_ns]
+
+    def corporate_actions(self, *, symbol: str, start: str, end: str) -> Wire:
+        request = CorporateActionsRequest(
+            symbols=symbol.split(","), types=_ACTIONS, limit=None,
+            start=date.fromisoformat(start), end=date.fromisoformat(end),
+        )  # fmt: skip
+        return _object(_call(lambda: self._actions.get_corporate_actions(request)))
+
+
+def _bare(url: str) -> str:
+    return url.rstrip("/").removesuffix("/v2")
+
+
+def _harden(client: RESTClient, *, is_loopback: bool) -> None:
+    """Timeouts on every request, no blind retries of a POST, and no proxy between us and our own machine."""
+    client._retry = 0
+    for scheme in ("http://", "https://"):
+        client._session.mount(scheme, _DeadlineAdapter())
+    if is_loopback:
+        client._session.trust_env = False
+
+
+def _call(request: Callable[[], T]) -> T:
+    """Run one request; every way it can fail becomes BrokerRejected or BrokerUnavailable."""
+    try:
+        return request()
+    except APIError as error:
+        raise _failure(error) from error
+    except requests.RequestException as error:
+        raise BrokerUnavailable(f"{type(error).__name__}: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        # how alpaca-py fails on an answer that is not what it expects: a 302, a page of HTML, "bars": null
+        raise BrokerUnavailable(f"unusable answer ({type(error).__name__}: {error})") from error
+
+
+def _failure(error: APIError) -> BrokerRejected | BrokerUnavailable:
+    """The SDK's own properties raise on bodies without a code or that are not JSON, so the body is read here."""
+    response = error.response
+    status = response.status_code if response is not None else 0
+    text = str(error)
+    try:
+        body = json.loads(text)
+    except ValueError:
+        body = None
+    fields = body if isinstance(body, dict) else {}
+    message = str(fields.get("message") or text[:200] or "no message")
+    if status == 429:
+        return BrokerUnavailable(f"429: {message}", retry_after_s=_retry_after_s(response.headers))
+    if status == 408 or not 400 <= status < 500:
+        return BrokerUnavailable(f"{status}: {message}")
+    code = fields.get("code")
+    return BrokerRejected(status, code if isinstance(code, int) else None, message)
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float:
+    """Seconds until the rate limit lets us in again, from whichever header is there; a second where neither is usable."""
+    try:
+        if "Retry-After" in headers:
+            wait = float(headers["Retry-After"])
+        else:
+            wait = float(headers["X-RateLimit-Reset"]) - WallClock().now_ns() / 1e9
+    except (KeyError, ValueError):
+        return 1.0
+    return min(max(wait, 1.0), RETRY_AFTER_S_MAX)
+
+
+def _object(value: Any) -> Wire:
+    if not isinstance(value, dict):
+        raise BrokerUnavailable(f"the answer is a {type(value).__name__}, not an object")
+    return value
+
+
+def _objects(value: Any) -> list[Wire]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise BrokerUnavailable(f"the answer is a {type(value).__name__}, not a list of objects")
+    return value
+
+
+def _datetime(at_ns: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=at_ns // 1_000)
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+FrameCallback = Callable[[int, str], None]
+StateCallback = Callable[[int, bool, str, bool], None]
+
+
+class AlpacaStreams:
+    """`StreamPort` over websocket-client: one reader thread per socket, which tells frames on and parses nothing.
+
+    `urls` maps endpoint (data | trading) to the full URL. `received` counts the frames of each endpoint's newest
+    connection whose callback has returned: what the sender has sent and this has counted is in the actor's mailbox.
+    """
+
+    def __init__(self, urls: Mapping[str, str], *, ping_s: float = 10.0, pong_s: float = 5.0) -> None:
+        self._urls, self._ping_s, self._pong_s = dict(urls), ping_s, pong_s
+        self._newest: dict[str, _Socket] = {}
+
+    @property
+    def received(self) -> dict[str, int]:
+        return {endpoint: handle.received for endpoint, handle in self._newest.items()}
+
+    def open(self, endpoint: str, connection: int, on_frame: FrameCallback, on_state: StateCallback) -> "_Socket":
+        handle = _Socket(self._urls[endpoint], connection, on_frame, on_state, self._ping_s, self._pong_s)
+        self._newest[endpoint] = handle
+        spawn_thread(f"stream {endpoint} {connection}", handle.read)
+        return handle
+
+
+class _Socket:
+    """One websocket and its reader."""
+
+    def __init__(
+        self, url: str, connection: int, on_frame: FrameCallback, on_state: StateCallback, ping_s: float, pong_s: float
+    ) -> None:
+        self._url, self._connection, self._on_frame, self._on_state = url, connection, on_frame, on_state
+        self._ping_s, self._pong_s = ping_s, pong_s
+        self._ws: websocket.WebSocket | None = None
+        self._closing = False
+        self.received = 0
+
+    def send(self, text: str) -> bool:
+        ws = self._ws
+        if ws is None or self._closing:
+            return False
+        try:
+            ws.send(text)
+        except (websocket.WebSocketException, OSError):
+            return False
+        return True
+
+    def close(self) -> None:
+        """Say goodbye and cut the line at once. websocket-client's own close() waits for an answer that a dead peer never
+        gives; cutting also wakes the reader, which ends silently."""
+        self._closing = True
+        ws = self._ws
+        if ws is None:
+            return
+        try:
+            ws.send_close()
+            ws.sock.shutdown(socket.SHUT_RDWR)
+        except (websocket.WebSocketException, OSError, AttributeError):
+            ws.shutdown()
+
+    def read(self) -> None:
+        """The reader thread: connect, then tell every frame until the line is lost or closed."""
+        try:
+            ws = websocket.create_connection(self._url, timeout=CONNECT_TIMEOUT_S, enable_multithread=True)
+        except websocket.WebSocketBadStatusException as error:
+            status = error.status_code
+            self._lost(f"handshake: http {status}", fatal=400 <= status < 500 and status not in (408, 429))
+            return
+        except (websocket.WebSocketException, OSError, ValueError) as error:
+            self._lost(f"handshake: {type(error).__name__}: {error}")
+            return
+        self._ws = ws
+        try:
+            if not self._closing:
+                self._on_state(self._connection, True, "", False)
+                self._lost(self._read_frames(ws))
+        finally:
+            ws.shutdown()
+
+    def _read_frames(self, ws: websocket.WebSocket) -> str:
+        """Tell frames on until something ends it; returns what did."""
+        clock = WallClock()
+        ws.settimeout(min(1.0, self._ping_s / 4, self._pong_s / 2))
+        seen_s = pinged_s = clock.monotonic_s()
+        while not self._closing:
+            now_s = clock.monotonic_s()
+            if now_s - seen_s > self._ping_s + self._pong_s:
+                return f"no frame and no pong for {now_s - seen_s:.1f} s"
+            try:
+                if now_s - pinged_s >= self._ping_s:
+                    ws.ping()
+                    pinged_s = now_s
+                opcode, payload = ws.recv_data(control_frame=True)
+            except websocket.WebSocketTimeoutException:
+                continue
+            except (websocket.WebSocketException, OSError) as error:
+                return f"{type(error).__name__}: {error}"
+            seen_s = clock.monotonic_s()
+            if opcode in (websocket.ABNF.OPCODE_TEXT, websocket.ABNF.OPCODE_BINARY):
+                self._on_frame(self._connection, payload.decode("utf-8", "replace"))
+                self.received += 1
+            elif opcode == websocket.ABNF.OPCODE_CLOSE:
+                return f"closed by the server ({int.from_bytes(payload[:2], 'big')})"
+        return "closed by us"
+
+    def _lost(self, detail: str, *, fatal: bool = False) -> None:
+        if not self._closing:
+            self._on_state(self._connection, False, detail, fatal)
