@@ -1,0 +1,155 @@
+"""All-in backtest of one symbol: the cheap judge inside the optimiser.
+
+Decide at the close of bar t, fill at the open of t+1, fractional shares, long or flat. A position open at the end is
+closed at the last close with the costs of a sale, and counts as a trade.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import types
+
+from algo_royale.compiled import F64, FLOATS_IN, FLOATS_OUT, I64, SIGNALS_IN, compiled
+from algo_royale.costs import CostRules
+from algo_royale.market import Bars, FloatArray, IntArray, SignalArray
+
+
+def cost_array(rules: CostRules) -> FloatArray:
+    """`rules` as the kernel takes them: fractions of the notional and US dollars. A price tick has no place here."""
+    return np.array(
+        [
+            float(rules.slippage_bps) / 1e4,
+            float(rules.commission_bps) / 1e4,
+            float(rules.commission_per_share),
+            float(rules.commission_min),
+            float(rules.sec_fee_per_million) / 1e6,
+            float(rules.taf_per_share),
+            float(rules.taf_cap) if rules.taf_cap else np.inf,
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trades:
+    """Round trips in time order, one array each of one length.
+
+    `entry`/`exit` are bar indices within the interval; `gross_pnl` is at the undisturbed opens (and last close), `costs`
+    holds slippage, commission and fees, so net = gross - costs; `returns` is the ratio of equity after to before, less 1.
+    """
+
+    entry: IntArray
+    exit: IntArray
+    entry_price: FloatArray
+    exit_price: FloatArray
+    quantity: FloatArray
+    gross_pnl: FloatArray
+    costs: FloatArray
+    net_pnl: FloatArray
+    returns: FloatArray
+    open_at_end: bool
+
+    def __len__(self) -> int:
+        return len(self.entry)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Backtest:
+    """`equity` at each close of the interval (the last after closing out), in dollars; `exposure` the mean over bars of
+    position value to equity; `notional` the sum of absolute fill notionals."""
+
+    start_equity: float
+    equity: FloatArray
+    trades: Trades
+    exposure: float
+    notional: float
+
+
+_TRADE_ROWS = types.Array(F64, 2, "C")
+
+
+@compiled(types.UniTuple(F64, 2), F64, F64, FLOATS_IN)
+def _sale(quantity: float, reference: float, costs: FloatArray) -> tuple[float, float]:
+    """Price and proceeds of selling `quantity` at `reference`."""
+    price = reference * (1.0 - costs[0])
+    notional = quantity * price
+    commission = max(costs[3], costs[1] * notional + costs[2] * quantity)
+    fees = costs[4] * notional + min(costs[5] * quantity, costs[6])
+    return price, notional - commission - fees
+
+
+@compiled(
+    types.Tuple((I64, types.boolean, F64, F64)),
+    FLOATS_IN, FLOATS_IN, SIGNALS_IN, FLOATS_IN, F64, FLOATS_OUT, _TRADE_ROWS,
+)  # fmt: skip
+def _kernel(
+    open_: FloatArray, close: FloatArray, signal: SignalArray, costs: FloatArray, start_equity: float,
+    equity: FloatArray, trades: FloatArray,
+) -> tuple[int, bool, float, float]:  # fmt: skip
+    """Fill `equity` and the rows of `trades`; return (number of trades, open at end, exposure, notional)."""
+    n = len(close)
+    cash, quantity, count = start_equity, 0.0, 0
+    exposure, notional = 0.0, 0.0
+    for t in range(n):
+        wanted = signal[t - 1] if t > 0 else 0
+        if wanted == 1 and quantity == 0.0:
+            price = open_[t] * (1.0 + costs[0])
+            bought = cash / (price * (1.0 + costs[1]) + costs[2])
+            if bought * (price * costs[1] + costs[2]) < costs[3]:
+                bought = (cash - costs[3]) / price
+            if bought > 0.0:
+                row = trades[count]
+                row[0], row[2], row[4], row[5] = t, price, bought, cash
+                row[7] = open_[t]
+                quantity, cash = bought, 0.0
+                notional += bought * price
+        elif wanted == -1 and quantity > 0.0:
+            price, cash = _sale(quantity, open_[t], costs)
+            row = trades[count]
+            row[1], row[3], row[6], row[8] = t, price, cash, open_[t]
+            notional += quantity * price
+            quantity = 0.0
+            count += 1
+        value = quantity * close[t]
+        equity[t] = cash + value
+        exposure += value / equity[t] if equity[t] > 0.0 else 0.0
+    open_at_end = quantity > 0.0
+    if open_at_end:
+        price, cash = _sale(quantity, close[n - 1], costs)
+        row = trades[count]
+        row[1], row[3], row[6], row[8] = n - 1, price, cash, close[n - 1]
+        notional += quantity * price
+        count += 1
+        equity[n - 1] = cash
+    return count, open_at_end, exposure, notional
+
+
+def run(bars: Bars, signal: SignalArray, rules: CostRules, start_equity: float = 100_000.0) -> Backtest:
+    """Backtest `signal` (+1 in, -1 out, 0 unchanged; one per bar) on `bars`, flat at the first bar.
+
+    The earliest fill is at the open of the second bar; a signal on the last bar is not filled.
+    """
+    return run_arrays(bars.open, bars.close, signal, cost_array(rules), start_equity)
+
+
+def run_arrays(
+    open_: FloatArray, close: FloatArray, signal: SignalArray, costs: FloatArray, start_equity: float
+) -> Backtest:
+    """`run` on plain arrays (`costs` from `cost_array`)."""
+    n = len(close)
+    if len(signal) != n or len(open_) != n:
+        raise ValueError(f"{len(signal)} signals and {len(open_)} opens for {n} closes")
+    equity = np.empty(n)
+    rows = np.empty((n // 2 + 1, 9))
+    count, open_at_end, exposure, notional = (
+        _kernel(open_, close, signal, costs, start_equity, equity, rows) if n else (0, False, 0.0, 0.0)
+    )
+    done = rows[:count]
+    net = done[:, 6] - done[:, 5]
+    gross = done[:, 4] * (done[:, 8] - done[:, 7])
+    trades = Trades(
+        entry=done[:, 0].astype(np.int64), exit=done[:, 1].astype(np.int64),
+        entry_price=done[:, 2], exit_price=done[:, 3], quantity=done[:, 4],
+        gross_pnl=gross, costs=gross - net, net_pnl=net, returns=done[:, 6] / done[:, 5] - 1.0,
+        open_at_end=bool(open_at_end),
+    )  # fmt: skip
+    return Backtest(start_equity, equity, trades, exposure / n if n else 0.0, float(notional))

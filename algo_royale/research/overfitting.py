@@ -1,0 +1,139 @@
+"""How much of a Sharpe ratio is luck.
+
+Sources: probabilistic Sharpe ratio and minimum track record, Bailey and Lopez de Prado (2012); deflated Sharpe ratio,
+the same (2014); probability of backtest overfitting by combinatorially symmetric cross-validation, Bailey et al. (2015).
+All Sharpe ratios here are per session (not annualised); kurtosis of a normal is 3.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+from statistics import NormalDist
+
+import numpy as np
+from numba import types
+
+from algo_royale.compiled import F64, FLOATS_IN, FLOATS_OUT, I64, VOID, compiled
+from algo_royale.market import BoolArray, FloatArray
+
+EULER_GAMMA = 0.5772156649015329
+N_MIN = 20  # fewer session returns than this say nothing about tails
+BLOCKS = 16
+_NORMAL = NormalDist()
+
+
+def _spread(sharpe: float, skewness: float, kurtosis: float) -> float:
+    return 1.0 - skewness * sharpe + (kurtosis - 1.0) / 4.0 * sharpe * sharpe
+
+
+def psr(sharpe: float, n: int, skewness: float, kurtosis: float, benchmark: float = 0.0) -> float | None:
+    """Probability that the true Sharpe ratio exceeds `benchmark`, given `n` returns; None if the variance estimate is
+    not positive."""
+    spread = _spread(sharpe, skewness, kurtosis)
+    if n < 2 or not spread > 0.0:
+        return None
+    return _NORMAL.cdf((sharpe - benchmark) * math.sqrt(n - 1) / math.sqrt(spread))
+
+
+def sharpe_benchmark(variance: float, k: int) -> float:
+    """Sharpe ratio that the best of `k` worthless trials is expected to show; 0 for one trial."""
+    if k < 2:
+        return 0.0
+    high = (1.0 - EULER_GAMMA) * _NORMAL.inv_cdf(1.0 - 1.0 / k) + EULER_GAMMA * _NORMAL.inv_cdf(
+        1.0 - 1.0 / (k * math.e)
+    )
+    return math.sqrt(variance) * high
+
+
+def deflated_sharpe(sharpe: float, n: int, skewness: float, kurtosis: float, variance: float, k: int) -> float | None:
+    """`psr` against what the best of `k` trials with Sharpe variance `variance` (ddof 1) shows by luck."""
+    return psr(sharpe, n, skewness, kurtosis, sharpe_benchmark(variance, k))
+
+
+def min_track_record(sharpe: float, skewness: float, kurtosis: float, benchmark: float = 0.0) -> int | None:
+    """Sessions needed for 95 % confidence that the Sharpe ratio exceeds `benchmark`; None if it does not."""
+    spread = _spread(sharpe, skewness, kurtosis)
+    if not sharpe > benchmark or not spread > 0.0:
+        return None
+    needed = 1.0 + spread * (_NORMAL.inv_cdf(0.95) / (sharpe - benchmark)) ** 2
+    return math.ceil(needed) if needed < 1e15 else None
+
+
+@lru_cache(maxsize=8)
+def _halves(blocks: int) -> BoolArray:
+    """Every choice of half the blocks, one row each."""
+    chosen = list(combinations(range(blocks), blocks // 2))
+    table = np.zeros((len(chosen), blocks), np.bool_)
+    for row, picked in enumerate(chosen):
+        table[row, list(picked)] = True
+    return table
+
+
+_TABLE = types.Array(F64, 2, "C")
+
+
+@compiled(VOID, FLOATS_IN, FLOATS_IN, FLOATS_IN, I64, FLOATS_OUT)
+def _sharpes(total: FloatArray, squares: FloatArray, mean: FloatArray, rows: int, out: FloatArray) -> None:
+    """Sharpe per trial from sums of centred returns; a column without variance has Sharpe 0."""
+    for j in range(len(mean)):
+        shift = total[j] / rows
+        variance = (squares[j] - total[j] * shift) / (rows - 1)
+        out[j] = (mean[j] + shift) / np.sqrt(variance) if variance > 1e-24 else 0.0
+
+
+@compiled(I64, types.Array(types.boolean, 2, "C"), _TABLE, _TABLE, FLOATS_IN, I64)
+def _losing_halves(
+    halves: BoolArray, total: FloatArray, squares: FloatArray, mean: FloatArray, rows_per_block: int
+) -> int:
+    """Number of halves whose in-sample best ranks in the lower half out of sample."""
+    blocks, k = total.shape
+    rows = rows_per_block * (blocks // 2)
+    inside, inside_squares = np.empty(k), np.empty(k)
+    outside, outside_squares = np.empty(k), np.empty(k)
+    chosen, judged = np.empty(k), np.empty(k)
+    losing = 0
+    for h in range(len(halves)):
+        inside[:], inside_squares[:], outside[:], outside_squares[:] = 0.0, 0.0, 0.0, 0.0
+        for b in range(blocks):
+            if halves[h, b]:
+                inside += total[b]
+                inside_squares += squares[b]
+            else:
+                outside += total[b]
+                outside_squares += squares[b]
+        _sharpes(inside, inside_squares, mean, rows, chosen)
+        _sharpes(outside, outside_squares, mean, rows, judged)
+        best = np.argmax(chosen)  # the first of equals
+        below, equal = 0, 0
+        for j in range(k):
+            below += judged[j] < judged[best]
+            equal += judged[j] == judged[best]
+        # logit(rank / (k + 1)) <= 0 is rank <= (k + 1) / 2, with the average rank of equals
+        if below + (equal + 1) / 2.0 <= (k + 1) / 2.0:
+            losing += 1
+    return losing
+
+
+@dataclass(frozen=True, slots=True)
+class Pbo:
+    probability: float
+    blocks: int
+
+
+def pbo(returns: FloatArray) -> Pbo | None:
+    """Probability of backtest overfitting of a trial matrix (sessions x trials); None below 4 blocks or 2 trials.
+
+    16 blocks, fewer (even) so that each has at least 5 sessions; the oldest rows beyond a multiple are dropped.
+    """
+    n, k = returns.shape
+    blocks = min(BLOCKS, n // 5 // 2 * 2)
+    if blocks < 4 or k < 2:
+        return None
+    per_block = n // blocks
+    kept = returns[n - per_block * blocks :]
+    mean = kept.mean(axis=0)
+    centred = (kept - mean).reshape(blocks, per_block, k)  # centred, so that a flat column has variance 0, not rounding
+    halves = _halves(blocks)
+    losing = _losing_halves(halves, centred.sum(axis=1), (centred * centred).sum(axis=1), mean, per_block)
+    return Pbo(losing / len(halves), blocks)
