@@ -1,0 +1,28 @@
+"""Signal strategies: their table, search spaces, construction, and the compiled step they share."""
+
+from algo_royale.features import FeatureCache
+from algo_royale.strategies.conditions import CONDITIONS, LOGICS
+from algo_royale.strategies.space import ParamSpec
+from algo_royale.strategies.strategy import (
+    STRATEGIES,
+    Reason,
+    Run,
+    State,
+    Strategy,
+    StrategySpec,
+    build,
+    compose,
+    default_trial,
+    required_history,
+    resolve,
+    signals,
+    space,
+    spec,
+    strategy_id,
+)  # fmt: skip
+
+__all__ = [
+    "CONDITIONS", "LOGICS", "STRATEGIES", "FeatureCache", "ParamSpec", "Reason", "Run", "State", "Strategy",
+    "StrategySpec", "build", "compose", "default_trial", "required_history", "resolve", "signals", "space", "spec",
+    "strategy_id",
+]  # fmt: skip

@@ -1,0 +1,367 @@
+"""Features: values per bar that depend on the past only, as small expressions over a few compiled kernels.
+
+A `Feature` is an expression (an operation over other features). A `Program` orders the features a strategy needs and
+lays their memories out in one float64 array; running it over a chunk of bars reads and advances that memory. Feeding
+bars one by one or all at once gives the same bits: window statistics are recomputed over their window in a fixed order
+(oldest to newest), recursive ones carry their value, and element-wise arithmetic is exact per IEEE 754.
+
+Warm-up is NaN, never zero: `lb` is the index of the first finite value. `settle` is the number of bars after which the
+choice of the first bar changes a value by less than 1e-9 relative.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from algo_royale.compiled import F64, FLOATS_IN, FLOATS_OUT, I64, VOID, compiled
+from algo_royale.errors import BadConfiguration
+from algo_royale.market import Bars, BoolArray, FloatArray
+
+WINDOW_MAX = 300  # bounds the cost of recomputing a window at every bar
+
+
+# Kernels. Loops run over the window outside and over bars inside: each bar still sums its own window oldest to newest,
+# but the bars are independent of each other, so the compiler may use vector instructions without changing any bit.
+
+
+@compiled(VOID, FLOATS_IN, I64, FLOATS_OUT)
+def window_sums(x: FloatArray, n: int, out: FloatArray) -> None:
+    """out[t] = x[t] + ... + x[t+n-1]; len(x) = len(out) + n - 1."""
+    for t in range(len(out)):
+        out[t] = x[t]
+    for j in range(1, n):
+        for t in range(len(out)):
+            out[t] += x[t + j]
+
+
+@compiled(VOID, FLOATS_IN, FLOATS_IN, I64, FLOATS_OUT)
+def window_squares(x: FloatArray, center: FloatArray, n: int, out: FloatArray) -> None:
+    """out[t] = sum of (x[t+j] - center[t])² over j < n: the second pass of a variance."""
+    for t in range(len(out)):
+        out[t] = 0.0
+    for j in range(n):
+        for t in range(len(out)):
+            d = x[t + j] - center[t]
+            out[t] += d * d
+
+
+@compiled(VOID, FLOATS_IN, I64, F64, F64, FLOATS_OUT, FLOATS_OUT)
+def smooth(x: FloatArray, n: int, factor: float, divisor: float, memory: FloatArray, out: FloatArray) -> None:
+    """e <- e + factor·(x - e)/divisor, seeded with the mean of the first n finite x; memory = (count, sum or e).
+
+    Non-finite x gives NaN and leaves the memory alone: nothing that is not a number ever enters the recursion.
+    """
+    count, e = memory[0], memory[1]
+    for t in range(len(x)):
+        out[t] = np.nan
+        if not np.isfinite(x[t]):
+            continue
+        if count < n:
+            count += 1.0
+            e += x[t]
+            if count < n:
+                continue
+            e /= n
+        else:
+            e += factor * (x[t] - e) / divisor
+        out[t] = e
+    memory[0], memory[1] = count, e
+
+
+# Operations: each is run(feature, inputs, memory) -> values, and may change its memory in place.
+
+Memory = FloatArray
+Run = Callable[["Feature", list[FloatArray], Memory], FloatArray]
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One operation over other features. `n` is its window, lag or span in bars; `level` a number it compares with."""
+
+    op: str
+    inputs: tuple["Feature", ...] = ()
+    n: int = 0
+    level: float = 0.0
+    key: str = field(init=False, compare=False)
+    lb: int = field(init=False, compare=False)
+    decay: int = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.n <= WINDOW_MAX:
+            raise BadConfiguration(f"{self.op}: a window of {self.n} bars is outside 0..{WINDOW_MAX}")
+        parts = [*(x.key for x in self.inputs), *([str(self.n)] if self.n else []), *self._level()]
+        lb, decay = _OPS[self.op].warm_up(self.n) if self.op in _OPS else (0, 0)
+        object.__setattr__(self, "key", f"{self.op}({','.join(parts)})" if parts else self.op)
+        object.__setattr__(self, "lb", max((x.lb for x in self.inputs), default=0) + lb)
+        object.__setattr__(self, "decay", max((x.decay for x in self.inputs), default=0) + decay)
+
+    def _level(self) -> list[str]:
+        return [repr(self.level)] if self.level else []
+
+    @property
+    def settle(self) -> int:
+        """Bars after which the origin no longer matters (1e-9 relative)."""
+        return self.lb + self.decay
+
+
+@dataclass(frozen=True, slots=True)
+class _Op:
+    run: Run
+    warm_up: Callable[[int], tuple[int, int]] = lambda n: (0, 0)  # (bars until finite, bars until settled after that)
+    memory: Callable[[int], FloatArray] = lambda n: np.empty(0)
+
+
+def _extend(x: FloatArray, memory: Memory) -> FloatArray:
+    """The remembered last inputs followed by the chunk; the memory then holds the last inputs after the chunk."""
+    extended: FloatArray = np.concatenate((memory, x))
+    memory[:] = extended[len(x) :]
+    return extended
+
+
+def _lag(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
+    return _extend(inputs[0], memory)[: len(inputs[0])]
+
+
+def _sum(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
+    out = np.empty(len(inputs[0]))
+    window_sums(_extend(inputs[0], memory), feature.n, out)
+    return out
+
+
+def _mean(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
+    return _sum(feature, inputs, memory) / feature.n
+
+
+def _deviation(ddof: int) -> Run:
+    def run(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
+        x, center = inputs
+        out = np.empty(len(x))
+        window_squares(_extend(x, memory), center, feature.n, out)
+        return np.sqrt(out / (feature.n - ddof))
+
+    return run
+
+
+def _ema(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
+    out = np.empty(len(inputs[0]))
+    smooth(inputs[0], feature.n, 2.0 / (feature.n + 1), 1.0, memory, out)
+    return out
+
+
+def _rma(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
+    out = np.empty(len(inputs[0]))
+    smooth(inputs[0], feature.n, 1.0, float(feature.n), memory, out)
+    return out
+
+
+def _run_above(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
+    """Number of bars in a row, up to and with t, whose input is above the level."""
+    index = np.arange(1.0, len(inputs[0]) + 1)
+    last_break = np.maximum.accumulate(np.where(inputs[0] > feature.level, -memory[0], index))
+    out: FloatArray = index - last_break
+    memory[0] = out[-1] if len(out) else memory[0]
+    return out
+
+
+def _elementwise(function: Callable[..., FloatArray]) -> _Op:
+    return _Op(run=lambda feature, inputs, memory: function(*inputs))
+
+
+def _ratio(a: FloatArray, b: FloatArray, at_zero: float = np.nan) -> FloatArray:
+    return np.where(b == 0.0, at_zero, a / b)
+
+
+def _windowed(run: Run) -> _Op:
+    """An operation over the last n inputs. NaN as the missing past makes every incomplete window NaN by itself."""
+    return _Op(run=run, warm_up=lambda n: (n - 1, 0), memory=lambda n: np.full(n - 1, np.nan))
+
+
+_OPS: dict[str, _Op] = {
+    "lag": _Op(run=_lag, warm_up=lambda n: (n, 0), memory=lambda n: np.full(n, np.nan)),
+    "sum": _windowed(_sum),
+    "mean": _windowed(_mean),
+    # The second input of sd is the mean, which already waits for the window, so sd adds nothing to the warm-up.
+    "sd0": _Op(run=_deviation(0), memory=lambda n: np.full(n - 1, np.nan)),
+    "sd1": _Op(run=_deviation(1), memory=lambda n: np.full(n - 1, np.nan)),
+    "ema": _Op(run=_ema, warm_up=lambda n: (n - 1, 11 * n), memory=lambda n: np.zeros(2)),
+    "rma": _Op(run=_rma, warm_up=lambda n: (n - 1, 21 * n), memory=lambda n: np.zeros(2)),
+    "run_above": _Op(run=_run_above, memory=lambda n: np.zeros(1)),
+    "subtract": _elementwise(lambda a, b: a - b),
+    "negative": _elementwise(lambda a: -a),
+    "ratio": _elementwise(_ratio),
+    "change": _elementwise(lambda a, b: _ratio(a, b) - 1.0),
+    "gain": _elementwise(lambda a, b: np.maximum(a - b, 0.0)),
+    "loss": _elementwise(lambda a, b: np.maximum(b - a, 0.0)),
+    "strength": _elementwise(lambda gain, loss: _ratio(100.0 * gain, gain + loss, at_zero=50.0)),
+    "band": _Op(run=lambda feature, inputs, memory: inputs[0] + feature.level * inputs[1]),
+}
+_COLUMNS: dict[str, Callable[[Bars], FloatArray]] = {
+    "open": lambda bars: bars.open,
+    "high": lambda bars: bars.high,
+    "low": lambda bars: bars.low,
+    "close": lambda bars: bars.close,
+    "volume": lambda bars: bars.volume,
+    "hlc3": lambda bars: (bars.high + bars.low + bars.close) / 3.0,
+    "vwap": lambda bars: np.where(np.isnan(bars.vwap), (bars.high + bars.low + bars.close) / 3.0, bars.vwap),
+}
+
+
+class FeatureCache:
+    """Values of features over one `Bars` from its first bar, kept across trials of an optimisation.
+
+    With or without it results are the same; `bytes_max` bounds what is kept. Features with a `level` are not kept:
+    a search draws those from a continuum.
+    """
+
+    def __init__(self, bars: Bars, bytes_max: int = 256 * 2**20) -> None:
+        self.bars, self._bytes_left = bars, bytes_max
+        self._values: dict[str, FloatArray] = {}
+
+    def get(self, key: str) -> FloatArray | None:
+        return self._values.get(key)
+
+    def put(self, feature: Feature, values: FloatArray) -> None:
+        if feature.level == 0.0 and values.nbytes <= self._bytes_left:
+            self._bytes_left -= values.nbytes
+            values.flags.writeable = False
+            self._values[feature.key] = values
+
+
+class Program:
+    """The features a strategy needs, inputs before users, and the layout of their memories in one array."""
+
+    def __init__(self, wanted: Iterable[Feature]) -> None:
+        self.features: list[Feature] = []
+        self._slots: list[slice] = []
+        self._add(wanted, set())
+        initial = [_OPS[f.op].memory(f.n) if f.op in _OPS else np.empty(0) for f in self.features]
+        ends = np.cumsum([0, *(len(x) for x in initial)]).tolist()
+        self._slots = [slice(a, b) for a, b in itertools.pairwise(ends)]
+        self.initial: FloatArray = np.concatenate([np.empty(0), *initial])
+        self.settle = max((f.settle for f in self.features), default=0)
+
+    def _add(self, wanted: Iterable[Feature], seen: set[str]) -> None:
+        for feature in wanted:
+            if feature.key not in seen:
+                self._add(feature.inputs, seen)
+                seen.add(feature.key)
+                self.features.append(feature)
+
+    def run(self, bars: Bars, memory: FloatArray) -> dict[str, FloatArray]:
+        """Values of every feature at every bar, by key. `memory` (shape of `initial`) is advanced in place."""
+        values: dict[str, FloatArray] = {}
+        for feature, slot in zip(self.features, self._slots, strict=True):
+            values[feature.key] = _values(feature, bars, values, memory[slot])
+        return values
+
+    def run_cached(self, cache: FeatureCache) -> dict[str, FloatArray]:
+        """As `run` from the first bar of the cache's bars, computing only what no earlier call has computed."""
+        values: dict[str, FloatArray] = {}
+        missing = []
+        for feature, slot in zip(self.features, self._slots, strict=True):
+            kept = cache.get(feature.key)
+            if kept is None:
+                missing.append((feature, slot))
+            else:
+                values[feature.key] = kept
+        for feature, slot in missing:
+            values[feature.key] = _values(feature, cache.bars, values, self.initial[slot].copy())
+            cache.put(feature, values[feature.key])
+        return values
+
+
+def _values(feature: Feature, bars: Bars, values: dict[str, FloatArray], memory: Memory) -> FloatArray:
+    if feature.op in _COLUMNS:
+        return np.ascontiguousarray(_COLUMNS[feature.op](bars))
+    return _OPS[feature.op].run(feature, [values[x.key] for x in feature.inputs], memory)
+
+
+# The catalogue. Sources: Hunter 1986 (EMA), Wilder 1978 (RSI, RMA), Bollinger 2001 (bands, population deviation).
+
+OPEN, HIGH, LOW, CLOSE, VOLUME = (Feature(name) for name in ("open", "high", "low", "close", "volume"))
+HLC3, VWAP = Feature("hlc3"), Feature("vwap")
+PRICES = {"close": CLOSE, "open": OPEN, "hlc3": HLC3, "vwap": VWAP}
+
+
+def lag(x: Feature, n: int) -> Feature:
+    """x_{t-n}."""
+    return Feature("lag", (x,), n)
+
+
+def sma(n: int, x: Feature = CLOSE) -> Feature:
+    """Mean of the last n values."""
+    return Feature("mean", (x,), n)
+
+
+def ema(n: int, x: Feature = CLOSE) -> Feature:
+    """Exponential average with weight 2/(n+1), seeded with the mean of the first n."""
+    return Feature("ema", (x,), n)
+
+
+def rma(n: int, x: Feature) -> Feature:
+    """Wilder's average: weight 1/n, seeded with the mean of the first n."""
+    return Feature("rma", (x,), n)
+
+
+def sd(n: int, x: Feature, *, ddof: int) -> Feature:
+    """Standard deviation of the last n values, two-pass."""
+    return Feature(f"sd{ddof}", (x, sma(n, x)), n)
+
+
+def rsi(n: int = 14) -> Feature:
+    """Wilder's relative strength index, 0..100; 50 where nothing moved."""
+    previous = lag(CLOSE, 1)
+    return Feature("strength", (rma(n, Feature("gain", (CLOSE, previous))), rma(n, Feature("loss", (CLOSE, previous)))))
+
+
+def change(n: int, x: Feature = CLOSE) -> Feature:
+    """x_t/x_{t-n} - 1, a fraction."""
+    return Feature("change", (x, lag(x, n)))
+
+
+def distance(x: Feature, base: Feature) -> Feature:
+    """x/base - 1, a fraction."""
+    return Feature("change", (x, base))
+
+
+def band(n: int, deviations: float, x: Feature = CLOSE) -> Feature:
+    """mean_n(x) + deviations·sd_n(x; ddof 0); a negative number gives the lower band."""
+    return Feature("band", (sma(n, x), sd(n, x, ddof=0)), level=deviations)
+
+
+def gap(a: Feature, b: Feature) -> Feature:
+    """a - b: its change of sign is a cross."""
+    return Feature("subtract", (a, b))
+
+
+def run_above(x: Feature, level: float) -> Feature:
+    """How many bars in a row x has been above the level; 0 where it is not."""
+    return Feature("run_above", (x,), level=level)
+
+
+def moving_average(name: str) -> Feature:
+    """The average that `sma_20` or `ema_9` names."""
+    kind, _, n = name.partition("_")
+    return {"sma": sma, "ema": ema}[kind](int(n))
+
+
+FEATURES: dict[str, Feature] = {
+    "pct_return": change(1),
+    **{f"sma_{n}": sma(n) for n in (10, 20, 50, 100, 150, 200)},
+    **{f"ema_{n}": ema(n) for n in (9, 10, 12, 20, 26, 50, 100, 150, 200)},
+    "rsi": rsi(),
+    **{f"vol_ma_{n}": sma(n, VOLUME) for n in (10, 20, 50, 100, 200)},
+    "roc_10": change(10),
+    "bollinger_upper": band(20, 2.0),
+    "bollinger_lower": band(20, -2.0),
+}
+
+
+def finite(arrays: Iterable[FloatArray], length: int) -> BoolArray:
+    """True where no array is NaN."""
+    out = np.ones(length, np.bool_)
+    for array in arrays:
+        out &= array == array
+    return out

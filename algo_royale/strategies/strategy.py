@@ -1,0 +1,443 @@
+"""Signal strategies: conditions and logic composed into ENTER, EXIT or HOLD at the close of every bar.
+
+    entry = (any entry condition or logic.entry) and all(trend) and all(filter) and not logic.veto
+    exit  = any exit condition or logic.exit            (never gated)
+    signal = EXIT if exit else ENTER if entry else HOLD  (exit dominates)
+
+A signal of bar t uses bars up to t and is filled at the open of bar t+1. A strategy is a pure function of a chunk of
+bars and a state; any partition of a series into chunks gives the same bits.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from algo_royale.compiled import BOOLS_IN, BOOLS_OUT, FLOATS_IN, FLOATS_OUT, SIGNALS_OUT, VOID, compiled
+from algo_royale.errors import BadConfiguration, BadInput, BadMarketData, UnknownName
+from algo_royale.features import Feature, FeatureCache, Program
+from algo_royale.market import ENTER, EXIT, Bars, BoolArray, FloatArray, SignalArray, Timeframe
+from algo_royale.strategies.conditions import (
+    CONDITIONS,
+    LOGICS,
+    Component,
+    Condition,
+    ConditionRow,
+    Logic,
+    LogicRow,
+    condition,
+    logic,
+)  # fmt: skip
+from algo_royale.strategies.space import Params, ParamSpec, Value, choice
+
+SLOTS = ("entry", "exit", "trend", "filter")
+
+# The position as the strategy models it: moved by its own signals and the next open, never by the broker's fills.
+_POSITION = np.array([0.0, 0.0, 0.0, 1e9, 0.0])  # pos, entry_price, high_since_entry, bars_since_exit, pending signal
+_POS, _ENTRY_PRICE, _HIGH, _SINCE_EXIT, _PENDING = range(5)
+
+
+@compiled(
+    VOID, FLOATS_IN, FLOATS_IN, BOOLS_IN, BOOLS_IN, BOOLS_IN, BOOLS_IN, BOOLS_IN, FLOATS_IN, FLOATS_OUT, SIGNALS_OUT,
+    BOOLS_OUT,
+)  # fmt: skip
+def decide(
+    open_: FloatArray, close: FloatArray, enter: BoolArray, gate: BoolArray, leave: BoolArray, logic_enter: BoolArray,
+    logic_leave: BoolArray, rules: FloatArray, position: FloatArray, signal: SignalArray, state_in: BoolArray,
+) -> None:  # fmt: skip
+    """Compose the verdicts of each bar with the position; `rules` = (stop_pct, profit_target_pct, cooldown)."""
+    stop, target, cooldown = 1.0 - rules[0], 1.0 + rules[1], rules[2]
+    pos, entry_price, high, since_exit, pending = position
+    for t in range(len(close)):
+        if pending == ENTER:
+            pos, entry_price, high = 1.0, open_[t], open_[t]
+        elif pending == EXIT:
+            pos, since_exit = 0.0, -1.0
+        if pos == 1.0:
+            high = max(high, close[t])
+        else:
+            since_exit += 1.0
+        held = pos == 1.0
+        stopped = held and (logic_leave[t] or close[t] < high * stop or close[t] >= entry_price * target)
+        vetoed = not held and since_exit < cooldown
+        pending = 0.0
+        signal[t] = 0
+        if leave[t] or stopped:
+            signal[t] = EXIT
+            if held:
+                pending = EXIT
+        elif (enter[t] or logic_enter[t]) and gate[t] and not vetoed:
+            signal[t] = ENTER
+            if not held:
+                pending = ENTER
+        state_in[t] = pending == ENTER or (held and pending != EXIT)
+    position[0], position[1], position[2], position[3], position[4] = pos, entry_price, high, since_exit, pending
+
+
+class State:
+    """What a strategy remembers between bars: memories of its features, then its position; float64 of fixed length."""
+
+    __slots__ = ("memory", "owner")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, owner: str, memory: FloatArray) -> None:
+        self.owner, self.memory = owner, memory
+        memory.flags.writeable = False
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, State) and self.to_bytes() == other.to_bytes()
+
+    def to_bytes(self) -> bytes:
+        """Owner (16 ASCII characters) and little-endian float64; every NaN as the same one."""
+        return self.owner.encode() + np.where(np.isnan(self.memory), np.nan, self.memory).astype("<f8").tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "State":
+        if len(data) < 16 or len(data) % 8:
+            raise BadInput(f"{len(data)} bytes are not the state of a strategy")
+        return cls(data[:16].decode(), np.frombuffer(data[16:], "<f8").astype(np.float64))
+
+
+class Run(NamedTuple):
+    """Per bar: the signal, and whether the strategy is in after it (from ENTER until EXIT)."""
+
+    signal: SignalArray
+    state_in: BoolArray
+
+
+class Reason(NamedTuple):
+    """One line of an explanation: a condition in its slot, the numbers it looked at and what it said."""
+
+    slot: str
+    condition: str
+    inputs: dict[str, float]
+    verdict: bool
+
+
+class Strategy:
+    """A composition with its arguments. Use `build` or `compose` to make one."""
+
+    def __init__(
+        self, name: str, timeframe: Timeframe, conditions: tuple[tuple[str, Condition], ...], rule: Logic | None
+    ) -> None:
+        self.name, self.timeframe, self.conditions, self.logic = name, timeframe, conditions, rule
+        self.params = _artifact(
+            {slot: [(c.name, c.params) for s, c in conditions if s == slot] for slot in SLOTS},
+            (rule.name, rule.params) if rule else None,
+        )
+        self.id = _digest(name, self.params, timeframe)
+        rule = rule or Logic("", {})
+        self._slots = {slot: [c for s, c in conditions if s == slot] for slot in SLOTS}
+        self._logic_entry = [rule.entry] if rule.entry else []
+        self._logic_exit = [rule.exit] if rule.exit else []
+        self._rules = np.array([rule.stop_pct, rule.profit_target_pct, float(rule.cooldown)])
+        if not (self._slots["entry"] or self._logic_entry):
+            raise BadConfiguration(f"{name} has neither an entry condition nor a logic that enters: it can never trade")
+        if not (self._slots["exit"] or self.logic):
+            raise BadConfiguration(f"{name} has neither an exit condition nor a logic that exits: it can never sell")
+        wanted = [*(c for _, c in conditions), *self._logic_entry, *self._logic_exit]
+        self._program = Program(f for c in wanted for f in c.inputs.values())
+        self.settle = self._program.settle
+
+    def init(self) -> State:
+        """The state before the first bar, flat."""
+        return State(self.id, np.concatenate((self._program.initial, _POSITION)))
+
+    def reset_position(self, state: State) -> State:
+        """The same memory of the past with a flat position, as at the first bar of a period."""
+        memory = state.memory.copy()
+        memory[-5:] = _POSITION
+        return State(state.owner, memory)
+
+    def is_in(self, state: State) -> bool:
+        """Whether the last signals say in (from ENTER until EXIT)."""
+        pos, pending = state.memory[-5 + _POS], state.memory[-5 + _PENDING]
+        return bool(pending == ENTER or (pos == 1.0 and pending != EXIT))
+
+    def update(self, bars: Bars, state: State) -> tuple[SignalArray, State]:
+        """Signals of a chunk of bars, and the state after it."""
+        run, after = self.step(bars, state)
+        return run.signal, after
+
+    def step(self, bars: Bars, state: State) -> tuple[Run, State]:
+        """As `update`, with what is held after each bar."""
+        run, after, _ = self._advance(bars, state)
+        return run, after
+
+    def run(self, bars: Bars, *, start: int = 0, cache: FeatureCache | None = None) -> Run:
+        """All bars at once from the initial state, with the position flat at bar `start` and HOLD before it.
+
+        The same as updating to `start`, resetting the position and going on; with a cache of these very bars
+        features computed by earlier calls are reused.
+        """
+        if cache is not None and cache.bars is not bars:
+            raise BadInput("the cache belongs to other bars")
+        self._check(bars)
+        with np.errstate(all="ignore"):
+            values = self._program.run_cached(cache or FeatureCache(bars))
+            parts = self._verdicts(values, len(bars))
+        run = Run(np.zeros(len(bars), np.int8), np.zeros(len(bars), np.bool_))
+        late = bars.slice(start, len(bars)) if start else bars
+        self._decide(late, [x[start:] for x in parts], _POSITION.copy(), Run(run.signal[start:], run.state_in[start:]))
+        return run
+
+    def explain(self, bars: Bars, state_before: State) -> list[Reason]:
+        """Why the last bar of `bars` got its signal: every condition with its inputs and verdict."""
+        if not len(bars):
+            raise BadInput("there is no bar to explain")
+        _, state, _ = self._advance(bars.slice(0, len(bars) - 1), state_before)
+        last = bars.slice(len(bars) - 1, len(bars))
+        _, after, values = self._advance(last, state)
+        reasons = [_reason(slot, c, values) for slot, c in self.conditions]
+        if self.logic:
+            reasons += _logic_reasons(self.logic, values, float(last.close[0]), after.memory[-5:])
+        return reasons
+
+    def _advance(self, bars: Bars, state: State) -> tuple[Run, State, dict[str, FloatArray]]:
+        if state.owner != self.id:
+            raise BadInput(f"a state of strategy {state.owner} was given to {self.name} {self.id}")
+        self._check(bars)
+        memory = state.memory.copy()
+        run = Run(np.empty(len(bars), np.int8), np.empty(len(bars), np.bool_))
+        with np.errstate(all="ignore"):
+            values = self._program.run(bars, memory[:-5])
+            parts = self._verdicts(values, len(bars))
+        self._decide(bars, parts, memory[-5:], run)
+        return run, State(self.id, memory), values
+
+    def _decide(self, bars: Bars, verdicts: list[BoolArray], position: FloatArray, run: Run) -> None:
+        enter, gate, leave, logic_enter, logic_leave = verdicts
+        open_, close = np.ascontiguousarray(bars.open), np.ascontiguousarray(bars.close)
+        decide(
+            open_, close, enter, gate, leave, logic_enter, logic_leave, self._rules, position, run.signal, run.state_in
+        )
+
+    def _verdicts(self, values: Mapping[str, FloatArray], n: int) -> list[BoolArray]:
+        gate = np.ones(n, np.bool_)
+        for c in (*self._slots["trend"], *self._slots["filter"]):
+            gate &= c.verdicts(values, n)
+        enter, leave = _any(self._slots["entry"], values, n), _any(self._slots["exit"], values, n)
+        return [enter, gate, leave, _any(self._logic_entry, values, n), _any(self._logic_exit, values, n)]
+
+    def _check(self, bars: Bars) -> None:
+        if bars.timeframe is not self.timeframe:
+            raise BadMarketData(f"{self.name} was built for {self.timeframe.value} bars, not {bars.timeframe.value}")
+
+
+def _any(conditions: list[Condition], values: Mapping[str, FloatArray], n: int) -> BoolArray:
+    out = np.zeros(n, np.bool_)
+    for c in conditions:
+        out |= c.verdicts(values, n)
+    return out
+
+
+def _reason(slot: str, c: Condition, values: Mapping[str, FloatArray]) -> Reason:
+    inputs = {name: float(values[feature.key][-1]) for name, feature in c.inputs.items()}
+    numbers = {name: float(x) for name, x in c.params.items() if not isinstance(x, str)}
+    return Reason(slot, c.name, inputs | numbers, bool(c.verdicts(values, 1)[-1]))
+
+
+def _logic_reasons(
+    rule: Logic, values: Mapping[str, FloatArray], close: float, position: FloatArray
+) -> Iterator[Reason]:
+    """What the logic said: `position` is that after the bar, whose prices and counts are those it was judged with."""
+    held = position[_POS] == 1.0
+    for slot, c in (("logic.entry", rule.entry), ("logic.exit", rule.exit)):
+        if c is not None:
+            reason = _reason(slot, c, values)
+            yield reason._replace(verdict=reason.verdict and (slot == "logic.entry" or bool(held)))
+    stop = {"in_position": float(held), "close": close, "high_since_entry": float(position[_HIGH])}
+    breached = held and close < position[_HIGH] * (1.0 - rule.stop_pct)
+    yield Reason("logic.exit", f"{rule.name}.stop", stop | {"stop_pct": rule.stop_pct}, bool(breached))
+    if np.isfinite(rule.profit_target_pct):
+        inputs = {"in_position": float(held), "close": close, "entry_price": float(position[_ENTRY_PRICE])}
+        reached = held and close >= position[_ENTRY_PRICE] * (1.0 + rule.profit_target_pct)
+        inputs["profit_target_pct"] = rule.profit_target_pct
+        yield Reason("logic.exit", f"{rule.name}.profit_target", inputs, bool(reached))
+    inputs = {
+        "in_position": float(held),
+        "bars_since_exit": float(position[_SINCE_EXIT]),
+        "cooldown": float(rule.cooldown),
+    }
+    yield Reason(
+        "logic.veto", f"{rule.name}.cooldown", inputs, bool(not held and position[_SINCE_EXIT] < rule.cooldown)
+    )
+
+
+# The table.
+
+
+@dataclass(frozen=True, slots=True)
+class StrategySpec:
+    """One row: the components in their slots, and which parameters they share.
+
+    `shared` names parameters that are one dimension for all components which take them; `limits` replaces dimensions of
+    a component; `link` may change resolved arguments that depend on each other (by slot and class).
+    """
+
+    name: str
+    entry: tuple[str, ...] = ()
+    exit: tuple[str, ...] = ()
+    trend: tuple[str, ...] = ()
+    logic: str | None = None
+    shared: tuple[str, ...] = ()
+    limits: Mapping[str, tuple[ParamSpec, ...]] = field(default_factory=dict)
+
+    def components(self, timeframe: Timeframe) -> Iterator[tuple[str, Component]]:
+        """(slot, component with its dimensions as searched here), in the order of the search space."""
+        for slot in ("entry", "exit", "trend"):
+            for name in getattr(self, slot):
+                yield slot, self._limited(CONDITIONS[name])
+        if self.logic:
+            yield "logic", self._limited(LOGICS[self.logic])
+
+    def _limited(self, row: ConditionRow | LogicRow) -> Component:
+        limits = {spec.name: spec for spec in self.limits.get(row.name, ())}
+        return replace(row, specs=tuple(limits.get(spec.name, spec) for spec in row.specs))
+
+    def trial_name(self, slot: str, component: Component, spec: ParamSpec) -> str:
+        return f"shared.{spec.name}" if spec.name in self.shared else f"{slot}.{component.name}.{spec.name}"
+
+
+_ROWS = (
+    StrategySpec(
+        "BollingerBandsStrategy", entry=("BollingerBandsEntry",), exit=("BollingerBandsExit",), trend=("SMATrend",),
+        shared=("window", "num_std"),
+    ),
+    StrategySpec(
+        "MeanReversionStrategy", trend=("PriceAboveSMA",), logic="MeanReversion",
+        limits={"PriceAboveSMA": (choice("sma", (100, 150, 200), 200),)},  # slower than any window of the logic
+    ),
+    StrategySpec(
+        "MovingAverageCrossoverStrategy", entry=("MovingAverageCrossoverEntry",), exit=("MovingAverageCrossoverExit",),
+        shared=("short_window", "gap", "trend_window", "volume_ma_window", "ma_type"),
+    ),
+    StrategySpec("RSIStrategy", entry=("RSIEntry",), exit=("RSIExit",), shared=("period",)),
+    StrategySpec(
+        "TrailingStopStrategy", entry=("MomentumEntry", "PullbackEntry", "MovingAverageEntry"),
+        exit=("MovingAverageExit", "RSIExit", "MomentumExit"), trend=("TrendAboveSMA", "SMATrend"), logic="TrailingStop",
+        shared=("lookback", "threshold", "smooth_window", "confirmation_periods", "short_window", "gap"),
+    ),
+)  # fmt: skip
+STRATEGIES: dict[str, StrategySpec] = {row.name: row for row in _ROWS}
+
+
+def spec(name: str) -> StrategySpec:
+    """The row of a strategy; raises UnknownName with the nearest name."""
+    if name not in STRATEGIES:
+        raise UnknownName("strategy", name, STRATEGIES)
+    return STRATEGIES[name]
+
+
+@lru_cache(maxsize=256)
+def space(name: str, timeframe: Timeframe) -> tuple[ParamSpec, ...]:
+    """The joint search space: fixed names and bounds, shared dimensions once."""
+    row = spec(name)
+    out: dict[str, ParamSpec] = {}
+    for slot, component in row.components(timeframe):
+        for dimension in component.space(timeframe):
+            out.setdefault(row.trial_name(slot, component, dimension), dimension)
+    return tuple(replace(dimension, name=trial_name) for trial_name, dimension in out.items())
+
+
+def default_trial(name: str, timeframe: Timeframe) -> Params:
+    """The default point, which is trial 0 of every study."""
+    return {dimension.name: dimension.default for dimension in space(name, timeframe)}
+
+
+def resolve(name: str, trial: Mapping[str, Value], timeframe: Timeframe) -> dict[str, Any]:
+    """Constructor arguments (the `best_params` of an artifact) of a complete trial; raises BadConfiguration."""
+    row = spec(name)
+    wanted = {dimension.name for dimension in space(name, timeframe)}
+    if wanted != set(trial):
+        raise BadConfiguration(
+            f"{name}: a trial has exactly the dimensions of its space, not {sorted(wanted ^ set(trial))}"
+        )
+    slots: dict[str, list[tuple[str, Params]]] = {slot: [] for slot in SLOTS}
+    rule = None
+    for slot, component in row.components(timeframe):
+        drawn = {d.name: trial[row.trial_name(slot, component, d)] for d in component.specs}
+        resolved = (component.name, component.fill(component.resolve(drawn), timeframe))
+        if slot == "logic":
+            rule = resolved
+        else:
+            slots[slot].append(resolved)
+    return _artifact(slots, rule)
+
+
+def compose(name: str, params: Mapping[str, Any], timeframe: Timeframe) -> Strategy:
+    """A strategy of any conditions in any slots, from the shape that `resolve` returns."""
+    known = {*(f"{slot}_conditions" for slot in SLOTS), "stateful_logic"}
+    if not set(params) <= known:
+        raise BadConfiguration(f"{name}: unknown key {sorted(set(params) - known)}; known: {', '.join(sorted(known))}")
+    conditions = []
+    for slot in SLOTS:
+        for entry in params.get(f"{slot}_conditions", ()):
+            conditions += [(slot, condition(c, given, timeframe)) for c, given in entry.items()]
+    rules = [logic(x, given, timeframe) for x, given in (params.get("stateful_logic") or {}).items()]
+    if len(rules) > 1:
+        raise BadConfiguration(f"{name}: at most one stateful logic, not {[x.name for x in rules]}")
+    return Strategy(name, timeframe, tuple(conditions), rules[0] if rules else None)
+
+
+def build(name: str, params: Mapping[str, Any], timeframe: Timeframe) -> Strategy:
+    """The named strategy with these arguments. Its filter slot is free; the others hold what its row says."""
+    row, strategy = spec(name), compose(name, params, timeframe)
+    for slot in ("entry", "exit", "trend"):
+        found = tuple(c.name for s, c in strategy.conditions if s == slot)
+        if found != getattr(row, slot):
+            raise BadConfiguration(f"{name} has {getattr(row, slot)} as {slot} conditions, not {found}")
+    if (strategy.logic.name if strategy.logic else None) != row.logic:
+        raise BadConfiguration(f"{name} has the logic {row.logic}, not {params.get('stateful_logic')}")
+    return strategy
+
+
+def strategy_id(name: str, params: Mapping[str, Any], timeframe: Timeframe) -> str:
+    """First 16 hex digits of the SHA-256 of name, complete arguments and timeframe: the same on every machine."""
+    return build(name, params, timeframe).id
+
+
+@lru_cache(maxsize=256)
+def required_history(name: str, timeframe: Timeframe) -> int:
+    """Bars before the first that counts so that nothing in the whole search space depends on where history begins."""
+    return max(s for _, c in spec(name).components(timeframe) for s in _settles(c, timeframe))
+
+
+def _settles(component: Component, timeframe: Timeframe) -> Iterator[int]:
+    """Settle times over the categorical choices, with every window at its longest."""
+    dimensions = component.space(timeframe)
+    for point in itertools.product(*(d.choices or (d.high or 0,) for d in dimensions)):
+        drawn: Params = {d.name: x for d, x in zip(dimensions, point, strict=True)}
+        arguments = component.resolve(drawn)
+        conditions: list[Condition | None]
+        if component.name in LOGICS:
+            rule = logic(component.name, arguments, timeframe)
+            conditions = [rule.entry, rule.exit]
+        else:
+            conditions = [condition(component.name, arguments, timeframe)]
+        features: list[Feature] = [f for c in conditions if c for f in c.inputs.values()]
+        yield max((f.settle for f in features), default=0)
+
+
+def signals(
+    name: str, params: Mapping[str, Any], bars: Bars, *, start: int = 0, cache: FeatureCache | None = None
+) -> SignalArray:
+    """Signals over all bars, flat at bar `start` and HOLD before it; see Strategy.run."""
+    return build(name, params, bars.timeframe).run(bars, start=start, cache=cache).signal
+
+
+def _artifact(slots: Mapping[str, list[tuple[str, Params]]], rule: tuple[str, Params] | None) -> dict[str, Any]:
+    out: dict[str, Any] = {f"{slot}_conditions": [{name: dict(p)} for name, p in slots[slot]] for slot in SLOTS}
+    out["stateful_logic"] = {rule[0]: dict(rule[1])} if rule else None
+    return out
+
+
+def _digest(name: str, params: Mapping[str, Any], timeframe: Timeframe) -> str:
+    document = {"params": params, "strategy": name, "timeframe": timeframe.value}
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
