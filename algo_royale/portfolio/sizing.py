@@ -1,0 +1,123 @@
+"""From target weights to intents: quantities on the lot, drift band, minimum notional, sells before buys."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import ROUND_FLOOR, Decimal
+
+from algo_royale.costs import BUY, SELL, CostRules, commission, fees, fill_price
+from algo_royale.errors import BadConfiguration
+
+_ZERO, _ONE = Decimal(0), Decimal(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountRules:
+    """How the account trades. `lot` in shares; `drift_band` a fraction of equity; `settlement_days` in sessions.
+
+    `account` "cash": proceeds of sales are spent only after `settlement_days`; "margin": at once, but never on credit.
+    `shortfall` "scale": buys that cost more than there is are scaled down when they fill, so cash is never negative;
+    "borrow": buys are scaled to buying power when they are decided, and then the whole order fills, as the broker does it,
+    so an opening gap may leave cash below zero.
+    """
+
+    lot: Decimal = Decimal("0.000001")
+    min_notional: Decimal = Decimal(1)
+    drift_band: Decimal = Decimal("0.005")
+    account: str = "margin"
+    settlement_days: int = 1
+    shortfall: str = "scale"
+    costs: CostRules = field(default_factory=CostRules)
+
+    def __post_init__(self) -> None:
+        if self.account not in ("cash", "margin") or self.shortfall not in ("scale", "borrow"):
+            raise BadConfiguration(f"account {self.account!r} or shortfall {self.shortfall!r} is unknown")
+        if self.lot <= 0 or self.min_notional < 0 or self.drift_band < 0 or self.settlement_days < 0:
+            raise BadConfiguration("lot must be positive; min_notional, drift_band and settlement_days not negative")
+
+
+RESEARCH_RULES = AccountRules()
+TRADER_RULES = AccountRules(lot=_ONE, shortfall="borrow", costs=CostRules(price_tick=Decimal("0.0001")))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desire:
+    """What one symbol is to become. `ordered` is signed: shares to buy (+) or sell (-) now, 0 for none.
+
+    `target_quantity` is what should be held in the end; where the band says "close enough" it is what is held already.
+    """
+
+    symbol: str
+    target_quantity: Decimal
+    ordered: Decimal
+
+
+def floor_lot(quantity: Decimal, lot: Decimal) -> Decimal:
+    """The largest multiple of `lot` not above `quantity` (>= 0)."""
+    return (quantity / lot).to_integral_value(ROUND_FLOOR) * lot
+
+
+def desire(
+    symbol: str, weight: float, equity: Decimal, price: Decimal, projected: Decimal, rules: AccountRules
+) -> Desire:
+    """Size one symbol: target floor_lot(weight * equity / price) against `projected` (held plus in flight), catalogue §14.2.
+
+    A weight of 0 sells everything whatever the band says; otherwise a difference worth less than
+    max(min_notional, drift_band * equity) is left alone.
+    """
+    if weight <= 0.0:
+        return Desire(symbol=symbol, target_quantity=_ZERO, ordered=-projected)
+    target = floor_lot(Decimal(repr(weight)) * equity / price, rules.lot)
+    difference = target - projected
+    if abs(difference) * price < max(rules.min_notional, rules.drift_band * equity):
+        return Desire(symbol=symbol, target_quantity=projected, ordered=_ZERO)
+    return Desire(symbol=symbol, target_quantity=target, ordered=difference)
+
+
+def buy_cost(quantity: Decimal, reference: Decimal, rules: AccountRules) -> Decimal:
+    """US dollars that buying at market costs when it meets `reference`: slippage and commission included."""
+    price = fill_price(BUY, reference, rules.costs)
+    return quantity * price + commission(BUY, quantity, price, rules.costs)
+
+
+def sell_proceeds(quantity: Decimal, reference: Decimal, rules: AccountRules) -> Decimal:
+    """US dollars that selling at market brings when it meets `reference`, after slippage, commission and fees."""
+    price = fill_price(SELL, reference, rules.costs)
+    costs = commission(SELL, quantity, price, rules.costs) + fees(SELL, quantity, price, rules.costs)
+    return quantity * price - costs
+
+
+def scale_buys(
+    quantities: Sequence[Decimal], references: Sequence[Decimal], power: Decimal, rules: AccountRules
+) -> list[Decimal]:
+    """Buys that `power` can pay: all scaled by one factor and floored to the lot; below `min_notional` dropped (0).
+
+    Unchanged when they fit. A minimum commission does not shrink with the quantity, so the factor is found again until the
+    sum fits; should rounding leave every quantity as it was, the largest gives up a lot, so it always ends.
+    """
+    wanted = list(quantities)
+    cost = sum((buy_cost(q, p, rules) for q, p in zip(wanted, references, strict=True)), _ZERO)
+    while cost > power and any(wanted):
+        factor, before = max(power, _ZERO) / cost, list(wanted)
+        for i, (quantity, reference) in enumerate(zip(wanted, references, strict=True)):
+            scaled = floor_lot(quantity * factor, rules.lot)
+            wanted[i] = scaled if scaled * reference >= rules.min_notional else _ZERO
+        if wanted == before:
+            wanted[wanted.index(max(wanted))] -= rules.lot
+        cost = sum((buy_cost(q, p, rules) for q, p in zip(wanted, references, strict=True)), _ZERO)
+    return wanted
+
+
+def scale_desires(
+    desires: Sequence[Desire], prices: Mapping[str, Decimal], power: Decimal, rules: AccountRules
+) -> list[Desire]:
+    """`desires` with their buys scaled to `power`; targets stay, so that the shortfall is tried again later."""
+    buys = [d for d in desires if d.ordered > 0]
+    scaled = scale_buys([d.ordered for d in buys], [prices[d.symbol] for d in buys], power, rules)
+    ordered = {d.symbol: quantity for d, quantity in zip(buys, scaled, strict=True)}
+    return [replace(d, ordered=ordered[d.symbol]) if d.symbol in ordered else d for d in desires]
+
+
+def in_order(desires: Sequence[Desire]) -> list[Desire]:
+    """Those with something to order: sells first, then buys, each in symbol order."""
+    sells = sorted((d for d in desires if d.ordered < 0), key=lambda d: d.symbol)
+    return sells + sorted((d for d in desires if d.ordered > 0), key=lambda d: d.symbol)
