@@ -14,7 +14,6 @@ import fnmatch
 import itertools
 import logging
 import math
-import os
 import sqlite3
 import threading
 import time
@@ -220,7 +219,7 @@ class MessageLog:
         self._put(record)
 
     def event(self, at_ns: int, path: str, gen: int, what: str, detail: str = "") -> None:
-        """Queue one event of an actor's life: started, failed, restarted, fenced, stopped, escalated."""
+        """Queue one event of an actor's life; an `exit` event's detail starts with the run's exit code."""
         self._put(_Event(at_ns, path, gen, what, detail))
 
     def _put(self, item: Record | _Event) -> None:
@@ -280,7 +279,7 @@ class MessageLog:
             with contextlib.closing(self._open()) as connection:
                 self._write_until_closed(connection)
                 self._finish(connection)
-        except Exception as error:  # whatever it is, it ends the log and says so; it never ends the run
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends the log and says so; never the run
             self._turn_off(error)
             self._discard_until_closed()
 
@@ -363,6 +362,9 @@ class MessageLog:
         return batch
 
     def _add_event(self, batch: _Batch, event: _Event) -> None:
+        if event.what == "exit" and self._exit_code is None and event.detail.split()[:1]:
+            first = event.detail.split()[0]
+            self._exit_code = int(first) if first.lstrip("-").isdigit() else None
         path_id = self._path_id(batch, event.path)
         batch.events.append((next(self._seq), event.at_ns, path_id, event.gen, event.what, event.detail))
 
@@ -416,8 +418,7 @@ class MessageLog:
                     raise FileNotFoundError(f"{self.path} was replaced while it was written")
         except (sqlite3.Error, OSError):
             self._lose(len(batch.messages) + len(batch.events))
-            for flush in batch.flushes:
-                flush.set()
+            self._queue.extendleft(batch.flushes)  # answered once `state` says that the log is off
             raise
         self._written += len(batch.messages)
         for flush in batch.flushes:
@@ -512,7 +513,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One recorded message. `gen` is the sender's incarnation; `took_us` is the handler's time."""
+    """One recorded message, with the fields of `Record`."""
 
     seq: int
     id: int
@@ -601,7 +602,7 @@ class ActorState:
 
 
 HANDLED = (Outcome.OK, Outcome.FAILED)
-DEAD = tuple(outcome for outcome in Outcome if outcome not in HANDLED)
+DEAD = (Outcome.DEAD, Outcome.OVERFLOW, Outcome.FENCED, Outcome.DISCARDED)
 
 _SELECT = """SELECT m.seq, m.id, m.cause, m.corr, s.path, m.gen, r.path, k.name, m.sent, m.handled, m.took_us, m.outcome,
  m.attempt, m.detail, m.body FROM message m JOIN path s ON s.id = m.sender JOIN path r ON r.id = m.recipient
@@ -713,8 +714,8 @@ class LogReader:
 
     def _entries(self, tail: str, arguments: Sequence[object]) -> list[Entry]:
         return [
-            Entry(*row[:11], Outcome(row[11]), row[12], row[13] or "", row[14])
-            for row in self._rows(_SELECT + tail, arguments)
+            Entry(*facts, Outcome(outcome), attempt, detail or "", body)
+            for *facts, outcome, attempt, detail, body in self._rows(_SELECT + tail, arguments)
         ]
 
     def show(self, message_id: int) -> Entry | None:
@@ -791,7 +792,7 @@ class LogReader:
                 took[path].append(took_us)
                 failed[path] += outcome == Outcome.FAILED
             else:
-                dead[path] += 1
+                dead[path] += outcome in DEAD
         actors = tuple(
             ActorStats(
                 path, len(took[path]), failed[path], dead[path], percentile(took[path], 50), percentile(took[path], 99)
@@ -812,8 +813,7 @@ class LogReader:
             if event.path:
                 events[event.path].append(event)
         stored = {
-            row[0]: row[1:]
-            for row in self._rows("SELECT p.path, a.mailbox FROM actor a JOIN path p ON p.id = a.path")
+            row[0]: row[1:] for row in self._rows("SELECT p.path, a.mailbox FROM actor a JOIN path p ON p.id = a.path")
         }
         work = {actor.path: actor for actor in self.stats().actors}
         ended = self.run().ended_ns is not None
@@ -860,15 +860,19 @@ def percentile(values: Sequence[int], percent: int) -> int:
     return sorted(values)[math.ceil(len(values) * percent / 100) - 1]
 
 
-_FAILURES = ("failed", "hung", "escalated")
+_FAILURES = ("failed", "hung", "vanished", "escalated", "halted")
 _STATES = {
     "started": "running",
-    "restarted": "running",
     "failed": "failed",
     "hung": "hung",
+    "vanished": "vanished",
     "fenced": "fenced",
+    "abandoned": "abandoned",
+    "restarting": "restarting",
     "stopped": "stopped",
-    "escalated": "terminated",
+    "terminated": "terminated",
+    "escalated": "escalated",
+    "halted": "halted",
 }
 
 
