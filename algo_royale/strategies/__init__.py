@@ -1,6 +1,7 @@
 """Signal strategies: their table, search spaces, construction, and the compiled step they share."""
 
 from algo_royale.features import FeatureCache
+from algo_royale.strategies.combined import CombinedRun, CombinedSignal, CombinedState, MemberReasons, Vote
 from algo_royale.strategies.conditions import CONDITIONS, LOGICS
 from algo_royale.strategies.space import ParamSpec
 from algo_royale.strategies.strategy import (
@@ -22,7 +23,28 @@ from algo_royale.strategies.strategy import (
 )  # fmt: skip
 
 __all__ = [
-    "CONDITIONS", "LOGICS", "STRATEGIES", "FeatureCache", "ParamSpec", "Reason", "Run", "State", "Strategy",
-    "StrategySpec", "build", "compose", "default_trial", "required_history", "resolve", "signals", "space", "spec",
+    "CONDITIONS",
+    "LOGICS",
+    "STRATEGIES",
+    "CombinedRun",
+    "CombinedSignal",
+    "CombinedState",
+    "FeatureCache",
+    "MemberReasons",
+    "ParamSpec",
+    "Reason",
+    "Run",
+    "State",
+    "Strategy",
+    "StrategySpec",
+    "Vote",
+    "build",
+    "compose",
+    "default_trial",
+    "required_history",
+    "resolve",
+    "signals",
+    "space",
+    "spec",
     "strategy_id",
-]  # fmt: skip
+]
