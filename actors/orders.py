@@ -36,24 +36,19 @@ UNCERTAIN_RETRY_S = 2.0
 UNCERTAIN_TRIES = 8
 LOOKBACK_NS = 7 * 86_400 * 1_000_000_000
 
-# trade_updates event -> what it means in our order table; fills are told apart by their quantities
+FINAL_STATUSES = frozenset(status.value for status in FINAL)
+# the broker's words for events and for statuses -> our events; fills are told apart and carry their numbers
 EVENTS = {
     "accepted": OrderEvent.ACCEPTED,
     "pending_new": OrderEvent.ACCEPTED,
-    "new": OrderEvent.OPENED,
+    "new": OrderEvent.NEW,
     "canceled": OrderEvent.CANCELED,
     "expired": OrderEvent.EXPIRED,
     "done_for_day": OrderEvent.EXPIRED,
     "rejected": OrderEvent.REJECTED,
+    "replaced": OrderEvent.REPLACED,
 }
-STATUSES = {
-    "accepted": OrderEvent.ACCEPTED,
-    "pending_new": OrderEvent.ACCEPTED,
-    "new": OrderEvent.OPENED,
-    "canceled": OrderEvent.CANCELED,
-    "expired": OrderEvent.EXPIRED,
-    "rejected": OrderEvent.REJECTED,
-}
+REACHED = {OrderEvent.ACCEPTED: OrderStatus.ACCEPTED, OrderEvent.NEW: OrderStatus.OPEN}
 
 
 class OrdersActor(Actor[OrdersMessage]):
@@ -138,9 +133,9 @@ class OrdersActor(Actor[OrdersMessage]):
             self._sent.add(ours.client_order_id)
             for fill in fills.get(ours.client_order_id, ()):
                 if fill.cumulative_quantity > ours.filled_quantity:
-                    self._record(ours.client_order_id, theirs.broker_order_id, OrderEvent.FILLED, fill=fill)
-            event = STATUSES.get(theirs.status)
-            if event is not None and event.value != ours.status:
+                    self._record(ours.client_order_id, theirs.broker_order_id, OrderEvent.FILL, fill=fill)
+            event = EVENTS.get(theirs.status)
+            if event is not None and REACHED.get(event) != ours.status:
                 self._record(ours.client_order_id, theirs.broker_order_id, event, detail=f"{snapshot.cause_of} snapshot")
         known = {order.client_order_id for order in snapshot.orders}
         for order in self._orders.values():
@@ -161,7 +156,7 @@ class OrdersActor(Actor[OrdersMessage]):
 
     def _check_unknown(self, theirs: TradeUpdated) -> None:
         """An order that carries our mark but is in no ledger of ours: someone else trades this account with our name."""
-        if is_ours(theirs.client_order_id) and theirs.status not in {s.value for s in FINAL}:
+        if is_ours(theirs.client_order_id) and theirs.status not in FINAL_STATUSES:
             self._halt(f"broker holds order {theirs.client_order_id} that this ledger never recorded")
 
     def _halt(self, reason: str) -> None:
@@ -182,13 +177,13 @@ class OrdersActor(Actor[OrdersMessage]):
         if not self._reconciled or self._orders is None or self._halted:
             return
         for order in list(self._orders.values()):
-            if order.client_order_id not in self._sent and order.status not in {s.value for s in FINAL}:
+            if order.client_order_id not in self._sent and order.status not in FINAL_STATUSES:
                 fresh = order.status == OrderStatus.RECORDED.value and order.client_order_id in self._fresh
                 self._submit(order.client_order_id, lookup_first=not fresh)
 
     def _submit(self, client_order_id: str, *, lookup_first: bool) -> None:
         order = (self._orders or {}).get(client_order_id)
-        if order is None or order.status in {s.value for s in FINAL} or self._halted:
+        if order is None or order.status in FINAL_STATUSES or self._halted:
             return
         if self.now_ns >= self._calendar.next_session(order.bar_end_ns).close_ns:
             self._record(client_order_id, None, OrderEvent.EXPIRED, detail="never sent: the session it was for is over")
@@ -233,7 +228,7 @@ class OrdersActor(Actor[OrdersMessage]):
                 price_usd=update.fill_price_usd,
                 at_ns=update.at_ns,
             )
-            event = OrderEvent.FILLED
+            event = OrderEvent(update.event)
         elif update.event in EVENTS:
             event = EVENTS[update.event]
         else:
@@ -259,7 +254,7 @@ class OrdersActor(Actor[OrdersMessage]):
     def _on_changed(self, message: OrderChanged) -> None:
         if self._orders is None:
             return
-        if message.order.status in {s.value for s in FINAL}:
+        if message.order.status in FINAL_STATUSES:
             self._orders.pop(message.order.client_order_id, None)
             self._sent.discard(message.order.client_order_id)
             self._tries.pop(message.order.client_order_id, None)

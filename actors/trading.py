@@ -1,0 +1,121 @@
+"""The trading tree: which actors there are, who knows whom, who restarts with whom."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from actors.broker import BrokerActor
+from actors.clock import ClockActor
+from actors.journal import JournalActor
+from actors.kernel import ChildSpec, Intensity, MailboxSpec, Poison, Ref, Strategy, Supervisor
+from actors.ledger import LedgerActor
+from actors.market_data import MarketDataActor
+from actors.orders import OrdersActor
+from actors.portfolio import PortfolioActor
+from actors.session import SessionActor
+from actors.signals import SignalActor
+from algo_royale.broker.port import BrokerPort, MarketDataPort, StreamPort
+from algo_royale.engine import EngineConfig
+from algo_royale.market import Timeframe
+from algo_royale.sessions import Calendar
+from algo_royale.strategies.combined import CombinedSignal
+from db.store import Store
+
+ROOT = "root"
+TRADING = f"{ROOT}/trading"
+SIGNALS = f"{TRADING}/signals"
+
+
+class Addresses(Protocol):
+    """What gives a ref for a path before its actor exists (both systems do)."""
+
+    def ref(self, path: str) -> Ref[Any]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trader:
+    """Everything a trading tree is made of; the same for threads and for the stepped system."""
+
+    symbols: tuple[str, ...]
+    timeframe: Timeframe
+    combined: Callable[[str], CombinedSignal]
+    engine: EngineConfig
+    warmup_bars: int
+    live_start_ns: int
+    calendar: Calendar
+    broker: BrokerPort
+    data: MarketDataPort
+    streams: StreamPort
+    keys: tuple[str, str]
+    store: Callable[[], Store]
+    log_health: Callable[[], Mapping[str, object]] = dict
+    watermark_s: float = 5.0
+    close_grace_s: float = 0.0
+    reconcile_every_s: int = 30
+    pre_market_s: int = 1800
+
+
+def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], Any]]:
+    """Path -> what makes the actor. Replay uses the same table."""
+    ref = addresses.ref
+    ledger, broker, orders = ref(f"{TRADING}/ledger"), ref(f"{TRADING}/broker"), ref(f"{TRADING}/orders")
+    portfolio, market_data = ref(f"{TRADING}/portfolio"), ref(f"{TRADING}/market_data")
+    signals = {s: ref(f"{SIGNALS}/signal:{s}") for s in trader.symbols}
+    jobs = {"reconcile": (trader.reconcile_every_s, (orders,)), "journal": (86_400, (ref(f"{ROOT}/journal"),))}
+    table: dict[str, Callable[[], Any]] = {
+        f"{ROOT}/journal": partial(JournalActor, trader.log_health),
+        f"{ROOT}/clock": partial(ClockActor, jobs),
+        f"{TRADING}/ledger": partial(LedgerActor, trader.store, orders=orders, portfolio=portfolio),
+        f"{TRADING}/broker": partial(
+            BrokerActor, trader.broker, trader.streams, keys=trader.keys, orders=orders
+        ),
+        f"{TRADING}/orders": partial(OrdersActor, trader.calendar, ledger=ledger, broker=broker),
+        f"{TRADING}/portfolio": partial(
+            PortfolioActor, trader.engine, trader.calendar, ledger=ledger, watermark_s=trader.watermark_s
+        ),
+        f"{TRADING}/session": partial(
+            SessionActor, trader.calendar, (market_data, orders, portfolio), pre_market_s=trader.pre_market_s
+        ),
+        f"{TRADING}/market_data": partial(
+            MarketDataActor, trader.symbols, timeframe=trader.timeframe, calendar=trader.calendar, data=trader.data,
+            streams=trader.streams, keys=trader.keys, signals=signals, close_grace_s=trader.close_grace_s,
+        ),
+    }  # fmt: skip
+    for symbol, path in ((s, f"{SIGNALS}/signal:{s}") for s in trader.symbols):
+        table[path] = partial(
+            SignalActor, symbol, partial(trader.combined, symbol), timeframe=trader.timeframe,
+            calendar=trader.calendar, warmup_bars=trader.warmup_bars, live_start_ns=trader.live_start_ns,
+            closes_kept=trader.engine.closes_needed, market_data=market_data, portfolio=portfolio,
+        )  # fmt: skip
+    return table
+
+
+def tree(trader: Trader, addresses: Addresses) -> ChildSpec:
+    """The root of the trading side. `rest_for_one` because the list is a chain of dependencies: data flows only while
+    all consumers stand, and whoever restarts takes those after it along into a fresh epoch."""
+    make = factories(trader, addresses)
+    stale = MailboxSpec(keep=False)  # market data that waited through a restart is asked for again, never acted on late
+
+    def child(path: str, **options: Any) -> ChildSpec:
+        return ChildSpec(id=path.rsplit("/", 1)[1], factory=make[path], **options)
+
+    signals = [child(path, mailbox=stale) for path in make if path.startswith(SIGNALS)]
+    trading = [
+        child(f"{TRADING}/ledger", on_poison=Poison.DROP),
+        child(f"{TRADING}/broker", hang_after=120.0),
+        child(f"{TRADING}/orders"),
+        child(f"{TRADING}/portfolio"),
+        ChildSpec(id="signals", factory=lambda: Supervisor(signals, intensity=Intensity(restarts=10, period=60.0))),
+        child(f"{TRADING}/session"),
+        child(f"{TRADING}/market_data", mailbox=stale, hang_after=180.0),
+    ]
+    below_root = [
+        child(f"{ROOT}/journal"),
+        child(f"{ROOT}/clock"),
+        ChildSpec(
+            id="trading",
+            factory=lambda: Supervisor(trading, strategy=Strategy.REST_FOR_ONE, intensity=Intensity(5, 60.0)),
+        ),
+    ]
+    return ChildSpec(id=ROOT, factory=lambda: Supervisor(below_root, intensity=Intensity(3, 60.0)))

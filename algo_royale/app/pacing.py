@@ -1,0 +1,134 @@
+"""Virtual time shared by two programs: the actors and the exchange twin move in lockstep, as fast as they can.
+
+The rule (a conservative parallel simulation): nobody's clock moves while anybody still has something to do. When the
+actors are quiet, both sides move to the earlier of the twin's next event and the actors' next timer; the twin's frames
+of that instant are handled before the timers of that instant fire. The same driver runs the stepped system over the twin's
+core in process and the threaded system over the twin's server, so a run has one outcome.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import requests
+
+from actors.direct import DirectStreams
+from actors.kernel import Paced
+from algo_royale.clock import ManualClock
+from algo_royale.errors import BrokerUnavailable
+from algo_royale.exchange.core import Exchange
+
+CATCH_UP_S = 30.0
+
+
+class Market(Protocol):
+    """The far side of the lockstep."""
+
+    def next_event_ns(self) -> int | None:
+        """When something happens there next; None: never again."""
+        ...
+
+    def advance(self, until_ns: int) -> None:
+        """Let everything up to and including `until_ns` happen."""
+        ...
+
+    def deliver(self) -> bool:
+        """Make sure that every frame sent so far has been told to its actor; True if there was one."""
+        ...
+
+
+class DirectMarket:
+    """The twin's core in this process."""
+
+    def __init__(self, exchange: Exchange, streams: DirectStreams) -> None:
+        self._exchange, self._streams = exchange, streams
+
+    def next_event_ns(self) -> int | None:
+        return self._exchange.next_event_ns()
+
+    def advance(self, until_ns: int) -> None:
+        self._exchange.advance(until_ns)
+
+    def deliver(self) -> bool:
+        return self._streams.pump() > 0
+
+
+class TwinMarket:
+    """The twin's server, through its control routes (`/sim`, outside everything that Alpaca has)."""
+
+    def __init__(self, url: str, received: Callable[[], Mapping[str, int]]) -> None:
+        """`received()`: frames told so far per endpoint on its live connection."""
+        self._url, self._received = url, received
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._tick = threading.Event()
+        self._now_ns, self._next_ns = self._clock()
+
+    def _clock(self) -> tuple[int, int | None]:
+        answer = self._session.get(f"{self._url}/sim/clock", timeout=10).json()
+        return int(answer["now_ns"]), answer.get("next_event_ns")
+
+    @property
+    def now_ns(self) -> int:
+        return self._now_ns
+
+    def next_event_ns(self) -> int | None:
+        return self._next_ns
+
+    def advance(self, until_ns: int) -> None:
+        for _ in range(int(CATCH_UP_S / 0.001)):
+            if self._post(until_ns):
+                return
+            self._tick.wait(0.001)
+        raise BrokerUnavailable(f"the twin's frames did not arrive within {CATCH_UP_S:g} s")
+
+    def deliver(self) -> bool:
+        late = False
+        for _ in range(int(CATCH_UP_S / 0.001)):
+            if self._post(self._now_ns):
+                return late
+            late = True
+            self._tick.wait(0.001)
+        raise BrokerUnavailable(f"the twin's frames did not arrive within {CATCH_UP_S:g} s")
+
+    def _post(self, until_ns: int) -> bool:
+        """Ask the twin to move; False while frames are still on their way."""
+        body = {"until_ns": until_ns, "received": dict(self._received())}
+        try:
+            answer = self._session.post(f"{self._url}/sim/advance", json=body, timeout=60)
+        except requests.RequestException as error:
+            raise BrokerUnavailable(f"the exchange twin at {self._url} is gone: {error}") from error
+        if answer.status_code == 409:
+            return False
+        answer.raise_for_status()
+        state = answer.json()
+        self._now_ns, self._next_ns = int(state["now_ns"]), state["next_event_ns"]
+        return True
+
+
+def settle(system: Paced, market: Market) -> None:
+    """Handle everything that can happen without time passing."""
+    system.run_until_idle()
+    while system.exit_code is None and market.deliver():
+        system.run_until_idle()
+
+
+def run_paced(
+    system: Paced, market: Market, clock: ManualClock, *, until_ns: int | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:  # fmt: skip
+    """Run until the market ends, `until_ns` is reached, the system stops by itself, or `should_stop()`."""
+    settle(system, market)
+    while system.exit_code is None and not should_stop():
+        event_ns, timer_ns = market.next_event_ns(), system.next_timer_ns()
+        if event_ns is None:
+            return
+        target_ns = event_ns if timer_ns is None else min(event_ns, timer_ns)
+        if until_ns is not None and target_ns > until_ns:
+            return
+        clock.move_to(target_ns)
+        market.advance(target_ns)
+        settle(system, market)
+        if system.exit_code is None:
+            system.advance_to(target_ns)
+            settle(system, market)

@@ -1,0 +1,109 @@
+"""From research to trading: what the artifacts found viable, as one immutable plan that both parity sides read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from algo_royale.errors import ArtifactError
+from algo_royale.research import artifacts
+from algo_royale.strategies import build
+from algo_royale.strategies.combined import CombinedSignal
+from algo_royale.market import Timeframe
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """One viable strategy of a symbol, with the weight of its vote."""
+
+    strategy: str
+    strategy_id: str
+    weight: float
+    params: dict[str, Any]
+
+
+class SymbolPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """A symbol that may be traded, and by what."""
+
+    symbol: str
+    viability: float
+    members: tuple[Member, ...]
+
+
+class TradingPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a trader takes over from a backtest. `last_session` is the last day that the research has judged on."""
+
+    timeframe: str
+    universe: str
+    symbols: tuple[SymbolPlan, ...]
+    portfolio: str
+    portfolio_params: dict[str, Any]
+    warmup_bars: int
+    last_session: str
+    skipped: dict[str, str] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(plan.symbol for plan in self.symbols)
+
+    def combined(self, symbol: str) -> CombinedSignal:
+        """A fresh weighted combination of the symbol's viable strategies."""
+        plan = next(plan for plan in self.symbols if plan.symbol == symbol)
+        timeframe = Timeframe(self.timeframe)
+        return CombinedSignal([(build(m.strategy, m.params, timeframe), m.weight) for m in plan.members])
+
+
+def load_plan(root: Path, *, symbols: Sequence[str] | None = None) -> TradingPlan:
+    """Read the viable artifacts below `root` (an optimization root).
+
+    Raises ArtifactError, saying what to do, when nothing is viable, the portfolio stage found nothing, or a file is
+    missing, corrupt or of another schema. A symbol that is not viable is in `skipped` with the reason.
+    """
+    manifest = artifacts.read(root / "run_manifest.json")
+    universe_symbols = [str(s) for s in manifest["symbols"]]
+    plans, skipped, warmup, last = [], {}, 0, ""
+    for symbol in sorted(symbols if symbols is not None else universe_symbols):
+        path = artifacts.symbol_summary_path(root, symbol)
+        if not path.exists():
+            skipped[symbol] = "the backtest has no summary for it"
+            continue
+        summary = artifacts.read(path)
+        voters = [c for c in summary["candidates"] if c["weight"] > 0 and c["is_viable"]]
+        if not voters:
+            skipped[symbol] = f"not viable (best: {summary['strategy']}, score {summary['viability_score']:.2f})"
+            continue
+        members = []
+        for voter in voters:
+            evaluation = artifacts.read(artifacts.evaluation_path(root, symbol, voter["strategy"]))
+            members.append(
+                Member(
+                    strategy=voter["strategy"],
+                    strategy_id=voter["strategy_id"],
+                    weight=voter["weight"],
+                    params=evaluation["best_params"],
+                )
+            )
+        viability = max(v["viability_score"] for v in voters)
+        plans.append(SymbolPlan(symbol=symbol, viability=viability, members=tuple(members)))
+    if not plans:
+        reasons = "; ".join(f"{symbol}: {why}" for symbol, why in skipped.items())
+        raise ArtifactError(f"nothing is viable in {root}: {reasons}. Run `run-backtest` with other data or thresholds")
+    portfolio = artifacts.read(artifacts.portfolio_summary_path(root, universe_symbols))
+    if not portfolio["is_viable"]:
+        raise ArtifactError(
+            f"no portfolio strategy is viable in {root} (best: {portfolio['strategy']}, "
+            f"score {portfolio['viability_score']:.2f}). Run `run-backtest` with other data or thresholds"
+        )
+    for window in manifest["windows"]:
+        warmup = max(warmup, int(window["warmup_bars"]))
+        last = max(last, str(window["end_date"]))
+    return TradingPlan(
+        timeframe=str(manifest["timeframe"]),
+        universe=str(portfolio["universe"]),
+        symbols=tuple(plans),
+        portfolio=str(portfolio["strategy"]),
+        portfolio_params=portfolio["best_params"],
+        warmup_bars=warmup,
+        last_session=last,
+        skipped=skipped,
+    )
