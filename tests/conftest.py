@@ -31,5 +31,9 @@ def _environment_of_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name == "ALGO_ROYALE_REFERENCE":
             continue
-        if name.startswith(("ALGO_ROYALE", "APCA_", "ALPACA_")) or name.lower() in ("http_proxy", "https_proxy", "all_proxy"):
+        if name.startswith(("ALGO_ROYALE", "APCA_", "ALPACA_")) or name.lower() in (
+            "http_proxy",
+            "https_proxy",
+            "all_proxy",
+        ):
             monkeypatch.delenv(name)

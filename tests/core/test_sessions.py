@@ -3,7 +3,7 @@
 import csv
 import subprocess
 import sys
-from datetime import date, datetime
+from datetime import date, time
 
 import numpy as np
 import pytest
@@ -123,7 +123,7 @@ def test_beyond_the_table_the_library_answers() -> None:
 def test_new_york_dates_turn_at_midnight_there() -> None:
     assert new_york_date(ns("2013-03-01T04:59:59")) == date(2013, 2, 28)
     assert new_york_date(ns("2013-03-01T05:00")) == date(2013, 3, 1)
-    assert new_york_ns(date(2013, 7, 1), datetime(2013, 7, 1, 9, 30).time()) == ns("2013-07-01T13:30")
+    assert new_york_ns(date(2013, 7, 1), time(9, 30)) == ns("2013-07-01T13:30")
 
 
 def _arrays() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
