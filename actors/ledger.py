@@ -1,0 +1,180 @@
+"""The single writer of money facts: commits first, tells afterwards."""
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+
+import msgspec
+
+from actors import messages as m
+from actors.kernel import Actor, Halt, Ref
+from actors.messages import LedgerMessage
+from algo_royale.errors import LedgerError
+from algo_royale.ledger import Position
+from algo_royale.orders import Fill, OrderEvent, OrderIntent
+from db.store import NewDecision, RecordedOrder, RefusedIntent, Store
+
+
+class LedgerActor(Actor[LedgerMessage]):
+    """Commits what it is told and then tells those who act on it. It never acts on anything that is not durable.
+
+    What contradicts the ledger (a second decision for a bar, an order it does not know, a position that the broker sees
+    otherwise) and what cannot be written halts trading: a recorded fact is never overwritten and never guessed away.
+    """
+
+    def __init__(
+        self, store_factory: Callable[[], Store], *, orders: Ref[m.OrdersMessage], portfolio: Ref[m.PortfolioMessage]
+    ) -> None:
+        """`store_factory` opens the store, in this actor's thread, for every incarnation."""
+        self._store_factory, self._orders, self._portfolio = store_factory, orders, portfolio
+        self._store: Store | None = None
+        self._recorded = 0
+
+    def started(self) -> None:
+        try:
+            self._store = self._store_factory()
+            self._store.load()
+        except LedgerError as error:
+            raise Halt(str(error)) from error
+
+    def stopped(self, reason: object) -> None:
+        if self._store is not None:
+            self._store.close()
+
+    def observe(self) -> Mapping[str, object]:
+        account = self._store.account if self._store is not None else None
+        return {"recorded": self._recorded, "cash_usd": str(account.cash) if account is not None else None}
+
+    def receive(self, message: LedgerMessage) -> None:
+        store = self._store
+        assert store is not None
+        try:
+            match message:
+                case m.RecordDecision():
+                    self._on_decision(store, message)
+                case m.RecordOrderEvent():
+                    self._on_order_event(store, message)
+                case m.SnapshotRequested():
+                    self._on_snapshot_requested(store, message)
+                case m.RecordReconciliation():
+                    self._on_reconciliation(store, message)
+                case m.RecordSession():
+                    store.record_session(
+                        session_date=message.session_date, phase=message.phase, equity_usd=message.equity_usd,
+                        cash_usd=message.cash_usd, now_ns=self.now_ns,
+                    )  # fmt: skip
+                case m.HaltTrading():
+                    store.halt(message.reason, now_ns=self.now_ns)
+                    self._halt(message.reason)
+        except LedgerError as error:
+            self._halt(str(error))
+
+    def _on_decision(self, store: Store, message: m.RecordDecision) -> None:
+        decision = NewDecision(
+            decision_id=message.decision_id, bar_end_ns=message.bar_end_ns, session_date=message.session_date,
+            equity_usd=message.equity_usd, cash_usd=message.cash_usd, strategy=message.strategy,
+            targets=msgspec.json.encode(message.targets).decode(), missing=message.missing,
+            approved=[_intent(part) for part in message.approved],
+            refused=[
+                RefusedIntent(intent=_intent(r.intent), code=r.code, reason=r.reason, limit=r.limit, value=r.value)
+                for r in message.refused
+            ],
+        )  # fmt: skip
+        orders = store.record_decision(decision, now_ns=self.now_ns)
+        self._recorded += 1
+        answer = m.DecisionRecorded(
+            at_ns=self.now_ns, decision_id=message.decision_id, bar_end_ns=message.bar_end_ns,
+            orders=tuple(order_record(order) for order in orders),
+        )  # fmt: skip
+        self.tell(self._orders, answer)
+
+    def _on_order_event(self, store: Store, message: m.RecordOrderEvent) -> None:
+        change = store.record_order_event(
+            message.client_order_id, OrderEvent(message.event), broker_order_id=message.broker_order_id,
+            detail=message.detail, fill=None if message.fill is None else _fill(message.fill), now_ns=self.now_ns,
+        )  # fmt: skip
+        if not change.applied:
+            return  # told before; whoever needs it has heard it, or asks for a snapshot
+        self._recorded += 1
+        position = None
+        if change.fill is not None and change.position is not None:
+            position = _position(change.fill.symbol, change.position)
+        changed = m.OrderChanged(
+            at_ns=self.now_ns, order=order_record(change.recorded), event=message.event,
+            fill=None if change.fill is None else message.fill, cash_usd=change.cash_usd, position=position,
+        )  # fmt: skip
+        self.tell(self._orders, changed)
+        self.tell(self._portfolio, changed)
+        if change.halted is not None:
+            self._halt(change.halted)
+
+    def _on_snapshot_requested(self, store: Store, message: m.SnapshotRequested) -> None:
+        facts = store.facts(now_ns=self.now_ns)
+        snapshot = m.LedgerSnapshot(
+            at_ns=self.now_ns, ledger_id=facts.ledger_id, cash_usd=facts.cash_usd,
+            positions=_positions(facts.positions), open_orders=tuple(order_record(order) for order in facts.open_orders),
+            last_decision_bar_end_ns=facts.last_decision_bar_end_ns, live_start_ns=facts.live_start_ns,
+            session_start_equity_usd=facts.session_start_equity_usd, orders_recent_ns=facts.orders_recent_ns,
+            halted_reason=facts.halted_reason,
+        )  # fmt: skip
+        self.tell(self.ref(message.reply_to), snapshot)
+
+    def _on_reconciliation(self, store: Store, message: m.RecordReconciliation) -> None:
+        outcome = store.reconcile(
+            cause_of=message.cause_of, checked=message.checked, found=message.differences,
+            cash_usd=message.account_cash_usd, equity_usd=message.account_equity_usd,
+            positions={p.symbol: Position(p.quantity, p.average_cost_usd) for p in message.positions},
+            now_ns=self.now_ns,
+        )  # fmt: skip
+        self._recorded += 1
+        if not outcome.agreed:
+            self._halt(f"ledger and broker disagree: {'; '.join(outcome.differences)}")
+        reconciled = m.Reconciled(
+            at_ns=self.now_ns, checked=message.checked, differences=len(outcome.differences),
+            cash_usd=outcome.cash_usd if outcome.cash_usd is not None else Decimal(0),
+            positions=_positions(outcome.positions),
+        )  # fmt: skip
+        self.tell(self._orders, reconciled)
+        self.tell(self._portfolio, reconciled)
+
+    def _halt(self, reason: str) -> None:
+        """Tell everyone who could still act, then stop the system (exit code 5)."""
+        halted = m.TradingHalted(at_ns=self.now_ns, reason=reason)
+        self.tell(self._orders, halted)
+        self.tell(self._portfolio, halted)
+        raise Halt(reason)
+
+
+def order_record(recorded: RecordedOrder) -> m.OrderRecord:
+    """An order of the store as messages carry it."""
+    order = recorded.order
+    return m.OrderRecord(
+        client_order_id=order.client_order_id, broker_order_id=order.broker_order_id, decision_id=order.decision_id,
+        symbol=order.symbol, side=order.side, quantity=order.quantity, filled_quantity=order.filled_quantity,
+        status=order.status.value, order_type=order.order_type, time_in_force=order.time_in_force,
+        limit_price_usd=order.limit_price_usd, reference_price_usd=order.reference_price_usd,
+        bar_end_ns=recorded.bar_end_ns,
+    )  # fmt: skip
+
+
+def _intent(part: m.OrderIntent) -> OrderIntent:
+    return OrderIntent(
+        client_order_id=part.client_order_id, symbol=part.symbol, side=part.side, quantity=part.quantity,
+        reference_price_usd=part.reference_price_usd, order_type=part.order_type, time_in_force=part.time_in_force,
+        limit_price_usd=part.limit_price_usd,
+    )  # fmt: skip
+
+
+def _fill(part: m.FillRecord) -> Fill:
+    return Fill(
+        execution_id=part.execution_id, client_order_id=part.client_order_id, broker_order_id=part.broker_order_id,
+        symbol=part.symbol, side=part.side, quantity=part.quantity, cumulative_quantity=part.cumulative_quantity,
+        price_usd=part.price_usd, fees_usd=part.fees_usd, at_ns=part.at_ns,
+    )  # fmt: skip
+
+
+def _position(symbol: str, position: Position) -> m.PositionRecord:
+    return m.PositionRecord(symbol=symbol, quantity=position.quantity, average_cost_usd=position.average_cost_usd)
+
+
+def _positions(positions: Mapping[str, Position]) -> tuple[m.PositionRecord, ...]:
+    return tuple(_position(symbol, held) for symbol, held in sorted(positions.items()))

@@ -1,0 +1,747 @@
+"""The only queries of the ledger: `Store` writes (one writer), `Reader` answers the command line while it does.
+
+Rows are only ever added. Where an order, the cash or a position stands is in its newest row, which carries the state after
+it, so that opening a ledger needs no fold over its history; `db.admin.check` does that fold and compares.
+Every write is one transaction, committed before the caller goes on; what cannot be written raises LedgerError, after which
+the store refuses to work until it has loaded again from the file.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import peewee
+
+from algo_royale import orders
+from algo_royale.errors import BadInput, LedgerError
+from algo_royale.ledger import FLAT, Account, Position
+from algo_royale.orders import Fill, Order, OrderEvent, OrderIntent, OrderStatus
+from db import models
+from db.database import exact, execute, open_database, to_text
+from db.migrations import TABLES, migrate
+
+CASH_TOLERANCE_USD = Decimal("0.01")
+# The broker keeps cash in whole cents and we keep it exactly, so each fill may part us by half a cent more.
+CASH_TOLERANCE_PER_FILL_USD = Decimal("0.005")
+RECENT_NS = 60_000_000_000
+_FINAL = ", ".join(f"'{status.value}'" for status in sorted(orders.FINAL))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedOrder:
+    """An order and the bar it was decided on."""
+
+    order: Order
+    bar_end_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedIntent:
+    """An intent that risk refused, with the rule's code and numbers."""
+
+    intent: OrderIntent
+    code: str
+    reason: str
+    limit: Decimal | None = None
+    value: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewDecision:
+    """What `record_decision` commits; `targets` is JSON as the caller wants it explained later."""
+
+    decision_id: str
+    bar_end_ns: int
+    session_date: str
+    equity_usd: Decimal
+    cash_usd: Decimal
+    strategy: str
+    targets: str
+    approved: Sequence[OrderIntent]
+    refused: Sequence[RefusedIntent] = ()
+    missing: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderChange:
+    """What an order event did. `applied` is False when it said nothing new; then nothing was written."""
+
+    recorded: RecordedOrder
+    applied: bool
+    fill: Fill | None = None
+    cash_usd: Decimal | None = None
+    position: Position | None = None
+    halted: str | None = None  # the event cannot be true of an order we made; trading was halted in the same commit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """The ledger at an instant, as committed. `cash_usd` is None until an account has been seen."""
+
+    ledger_id: str
+    live_start_ns: int
+    cash_usd: Decimal | None
+    positions: Mapping[str, Position]
+    open_orders: tuple[RecordedOrder, ...]
+    last_decision_bar_end_ns: int
+    session_start_equity_usd: Decimal | None
+    orders_recent_ns: tuple[int, ...]
+    halted_reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconciliationOutcome:
+    """Whether ledger and broker agree, and what was found; a disagreement has halted trading in the same commit."""
+
+    agreed: bool
+    differences: tuple[str, ...]
+    cash_usd: Decimal | None
+    positions: Mapping[str, Position]
+
+
+def compare(
+    account: Account, *, cash_usd: Decimal, positions: Mapping[str, Position], tolerance_usd: Decimal
+) -> tuple[str, ...]:
+    """What the broker says otherwise, one sentence each, both sides in it. Quantities must be equal; costs may differ."""
+    found = []
+    for symbol in sorted(set(account.positions) | set(positions)):
+        ours, theirs = account.quantity(symbol), positions.get(symbol, FLAT).quantity
+        if ours != theirs:
+            found.append(f"{symbol}: ledger {to_text(ours)}, broker {to_text(theirs)}")
+    if abs(account.cash - cash_usd) > tolerance_usd:
+        found.append(f"cash: ledger {to_text(account.cash)}, broker {to_text(cash_usd)}")
+    return tuple(found)
+
+
+def fresh_ledger_id(run_id: str, now_ns: int) -> str:
+    """A name for a ledger that begins with this run; every client order id is derived from it."""
+    return hashlib.blake2s(f"{run_id}|{now_ns}".encode(), digest_size=6).hexdigest()
+
+
+class Store:
+    """The single writer. It keeps the open orders and the account in memory, moved only after a commit."""
+
+    def __init__(self, database: peewee.SqliteDatabase, *, run_id: str, is_memory: bool) -> None:
+        self._database, self._run_id, self._is_memory = database, run_id, is_memory
+        self._broken = False
+        self._data_version = 0
+        self._open: dict[str, RecordedOrder] = {}
+        self._account: Account | None = None
+        self._fills_since_agreement = 0
+        self._facts_ledger_id = ""
+        self._live_start_ns = 0
+
+    @classmethod
+    def open(
+        cls, path: Path | None, *, run_id: str, now_ns: int, live_start_ns: int, ledger_id: str | None = None
+    ) -> "Store":
+        """Open (or create) and migrate the ledger at `path`, None for memory, and enter this run in it.
+
+        `ledger_id` and `live_start_ns` count only for a new ledger; an old one keeps its own.
+        """
+        database = open_database(path)
+        try:
+            migrate(database, now_ns=now_ns)
+            store = cls(database, run_id=run_id, is_memory=path is None)
+            store._enter(now_ns, live_start_ns, ledger_id or fresh_ledger_id(run_id, now_ns))
+        except BaseException:
+            database.close()
+            raise
+        return store
+
+    def _enter(self, now_ns: int, live_start_ns: int, ledger_id: str) -> None:
+        self._data_version = self._read_version()
+        with self._write():
+            if not self._rows("SELECT 1 FROM run WHERE run_id = ?", self._run_id):
+                self._insert("INSERT INTO run (run_id, started_ns) VALUES (?, ?)", self._run_id, now_ns)
+            if not self._rows("SELECT 1 FROM meta"):
+                self._insert(
+                    "INSERT INTO meta (run_id, ledger_id, created_ns, live_start_ns) VALUES (?, ?, ?, ?)",
+                    self._run_id, ledger_id, now_ns, live_start_ns,
+                )  # fmt: skip
+        self.load()
+
+    @property
+    def ledger_id(self) -> str:
+        return self._facts_ledger_id
+
+    @property
+    def database(self) -> peewee.SqliteDatabase:
+        return self._database
+
+    def close(self) -> None:
+        """Close the file. A ledger in memory lives as long as its object, so that a restarted actor finds it again."""
+        if not self._is_memory and not self._database.is_closed():
+            self._database.close()
+
+    def load(self) -> None:
+        """Read the state from the rows; also what makes a store that failed work again."""
+        try:
+            self._data_version = self._read_version()
+            self._open = {r.order.client_order_id: r for r in self._load_orders(f"e.status NOT IN ({_FINAL})")}
+            self._account = self._load_account()
+            ((self._facts_ledger_id, self._live_start_ns),) = self._rows("SELECT ledger_id, live_start_ns FROM meta")
+            ((self._fills_since_agreement,),) = self._rows(
+                "SELECT count(*) FROM fill WHERE at_ns > "
+                "(SELECT coalesce(max(at_ns), 0) FROM reconciliation WHERE agreed = 1)"
+            )
+        except (peewee.PeeweeException, sqlite3.Error) as error:
+            raise LedgerError(f"the ledger cannot be read: {error}") from error
+        self._broken = False
+
+    # --- decisions ---
+
+    def record_decision(self, decision: NewDecision, *, now_ns: int) -> tuple[RecordedOrder, ...]:
+        """Commit a decision with its orders and refusals, in one transaction, and return the orders.
+
+        The same decision again returns its orders as they stand now and writes nothing; a second decision for a bar that
+        has one raises LedgerError.
+        """
+        with self._write():
+            known = self._rows(
+                "SELECT decision_id FROM decision WHERE decision_id = ? OR bar_end_ns = ?",
+                decision.decision_id, decision.bar_end_ns,
+            )  # fmt: skip
+            if not known:
+                recorded = self._insert_decision(decision, now_ns)
+        if known:
+            if any(decision_id != decision.decision_id for (decision_id,) in known):
+                raise LedgerError(f"bar {decision.bar_end_ns} was decided as {known[0][0]}, not {decision.decision_id}")
+            return tuple(self._load_orders("o.decision_id = ?", decision.decision_id))
+        self._open |= {r.order.client_order_id: r for r in recorded}
+        return recorded
+
+    def _insert_decision(self, decision: NewDecision, now_ns: int) -> tuple[RecordedOrder, ...]:
+        self._insert(
+            "INSERT INTO decision (run_id, at_ns, decision_id, bar_end_ns, session_date, equity_usd, cash_usd, strategy, "
+            "targets, missing) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            self._run_id, now_ns, decision.decision_id, decision.bar_end_ns, decision.session_date,
+            to_text(decision.equity_usd), to_text(decision.cash_usd), decision.strategy, decision.targets,
+            json.dumps(list(decision.missing)),
+        )  # fmt: skip
+        recorded = []
+        for intent in decision.approved:
+            order = orders.order_of(_exact_intent(intent), decision.decision_id)
+            recorded.append(RecordedOrder(order=order, bar_end_ns=decision.bar_end_ns))
+            self._insert(
+                "INSERT INTO orders (run_id, at_ns, client_order_id, decision_id, bar_end_ns, symbol, side, quantity, "
+                "order_type, time_in_force, limit_price_usd, reference_price_usd) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                self._run_id, now_ns, order.client_order_id, order.decision_id, decision.bar_end_ns, order.symbol,
+                order.side, to_text(order.quantity), order.order_type, order.time_in_force,
+                _text_or_none(order.limit_price_usd), to_text(order.reference_price_usd),
+            )  # fmt: skip
+            self._insert_event(order, OrderStatus.RECORDED.value, "", now_ns)
+        for refusal in decision.refused:
+            intent = refusal.intent
+            self._insert(
+                "INSERT INTO refusal (run_id, at_ns, decision_id, client_order_id, symbol, side, quantity, "
+                "reference_price_usd, code, reason, limit_value, actual_value) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                self._run_id, now_ns, decision.decision_id, intent.client_order_id, intent.symbol, intent.side,
+                to_text(intent.quantity), to_text(intent.reference_price_usd), refusal.code, refusal.reason,
+                _text_or_none(refusal.limit), _text_or_none(refusal.value),
+            )  # fmt: skip
+        return tuple(recorded)
+
+    # --- order events ---
+
+    def record_order_event(
+        self, client_order_id: str, event: OrderEvent, *, now_ns: int,
+        broker_order_id: str | None = None, detail: str = "", fill: Fill | None = None,
+    ) -> OrderChange:  # fmt: skip
+        """Move an order by `algo_royale.orders.apply` and book its fill, in one commit.
+
+        An event that says nothing new (a fill told twice, an old status) writes nothing. Raises LedgerError for an order
+        that is not in this ledger, or that the broker now knows under another id.
+        """
+        if fill is not None:
+            fill = _exact_fill(fill)
+        with self._write():
+            before = self._open.get(client_order_id) or self._load_order(client_order_id)
+            self._check_event(before.order, broker_order_id, fill)
+            if fill is not None and self._rows("SELECT 1 FROM fill WHERE execution_id = ?", fill.execution_id):
+                return OrderChange(recorded=before, applied=False)
+            change = orders.apply(before.order, event, fill=fill, broker_order_id=broker_order_id)
+            if change.fill is None and change.order == before.order:
+                return OrderChange(recorded=before, applied=False)
+            after = RecordedOrder(order=change.order, bar_end_ns=before.bar_end_ns)
+            note = "; ".join(text for text in (detail, change.anomaly) if text)
+            self._insert_event(change.order, event.value, note, now_ns)
+            account = self._book(change.fill, now_ns) if change.fill is not None else self._account
+            halted = None
+            if change.order.filled_quantity > change.order.quantity:
+                halted = f"{client_order_id}: {change.anomaly}"
+                self._insert_halt("halted", halted, now_ns)
+        self._account = account
+        if change.fill is not None:
+            self._fills_since_agreement += 1
+        if change.order.final:
+            self._open.pop(client_order_id, None)
+        else:
+            self._open[client_order_id] = after
+        held = None
+        if change.fill is not None and account is not None:
+            held = account.positions.get(change.order.symbol, FLAT)
+        return OrderChange(
+            recorded=after, applied=True, fill=change.fill, cash_usd=account.cash if account else None, position=held,
+            halted=halted,
+        )  # fmt: skip
+
+    def _check_event(self, order: Order, broker_order_id: str | None, fill: Fill | None) -> None:
+        if None not in (broker_order_id, order.broker_order_id) and broker_order_id != order.broker_order_id:
+            raise LedgerError(
+                f"{order.client_order_id} is {order.broker_order_id} at the broker; an event names {broker_order_id}"
+            )
+        if fill is not None and (fill.client_order_id, fill.symbol, fill.side) != (
+            order.client_order_id, order.symbol, order.side,
+        ):  # fmt: skip
+            raise LedgerError(f"fill {fill.execution_id} is not of order {order.client_order_id}: {fill}")
+
+    def _book(self, fill: Fill, now_ns: int) -> Account:
+        if self._account is None:
+            raise LedgerError(f"fill {fill.execution_id} came before the account's cash was known")
+        self._insert(
+            "INSERT INTO fill (run_id, at_ns, execution_id, client_order_id, broker_order_id, symbol, side, quantity, "
+            "cumulative_quantity, price_usd, fees_usd, filled_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            self._run_id, now_ns, fill.execution_id, fill.client_order_id, fill.broker_order_id, fill.symbol, fill.side,
+            to_text(fill.quantity), to_text(fill.cumulative_quantity), to_text(fill.price_usd), to_text(fill.fees_usd),
+            fill.at_ns,
+        )  # fmt: skip
+        before = self._account
+        after = _exact_account(before.apply_fill(fill))
+        self._insert_cash("fill", fill.execution_id, after.cash - before.cash, after.cash, now_ns)
+        self._insert_position(
+            "fill", fill.execution_id, fill.symbol, after.quantity(fill.symbol) - before.quantity(fill.symbol),
+            fill.price_usd, after.positions.get(fill.symbol, FLAT), after.realised_pnl - before.realised_pnl, now_ns,
+        )  # fmt: skip
+        return after
+
+    # --- reconciliation, sessions, halts ---
+
+    def reconcile(
+        self, *, cause_of: str, checked: int, found: Sequence[str], cash_usd: Decimal, equity_usd: Decimal,
+        positions: Mapping[str, Position], now_ns: int,
+    ) -> ReconciliationOutcome:  # fmt: skip
+        """Compare with the broker's cash and positions and commit both sides with the verdict.
+
+        `found` are differences that the caller has seen and repaired by events; they are kept, they do not count against
+        agreement. A ledger that knows no account yet adopts the broker's as opening entries. Cash may differ by a cent, and
+        half a cent for every fill since the last agreement (the broker rounds cash to cents): such a difference is booked
+        as an entry of its own. Any other difference halts trading, in the same commit, and changes nothing else.
+        """
+        cash_usd, equity_usd = exact(cash_usd), exact(equity_usd)
+        positions = {symbol: _exact_position(held) for symbol, held in positions.items() if held.quantity}
+        before, tolerance = self._account, self.cash_tolerance_usd
+        differences: tuple[str, ...] = ()
+        if before is not None:
+            differences = compare(before, cash_usd=cash_usd, positions=positions, tolerance_usd=tolerance)
+        with self._write():
+            self._insert(
+                "INSERT INTO reconciliation (run_id, at_ns, cause_of, checked, agreed, differences, ledger_cash_usd, "
+                "broker_cash_usd, broker_equity_usd, ledger_positions, broker_positions) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                self._run_id, now_ns, cause_of, checked, int(not differences), json.dumps([*found, *differences]),
+                None if before is None else to_text(before.cash), to_text(cash_usd), to_text(equity_usd),
+                _positions_json({} if before is None else before.positions), _positions_json(positions),
+            )  # fmt: skip
+            if differences:
+                self._insert_halt("halted", f"ledger and broker disagree: {'; '.join(differences)}", now_ns)
+                account = before
+            elif before is None:
+                account = self._open_account(cash_usd, positions, now_ns)
+            elif before.cash != cash_usd:
+                self._insert_cash("rounding", cause_of, cash_usd - before.cash, cash_usd, now_ns)
+                account = replace(before, cash=cash_usd)
+            else:
+                account = before
+        self._account = account
+        if not differences:
+            self._fills_since_agreement = 0
+        return ReconciliationOutcome(
+            agreed=not differences, differences=(*found, *differences), cash_usd=account.cash if account else None,
+            positions=account.positions if account else {},
+        )  # fmt: skip
+
+    @property
+    def cash_tolerance_usd(self) -> Decimal:
+        """How far our cash and the broker's may be apart by rounding alone."""
+        return CASH_TOLERANCE_USD + CASH_TOLERANCE_PER_FILL_USD * self._fills_since_agreement
+
+    def _open_account(self, cash_usd: Decimal, positions: Mapping[str, Position], now_ns: int) -> Account:
+        self._insert_cash("opening", "account", cash_usd, cash_usd, now_ns)
+        for symbol, held in sorted(positions.items()):
+            self._insert_position(
+                "opening", "account", symbol, held.quantity, held.average_cost_usd, held, Decimal(0), now_ns
+            )
+        return Account(cash=cash_usd, positions=dict(sorted(positions.items())))
+
+    def record_session(
+        self, *, session_date: str, phase: str, equity_usd: Decimal, cash_usd: Decimal, now_ns: int
+    ) -> None:
+        """Commit the equity at a phase of a session; the same phase told again is not written twice."""
+        with self._write():
+            if not self._rows(
+                "SELECT 1 FROM session_equity WHERE session_date = ? AND phase = ? AND run_id = ?",
+                session_date, phase, self._run_id,
+            ):  # fmt: skip
+                self._insert(
+                    "INSERT INTO session_equity (run_id, at_ns, session_date, phase, equity_usd, cash_usd) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    self._run_id, now_ns, session_date, phase, to_text(equity_usd), to_text(cash_usd),
+                )  # fmt: skip
+
+    def halt(self, reason: str, *, now_ns: int) -> None:
+        """Commit that trading is halted; it stays so until `resume`."""
+        with self._write():
+            self._insert_halt("halted", reason, now_ns)
+
+    def resume(self, reason: str, *, now_ns: int) -> None:
+        """Commit that a person has looked and lets trading go on."""
+        with self._write():
+            self._insert_halt("resumed", reason, now_ns)
+
+    # --- reading ---
+
+    def facts(self, *, now_ns: int) -> Facts:
+        """Everything an actor that has just started needs to know."""
+        try:
+            ((last_bar_end_ns,),) = self._rows("SELECT coalesce(max(bar_end_ns), 0) FROM decision")
+            recent = self._rows("SELECT at_ns FROM orders WHERE at_ns > ? ORDER BY seq", now_ns - RECENT_NS)
+            start_equity = self._rows(
+                "SELECT equity_usd FROM session_equity WHERE session_date = "
+                "(SELECT max(session_date) FROM session_equity) ORDER BY seq LIMIT 1"
+            )
+            halted = halted_reason(self._database)
+        except (peewee.PeeweeException, sqlite3.Error) as error:
+            raise LedgerError(f"the ledger cannot be read: {error}") from error
+        account = self._account
+        return Facts(
+            ledger_id=self._facts_ledger_id,
+            live_start_ns=self._live_start_ns,
+            cash_usd=account.cash if account else None,
+            positions=account.positions if account else {},
+            open_orders=tuple(self._open.values()),
+            last_decision_bar_end_ns=last_bar_end_ns,
+            session_start_equity_usd=Decimal(start_equity[0][0]) if start_equity else None,
+            orders_recent_ns=tuple(at_ns for (at_ns,) in recent),
+            halted_reason=halted,
+        )
+
+    @property
+    def account(self) -> Account | None:
+        return self._account
+
+    def as_of(self, run_id: str) -> "Store":
+        """A copy in memory of what stood here before `run_id` began, on which that run can be replayed.
+
+        The ledger's name and live start are kept even when that run created them. Raises BadInput for an unknown run.
+        """
+        begun = self._rows("SELECT seq, started_ns FROM run WHERE run_id = ?", run_id)
+        if not begun:
+            known = [name for (name,) in self._rows("SELECT run_id FROM run ORDER BY seq DESC LIMIT 5")]
+            raise BadInput(f"the ledger has no run {run_id!r}; its last runs: {', '.join(known)}")
+        ((run_seq, started_ns),) = begun
+        ((ledger_id, live_start_ns),) = self._rows("SELECT ledger_id, live_start_ns FROM meta")
+        copy = open_database(None)
+        migrate(copy, now_ns=started_ns)
+        before = "SELECT run_id FROM run WHERE seq < ?"
+        with copy.atomic("IMMEDIATE"):
+            for table in TABLES:
+                rows = self._rows(f"SELECT * FROM {table} WHERE run_id IN ({before}) ORDER BY seq", run_seq)
+                for row in rows:
+                    execute(copy, f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+        store = Store(copy, run_id=run_id, is_memory=True)
+        store._enter(started_ns, live_start_ns, ledger_id)
+        return store
+
+    # --- rows ---
+
+    def _load_order(self, client_order_id: str) -> RecordedOrder:
+        found = self._load_orders("o.client_order_id = ?", client_order_id)
+        if not found:
+            raise LedgerError(f"order {client_order_id} is not in this ledger")
+        return found[0]
+
+    def _load_orders(self, where: str, *parameters: object) -> list[RecordedOrder]:
+        rows = self._rows(
+            "SELECT o.client_order_id, o.decision_id, o.bar_end_ns, o.symbol, o.side, o.quantity, o.order_type, "
+            "o.time_in_force, o.limit_price_usd, o.reference_price_usd, e.broker_order_id, e.status, e.filled_quantity "
+            "FROM orders o JOIN order_event e ON e.seq = "
+            "(SELECT max(seq) FROM order_event WHERE client_order_id = o.client_order_id) "
+            f"WHERE {where} ORDER BY o.seq",
+            *parameters,
+        )
+        return [self._recorded_order(row) for row in rows]
+
+    def _recorded_order(self, row: tuple[Any, ...]) -> RecordedOrder:
+        booked = self._rows(
+            "SELECT cumulative_quantity, quantity FROM fill WHERE client_order_id = ? ORDER BY seq", row[0]
+        )
+        order = Order(
+            client_order_id=row[0], decision_id=row[1], symbol=row[3], side=row[4], quantity=Decimal(row[5]),
+            order_type=row[6], time_in_force=row[7],
+            limit_price_usd=None if row[8] is None else Decimal(row[8]), reference_price_usd=Decimal(row[9]),
+            broker_order_id=row[10], status=OrderStatus(row[11]), filled_quantity=Decimal(row[12]),
+            booked=tuple((Decimal(cumulative), Decimal(quantity)) for cumulative, quantity in booked),
+        )  # fmt: skip
+        return RecordedOrder(order=order, bar_end_ns=row[2])
+
+    def _load_account(self) -> Account | None:
+        cash = self._rows("SELECT balance_usd FROM cash_entry ORDER BY seq DESC LIMIT 1")
+        if not cash:
+            return None
+        return Account(cash=Decimal(cash[0][0]), positions=positions_now(self._database))
+
+    def _insert_event(self, order: Order, event: str, detail: str, now_ns: int) -> None:
+        self._insert(
+            "INSERT INTO order_event (run_id, at_ns, client_order_id, event, broker_order_id, status, filled_quantity, "
+            "detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            self._run_id, now_ns, order.client_order_id, event, order.broker_order_id, order.status.value,
+            to_text(order.filled_quantity), detail,
+        )  # fmt: skip
+
+    def _insert_cash(self, kind: str, reference: str, amount: Decimal, balance: Decimal, now_ns: int) -> None:
+        self._insert(
+            "INSERT INTO cash_entry (run_id, at_ns, kind, reference, amount_usd, balance_usd) VALUES (?, ?, ?, ?, ?, ?)",
+            self._run_id, now_ns, kind, reference, to_text(amount), to_text(balance),
+        )  # fmt: skip
+
+    def _insert_position(
+        self, kind: str, reference: str, symbol: str, change: Decimal, price: Decimal, after: Position,
+        realised: Decimal, now_ns: int,
+    ) -> None:  # fmt: skip
+        self._insert(
+            "INSERT INTO position_entry (run_id, at_ns, kind, reference, symbol, quantity_change, price_usd, quantity, "
+            "average_cost_usd, realised_usd) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            self._run_id, now_ns, kind, reference, symbol, to_text(change), to_text(price), to_text(after.quantity),
+            to_text(after.average_cost_usd), to_text(realised),
+        )  # fmt: skip
+
+    def _insert_halt(self, kind: str, reason: str, now_ns: int) -> None:
+        self._insert(
+            "INSERT INTO halt (run_id, at_ns, kind, reason) VALUES (?, ?, ?, ?)", self._run_id, now_ns, kind, reason
+        )
+
+    def _insert(self, sql: str, *parameters: object) -> None:
+        self._connection().execute(sql, parameters)
+
+    def _rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        return self._connection().execute(sql, parameters).fetchall()
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection = self._database.connection()  # type: ignore[no-untyped-call]
+        return connection
+
+    def _read_version(self) -> int:
+        return int(self._rows("PRAGMA data_version")[0][0])
+
+    @contextmanager
+    def _write(self) -> Iterator[None]:
+        """One transaction. It refuses when another connection has committed since we loaded: a trader that was thought dead
+        and still writes must not be overwritten, nor overwrite us."""
+        if self._broken:
+            raise LedgerError("the ledger failed before; it must be loaded again first")
+        try:
+            with self._database.atomic("IMMEDIATE"):
+                if not self._is_memory and self._read_version() != self._data_version:
+                    raise LedgerError("someone else has written to the ledger while it was ours")
+                yield
+        except (peewee.PeeweeException, sqlite3.Error) as error:
+            self._broken = True
+            raise LedgerError(f"the ledger cannot be written: {error}") from error
+
+
+def positions_now(database: peewee.SqliteDatabase) -> dict[str, Position]:
+    """Positions that are not flat, from the newest entry of each symbol."""
+    rows = execute(
+        database,
+        "SELECT symbol, quantity, average_cost_usd FROM position_entry "
+        "WHERE seq IN (SELECT max(seq) FROM position_entry GROUP BY symbol) ORDER BY symbol",
+    )
+    return {symbol: Position(Decimal(q), Decimal(cost)) for symbol, q, cost in rows if Decimal(q)}
+
+
+def halted_reason(database: peewee.SqliteDatabase) -> str | None:
+    """Why trading is halted; None when it is not."""
+    rows = execute(database, "SELECT kind, reason FROM halt ORDER BY seq DESC LIMIT 1")
+    return rows[0][1] if rows and rows[0][0] == "halted" else None
+
+
+def _text_or_none(value: Decimal | None) -> str | None:
+    return None if value is None else to_text(value)
+
+
+def _exact_intent(intent: OrderIntent) -> OrderIntent:
+    limit = intent.limit_price_usd
+    return replace(
+        intent, quantity=exact(intent.quantity), reference_price_usd=exact(intent.reference_price_usd),
+        limit_price_usd=None if limit is None else exact(limit),
+    )  # fmt: skip
+
+
+def _exact_fill(fill: Fill) -> Fill:
+    return replace(
+        fill, quantity=exact(fill.quantity), cumulative_quantity=exact(fill.cumulative_quantity),
+        price_usd=exact(fill.price_usd), fees_usd=exact(fill.fees_usd),
+    )  # fmt: skip
+
+
+def _exact_position(position: Position) -> Position:
+    return Position(exact(position.quantity), exact(position.average_cost_usd))
+
+
+def _exact_account(account: Account) -> Account:
+    """Spelled as the file spells it, so that a store that has loaded and one that has not tell equal messages."""
+    positions = {symbol: _exact_position(held) for symbol, held in sorted(account.positions.items())}
+    return replace(account, cash=exact(account.cash), positions=positions)
+
+
+def _positions_json(positions: Mapping[str, Position]) -> str:
+    return json.dumps(
+        {symbol: [to_text(p.quantity), to_text(p.average_cost_usd)] for symbol, p in sorted(positions.items())}
+    )
+
+
+# --- for the command line --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerSummary:
+    """What `status` says of a ledger."""
+
+    ledger_id: str
+    created_ns: int
+    last_run_id: str
+    runs: int
+    decisions: int
+    orders: int
+    fills: int
+    refusals: int
+    open_orders: int
+    cash_usd: Decimal | None
+    equity_usd: Decimal | None
+    session_date: str | None
+    reconciliations: int
+    disagreements: int
+    halted_reason: str | None
+
+
+class Reader:
+    """Read-only queries on a ledger file, also while a trader writes to it."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = open_database(path, read_only=True)
+        if not self._database.table_exists("meta"):
+            self._database.close()
+            raise LedgerError(f"{path} is not a ledger of this program")
+
+    def close(self) -> None:
+        self._database.close()
+
+    def __enter__(self) -> "Reader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _all(self, query: Any) -> list[dict[str, Any]]:
+        try:
+            return [dict(row) for row in query.dicts().execute(self._database)]
+        except peewee.PeeweeException as error:
+            raise LedgerError(f"the ledger cannot be read: {error}") from error
+
+    def orders(
+        self, *, since_ns: int = 0, symbol: str | None = None, status: str | None = None, limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Orders with where they stand, oldest first; `status` may be "open" for all that are not final."""
+        order, event = models.Order, models.OrderEvent
+        last = (
+            event.select(peewee.fn.MAX(event.seq).alias("last")).group_by(event.client_order_id).alias("newest")
+        )  # one row per order
+        fields = (
+            order.at_ns, order.client_order_id, order.decision_id, order.bar_end_ns, order.symbol, order.side,
+            order.quantity, order.order_type, order.time_in_force, order.limit_price_usd, order.reference_price_usd,
+            event.status, event.filled_quantity, event.broker_order_id, event.at_ns.alias("updated_ns"), event.detail,
+        )  # fmt: skip
+        query = (
+            order.select(*fields)
+            .join(event, on=(event.client_order_id == order.client_order_id))
+            .join(last, on=(last.c.last == event.seq))
+            .where(order.at_ns >= since_ns)
+            .order_by(order.seq.desc())
+        )
+        if symbol is not None:
+            query = query.where(order.symbol == symbol)
+        if status == "open":
+            query = query.where(event.status.not_in([s.value for s in orders.FINAL]))
+        elif status is not None:
+            query = query.where(event.status == status)
+        return self._all(query.limit(limit) if limit is not None else query)[::-1]
+
+    def fills(self, *, since_ns: int = 0, symbol: str | None = None, limit: int | None = None) -> list[dict[str, Any]]:
+        """Fills, oldest first."""
+        fill = models.Fill
+        query = fill.select().where(fill.filled_ns >= since_ns).order_by(fill.seq.desc())
+        if symbol is not None:
+            query = query.where(fill.symbol == symbol)
+        return self._all(query.limit(limit) if limit is not None else query)[::-1]
+
+    def positions(self) -> list[dict[str, Any]]:
+        """Positions that are not flat, with the profit realised in them so far."""
+        entry = models.PositionEntry
+        realised: dict[str, Decimal] = {}
+        for row in self._all(entry.select(entry.symbol, entry.realised_usd)):
+            realised[row["symbol"]] = realised.get(row["symbol"], Decimal(0)) + row["realised_usd"]
+        return [
+            {
+                "symbol": symbol, "quantity": held.quantity, "average_cost_usd": held.average_cost_usd,
+                "cost_usd": held.quantity * held.average_cost_usd, "realised_usd": realised.get(symbol, Decimal(0)),
+            }
+            for symbol, held in positions_now(self._database).items()
+        ]  # fmt: skip
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Equity by session and phase, oldest first."""
+        return self._all(models.SessionEquity.select().order_by(models.SessionEquity.seq))
+
+    def refusals(self, *, since_ns: int = 0, symbol: str | None = None) -> list[dict[str, Any]]:
+        """Intents that our own limits refused, oldest first."""
+        row = models.RefusalRow
+        query = row.select().where(row.at_ns >= since_ns).order_by(row.seq)
+        return self._all(query.where(row.symbol == symbol) if symbol is not None else query)
+
+    def decisions(self, *, since_ns: int = 0) -> list[dict[str, Any]]:
+        """Decisions with their targets as JSON text, oldest first."""
+        row = models.Decision
+        return self._all(row.select().where(row.at_ns >= since_ns).order_by(row.seq))
+
+    def reconciliations(self) -> list[dict[str, Any]]:
+        """Comparisons with the broker, oldest first."""
+        return self._all(models.Reconciliation.select().order_by(models.Reconciliation.seq))
+
+    def summary(self) -> LedgerSummary:
+        """The ledger in a few figures."""
+
+        def one(sql: str) -> tuple[Any, ...]:
+            rows = execute(self._database, sql)
+            return rows[0] if rows else (None,) * 4
+
+        ledger_id, created_ns = one("SELECT ledger_id, created_ns FROM meta")[:2]
+        session_date, equity = one("SELECT session_date, equity_usd FROM session_equity ORDER BY seq DESC LIMIT 1")[:2]
+        cash = one("SELECT balance_usd FROM cash_entry ORDER BY seq DESC LIMIT 1")[0]
+        checks, agreed = one("SELECT count(*), coalesce(sum(agreed), 0) FROM reconciliation")
+        return LedgerSummary(
+            ledger_id=ledger_id, created_ns=created_ns,
+            last_run_id=one("SELECT run_id FROM run ORDER BY seq DESC LIMIT 1")[0],
+            runs=one("SELECT count(*) FROM run")[0], decisions=one("SELECT count(*) FROM decision")[0],
+            orders=one("SELECT count(*) FROM orders")[0], fills=one("SELECT count(*) FROM fill")[0],
+            refusals=one("SELECT count(*) FROM refusal")[0], open_orders=len(self.orders(status="open")),
+            cash_usd=None if cash is None else Decimal(cash), equity_usd=None if equity is None else Decimal(equity),
+            session_date=session_date, reconciliations=checks, disagreements=checks - agreed,
+            halted_reason=halted_reason(self._database),
+        )  # fmt: skip
