@@ -35,7 +35,6 @@ class Vote(Part):
     strategy_id: str
     weight: float
     held: bool
-    signal: int
 
 
 class TargetWeight(Part):

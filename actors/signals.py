@@ -177,9 +177,19 @@ class SignalActor(Actor[SignalMessage]):
         if self._evaluated is None:
             return  # nothing of the live period has closed yet
         last, before, signal, score, state_in = self._evaluated
-        changed = signal != 0 or state_in != self._last_in
+        changed = state_in != before.is_in
         self._last_in = state_in
-        verdicts = self._combined.explain(last, before) if changed else []
+        verdicts = [
+            ConditionVerdict(
+                strategy=member.vote.strategy,
+                slot=reason.slot,
+                condition=reason.condition,
+                inputs=dict(reason.inputs),
+                verdict=reason.verdict,
+            )
+            for member in (self._combined.explain(last, before) if changed else ())
+            for reason in member.reasons
+        ]
         report = SignalReported(
             at_ns=self.now_ns,
             symbol=self._symbol,
@@ -190,7 +200,10 @@ class SignalActor(Actor[SignalMessage]):
             changed=changed,
             close_usd=self._last_close,
             adjusted_close=float(last.close[0]),
-            votes=tuple(Vote(**vote) for vote in self._combined.votes(self._state)),
-            verdicts=tuple(ConditionVerdict(**verdict) for verdict in verdicts),
+            votes=tuple(
+                Vote(strategy=v.strategy, strategy_id=v.strategy_id, weight=v.weight, held=v.is_in)
+                for v in self._combined.votes(self._state)
+            ),
+            verdicts=tuple(verdicts),
         )
         self.tell(self._portfolio, report)

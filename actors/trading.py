@@ -86,7 +86,7 @@ def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], An
         table[path] = partial(
             SignalActor, symbol, partial(trader.combined, symbol), timeframe=trader.timeframe,
             calendar=trader.calendar, warmup_bars=trader.warmup_bars, live_start_ns=trader.live_start_ns,
-            closes_kept=trader.engine.closes_needed, market_data=market_data, portfolio=portfolio,
+            closes_kept=trader.engine.lookback + 2, market_data=market_data, portfolio=portfolio,
         )  # fmt: skip
     return table
 

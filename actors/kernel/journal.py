@@ -609,6 +609,11 @@ _SELECT = """SELECT m.seq, m.id, m.cause, m.corr, s.path, m.gen, r.path, k.name,
  JOIN kind k ON k.id = m.kind """
 
 
+def _entry(row: tuple[Any, ...]) -> Entry:
+    facts = (*row[:11], Outcome(row[11]), row[12], row[13] or "", row[14])
+    return Entry(*facts)
+
+
 class LogReader:
     """Read-only view of a message log; every call sees what was committed when it was made.
 
@@ -713,10 +718,7 @@ class LogReader:
         return [n for n, path in self._rows("SELECT id, path FROM path") if path in wanted]
 
     def _entries(self, tail: str, arguments: Sequence[object]) -> list[Entry]:
-        return [
-            Entry(*facts, Outcome(outcome), attempt, detail or "", body)
-            for *facts, outcome, attempt, detail, body in self._rows(_SELECT + tail, arguments)
-        ]
+        return [_entry(row) for row in self._rows(_SELECT + tail, arguments)]
 
     def show(self, message_id: int) -> Entry | None:
         """The message of that id."""

@@ -1,0 +1,216 @@
+"""The portfolio actor: one decision per bar time, from one snapshot, once every symbol has spoken."""
+
+from actors.kernel import Actor, Ref
+from actors.messages import (
+    LedgerMessage,
+    LedgerSnapshot,
+    OrderChanged,
+    OrderIntent,
+    PortfolioMessage,
+    Reconciled,
+    RecordDecision,
+    RecordSession,
+    Refusal,
+    SessionPhaseChanged,
+    SignalReported,
+    SnapshotRequested,
+    SymbolWarmed,
+    TargetWeight,
+    TimerFired,
+    TradingHalted,
+)
+from algo_royale import engine
+from algo_royale.engine import BarsClosed, Decision, EngineConfig, EngineState, RecentCloses, SymbolBar
+from algo_royale.ledger import Position
+from algo_royale.orders import FINAL, Fill, OrderStatus
+from algo_royale.sessions import Calendar
+
+
+class PortfolioActor(Actor[PortfolioMessage]):
+    """Collects the signals of a bar time and decides once: when every symbol has reported and no order of an earlier bar
+    is open any more, or when the watermark fires. Without this barrier the same bars would give different portfolios on
+    different thread schedules.
+
+    After a (re)start it takes no decision before the ledger has been reconciled with the broker; then it rebuilds its
+    state from the ledger and the symbols' recent closes. A bar whose decision the ledger has is not decided again, and
+    one whose next open has passed is only taken note of.
+    """
+
+    def __init__(
+        self, config: EngineConfig, calendar: Calendar, *, ledger: Ref[LedgerMessage], watermark_s: float = 5.0
+    ) -> None:
+        self._config, self._calendar, self._ledger, self._watermark_s = config, calendar, ledger, watermark_s
+        self._state: EngineState | None = None
+        self._closes: dict[str, RecentCloses] = {}
+        self._reports: dict[int, dict[str, SignalReported]] = {}
+        self._reconciled = False
+        self._asked = False
+        self._late: int = 0  # the bar time whose watermark has fired
+        self._session = ""
+
+    def started(self) -> None:
+        self._ask()
+
+    def observe(self) -> dict[str, object]:
+        waiting = {str(end): sorted(set(self._config.symbols) - set(got)) for end, got in self._reports.items()}
+        return {"reconciled": self._reconciled, "waiting_for": waiting}
+
+    def receive(self, message: PortfolioMessage) -> None:
+        match message:
+            case SymbolWarmed():
+                self._closes[message.symbol] = RecentCloses(message.bar_ends_ns, message.adjusted_closes)
+            case SignalReported():
+                self._on_report(message)
+            case LedgerSnapshot():
+                self._asked = False
+                self._rebuild(message)
+            case Reconciled():
+                self._reconciled = True
+                self._on_reconciled(message)
+            case OrderChanged():
+                self._on_order(message)
+            case SessionPhaseChanged():
+                self._on_phase(message)
+            case TradingHalted():
+                self._apply(engine.Halted(message.reason))
+            case TimerFired():
+                self._late = max(self._late, int(message.key))
+                self._decide_if_complete()
+
+    # --- facts ---
+
+    def _ask(self) -> None:
+        if not self._asked:
+            self._asked = True
+            self.tell(self._ledger, SnapshotRequested(at_ns=self.now_ns, reply_to=self.path))
+
+    def _apply(self, event: engine.Event) -> tuple[Decision, ...]:
+        if self._state is None:
+            return ()  # the snapshot that the rebuild starts from will have it
+        self._state, decisions = engine.step(self._state, event, self._config)
+        return decisions
+
+    def _on_reconciled(self, message: Reconciled) -> None:
+        positions = {p.symbol: Position(p.quantity, p.average_cost_usd) for p in message.positions if p.quantity}
+        self._apply(engine.AccountReconciled(message.cash_usd, positions))
+        self._decide_if_complete()
+
+    def _on_order(self, message: OrderChanged) -> None:
+        fill, order = message.fill, message.order
+        if fill is not None:
+            names = (name for name in fill.__struct_fields__)
+            self._apply(engine.FillApplied(Fill(**{name: getattr(fill, name) for name in names})))
+        if OrderStatus(order.status) in FINAL:
+            self._apply(engine.OrderEnded(order.client_order_id, OrderStatus(order.status)))
+        self._decide_if_complete()
+
+    def _on_phase(self, message: SessionPhaseChanged) -> None:
+        if message.phase == "open" and message.session_date != self._session:
+            self._session = message.session_date
+            self._apply(engine.SessionStarted(message.session_date))
+
+    # --- the bar barrier ---
+
+    def _on_report(self, report: SignalReported) -> None:
+        if report.symbol not in self._config.symbols:
+            return
+        if self._state is not None and report.bar_end_ns <= self._state.bar_end_ns:
+            return  # told again after a restart of its actor
+        first = report.bar_end_ns not in self._reports
+        self._reports.setdefault(report.bar_end_ns, {})[report.symbol] = report
+        if first:
+            timer = TimerFired(at_ns=self.now_ns, name="watermark", key=str(report.bar_end_ns))
+            self.later(self._watermark_s, timer, key=f"watermark {report.bar_end_ns}")
+        self._decide_if_complete()
+
+    def _decide_if_complete(self) -> None:
+        if not self._reports or not self._reconciled:
+            return
+        end_ns = max(self._reports)
+        if end_ns > self._late:
+            if len(self._reports[end_ns]) < len(self._config.symbols):
+                return
+            if self._state is not None and self._state.orders:
+                return  # of an earlier bar: their end is about to be told
+        if self._state is None:
+            self._ask()
+            return
+        for bar_end_ns in sorted(self._reports):
+            event = self._event(bar_end_ns, self._reports.pop(bar_end_ns))
+            if bar_end_ns < end_ns or not self._in_time(bar_end_ns):
+                self._state = engine.observe(self._state, event, self._config)
+            else:
+                self._record(self._apply(event))
+
+    def _rebuild(self, snapshot: LedgerSnapshot) -> None:
+        """The ledger answered: with the reports at hand, stand where the last bar left us, and decide it if it is ours."""
+        if not self._reconciled or not self._reports or snapshot.cash_usd is None or self._state is not None:
+            return
+        *earlier, last = sorted(self._reports)
+        for bar_end_ns in (*earlier, last):
+            event = self._event(bar_end_ns, self._reports.pop(bar_end_ns))
+            if self._state is None:
+                decide = bar_end_ns == last and self._in_time(last)
+                self._state, decisions = engine.rebuild(self._config, snapshot, self._closes, event, decide=decide)
+                self._record(decisions)
+            elif bar_end_ns == last and self._in_time(last) and last > snapshot.last_decision_bar_end_ns:
+                self._record(self._apply(event))
+            else:
+                self._state = engine.observe(self._state, event, self._config)
+
+    def _in_time(self, bar_end_ns: int) -> bool:
+        """Whether the session that the orders of this bar are for has yet to open."""
+        return self.now_ns < self._calendar.next_session(bar_end_ns).open_ns
+
+    def _event(self, bar_end_ns: int, reports: dict[str, SignalReported]) -> BarsClosed:
+        session = self._calendar.previous_session(bar_end_ns)
+        bars = {
+            symbol: SymbolBar(r.close_usd, r.adjusted_close, r.state_in, r.score) for symbol, r in sorted(reports.items())
+        }
+        return BarsClosed(bar_end_ns, session.date.isoformat(), bars)
+
+    # --- decisions ---
+
+    def _record(self, decisions: tuple[Decision, ...]) -> None:
+        for decision in decisions:
+            self.tell(self._ledger, record_of(decision, self.now_ns))
+            self.tell(
+                self._ledger,
+                RecordSession(
+                    at_ns=self.now_ns,
+                    session_date=decision.session_date,
+                    phase="close",
+                    equity_usd=decision.equity_usd,
+                    cash_usd=decision.cash_usd,
+                ),
+            )
+
+
+def record_of(decision: Decision, at_ns: int) -> RecordDecision:
+    """The decision as the message that the ledger commits."""
+    return RecordDecision(
+        at_ns=at_ns,
+        decision_id=decision.decision_id,
+        bar_end_ns=decision.bar_end_ns,
+        session_date=decision.session_date,
+        equity_usd=decision.equity_usd,
+        cash_usd=decision.cash_usd,
+        strategy=decision.strategy,
+        targets=tuple(
+            TargetWeight(
+                symbol=t.symbol, state_in=t.state_in, score=t.score, viability=t.viability, weight=t.weight,
+                price_usd=t.price_usd, held_quantity=t.held_quantity, target_quantity=t.target_quantity,
+            )
+            for t in decision.targets
+        ),
+        approved=tuple(_intent(approved.intent) for approved in decision.approved),
+        refused=tuple(
+            Refusal(intent=_intent(r.intent), code=r.code.value, reason=r.reason, limit=r.limit, value=r.value)
+            for r in decision.refused
+        ),
+        missing=decision.missing,
+    )  # fmt: skip
+
+
+def _intent(intent: engine.OrderIntent) -> OrderIntent:
+    return OrderIntent(**{name: getattr(intent, name) for name in OrderIntent.__struct_fields__})
