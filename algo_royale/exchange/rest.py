@@ -1,0 +1,743 @@
+"""The REST surface: which request means what, and Alpaca's answer or refusal in Alpaca's own words.
+
+What Alpaca knows and this exchange does not serve is refused with 422 and a sentence that says so, never answered wrongly.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from algo_royale.exchange.replay import ADJUSTMENTS, DAILY
+from algo_royale.exchange.wire import (
+    BAD_BODY,
+    BAD_FIELD,
+    NOT_ALLOWED,
+    UNKNOWN,
+    Order,
+    OrderRequest,
+    Refusal,
+    Response,
+    Wire,
+    asset_id,
+    authorized,
+    money,
+    new_york,
+    order_json,
+    parse_instant,
+    plain,
+    ratio,
+    rfc3339,
+)
+from algo_royale.market import CorporateAction
+from algo_royale.sessions import new_york_date
+
+if TYPE_CHECKING:
+    from algo_royale.exchange.core import Exchange
+
+Query = Mapping[str, str]
+Answer = tuple[int, Any]
+
+_ZERO, _HALF = Decimal(0), Decimal("0.5")
+_TYPES = ("market", "limit", "stop", "stop_limit", "trailing_stop")
+_TIMES = ("day", "gtc", "opg", "cls", "ioc", "fok")
+_CLASSES = ("simple", "bracket", "oco", "oto", "mleg")
+_QTY_MAX, _PRICE_MAX = Decimal(10) ** 9, Decimal(10) ** 7
+_CALENDAR = (date(1998, 1, 2), date(2035, 12, 31))
+_SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9./-]{0,20}", re.ASCII)
+_TIMEFRAME = re.compile(r"([1-5]?\d)(Min|T)|(1?\d|2[0-3])(Hour|H)|1(Day|D|Week|W)|(1|2|3|4|6|12)(Month|M)", re.ASCII)
+_CORPORATE_TYPES = frozenset(
+    ("reverse_split", "forward_split", "unit_split", "cash_dividend", "stock_dividend", "spin_off", "cash_merger",
+     "stock_merger", "stock_and_cash_merger", "redemption", "name_change", "worthless_removal", "rights_distribution",
+     "partial_call", "reorganization")
+)  # fmt: skip
+
+
+def handle(
+    exchange: Exchange, method: str, path: str, query: Query, body: bytes, headers: Mapping[str, str]
+) -> Response:
+    """Answer one request; see `Exchange.handle`."""
+    if not authorized(headers, exchange.config.keys):
+        return Response(401, {"message": "unauthorized."})
+    try:
+        status, answer = _route(exchange, method, path, query, body)
+    except Refusal as refusal:
+        return Response(refusal.status, refusal.body)
+    return Response(status, answer)
+
+
+def _route(exchange: Exchange, method: str, path: str, query: Query, body: bytes) -> Answer:
+    if method == "POST" and path == "/v2/orders":
+        return 200, exchange.submit(order_request(exchange, body))
+    if method == "DELETE" and path == "/v2/orders":
+        return _cancel_all(exchange)
+    if method == "DELETE" and (tail := _tail(path, "/v2/orders/")):
+        exchange.cancel(_order(exchange, tail))
+        return 204, None
+    if method == "GET":
+        if (serve := _EXACT.get(path)) is not None:
+            return 200, serve(exchange, query)
+        for prefix, serve_one in _PREFIXED:
+            if tail := _tail(path, prefix):
+                return 200, serve_one(exchange, tail, query)
+        if (symbol := path.removeprefix("/v2/stocks/").removesuffix("/bars")) and path == f"/v2/stocks/{symbol}/bars":
+            return 200, _bars_of_one(exchange, symbol, query)
+    raise Refusal(404, None, "endpoint not found.")
+
+
+def _tail(path: str, prefix: str) -> str:
+    """The one path segment after `prefix`, or nothing."""
+    tail = path.removeprefix(prefix)
+    return tail if path.startswith(prefix) and "/" not in tail else ""
+
+
+# ------------------------------------------------------------------------------------------------------ order entry
+
+
+def order_request(exchange: Exchange, body: bytes) -> OrderRequest:
+    """The body of POST /v2/orders as a request that needs no more looking at its form. Raises Refusal."""
+    try:
+        fields = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise Refusal(400, BAD_BODY, "request body format is invalid")
+    fields = {name: value for name, value in fields.items() if value is not None}
+    symbol = _text(fields, "symbol")
+    side = _one_of(fields, "side", ("buy", "sell"))
+    kind = _one_of(fields, "type", _TYPES)
+    time_in_force = _one_of(fields, "time_in_force", _TIMES)
+    order_class = _one_of({"order_class": fields.get("order_class") or "simple"}, "order_class", _CLASSES)
+    qty, notional = _number(fields, "qty", _QTY_MAX), _number(fields, "notional", _QTY_MAX)
+    prices = {
+        name: _number(fields, name, _PRICE_MAX)
+        for name in ("limit_price", "stop_price", "trail_price", "trail_percent")
+    }
+    _check_form(kind, qty, notional, prices)
+    client_order_id = fields.get("client_order_id")
+    if client_order_id is not None and not isinstance(client_order_id, str):
+        raise Refusal(422, BAD_FIELD, "client_order_id must be a string")
+    if client_order_id is not None and len(client_order_id) > 128:
+        raise Refusal(422, BAD_FIELD, "client_order_id must be no more than 128 characters")
+    if client_order_id and client_order_id in exchange.by_client_id:
+        raise Refusal(422, BAD_FIELD, "client_order_id must be unique")
+    known = {s: s for s in exchange.replay.symbols} | {asset_id(s): s for s in exchange.replay.symbols}
+    if symbol not in known:
+        raise Refusal(422, NOT_ALLOWED, f'asset "{symbol}" not found')
+    extended = fields.get("extended_hours", False)
+    if not isinstance(extended, bool):
+        raise Refusal(422, BAD_FIELD, "extended_hours must be a boolean")
+    _check_rules(kind, time_in_force, order_class, qty, notional, extended)
+    _check_increment(prices["limit_price"])
+    _check_intent(fields, side, known[symbol])
+    _refuse_unserved(kind, time_in_force, order_class, notional, extended)
+    return OrderRequest(
+        symbol=known[symbol], side=side, type=kind, qty=qty or _ZERO, limit_price=prices["limit_price"],
+        client_order_id=client_order_id or None,
+    )  # fmt: skip
+
+
+def _text(fields: Wire, name: str) -> str:
+    value = fields.get(name)
+    if value is None or value == "":
+        raise Refusal(422, BAD_FIELD, f"{name} is required")
+    if not isinstance(value, str):
+        raise Refusal(422, BAD_FIELD, f"{name} must be a string")
+    return value
+
+
+def _one_of(fields: Wire, name: str, allowed: Iterable[str]) -> str:
+    value = _text(fields, name)
+    if value not in allowed:
+        raise Refusal(422, BAD_FIELD, f"invalid {name}: {value}")
+    return value
+
+
+def _number(fields: Wire, name: str, most: Decimal) -> Decimal | None:
+    """A JSON number or string as a positive Decimal of at most nine places."""
+    value = fields.get(name)
+    if value is None:
+        return None
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float | str)
+        or (isinstance(value, str) and len(value) > 40)
+    ):
+        raise Refusal(422, BAD_FIELD, f"{name} must be a number")
+    try:
+        number = Decimal(repr(value) if isinstance(value, float) else value)
+    except InvalidOperation:
+        raise Refusal(422, BAD_FIELD, f"{name} must be a number") from None
+    if not number.is_finite():
+        raise Refusal(422, BAD_FIELD, f"{name} must be a number")
+    if number <= 0:
+        raise Refusal(422, BAD_FIELD, f"{name} must be > 0")
+    if number > most:
+        raise Refusal(422, BAD_FIELD, f"{name} must be <= {most}")
+    exponent = number.normalize().as_tuple().exponent
+    if isinstance(exponent, int) and exponent < -9:
+        raise Refusal(422, BAD_FIELD, f"{name} is limited to 9 decimal places")
+    return number
+
+
+def _check_form(kind: str, qty: Decimal | None, notional: Decimal | None, prices: Mapping[str, Decimal | None]) -> None:
+    """Fields that belong together, as code 40010001."""
+    limit, stop = prices["limit_price"], prices["stop_price"]
+    wrong = ""
+    if qty is None and notional is None:
+        wrong = "qty or notional is required"
+    elif qty is not None and notional is not None:
+        wrong = "only one of qty or notional is accepted"
+    elif kind == "market" and (limit is not None or stop is not None):
+        wrong = "market orders require no stop or limit price"
+    elif kind == "limit" and limit is None:
+        wrong = "limit orders require a limit price"
+    elif kind == "limit" and stop is not None:
+        wrong = "limit orders require no stop price"
+    elif kind == "stop" and stop is None:
+        wrong = "stop orders require a stop price"
+    elif kind == "stop_limit" and (stop is None or limit is None):
+        wrong = "stop limit orders require both stop and limit price"
+    elif kind == "trailing_stop" and (prices["trail_price"] is None) == (prices["trail_percent"] is None):
+        wrong = "trailing stop orders must specify one of trail_price or trail_percent"
+    if wrong:
+        raise Refusal(422, BAD_FIELD, wrong)
+
+
+def _check_rules(
+    kind: str, time_in_force: str, order_class: str, qty: Decimal | None, notional: Decimal | None, extended: bool
+) -> None:
+    """Alpaca's rules of business, as code 42210000."""
+    fractional = notional is not None or (qty is not None and qty != qty.to_integral_value())
+    wrong = ""
+    if extended and (kind != "limit" or time_in_force != "day"):
+        wrong = "extended hours order must be DAY limit orders"
+    elif fractional and time_in_force != "day":
+        wrong = "fractional orders must be DAY orders"
+    elif fractional and order_class != "simple":
+        wrong = "fractional orders must be simple orders"
+    elif fractional and kind == "trailing_stop":
+        wrong = "fractional orders must be market, limit, stop, or stop_limit orders"
+    elif notional is not None and notional < 1:
+        wrong = "notional amount must be >= 1.00"
+    if wrong:
+        raise Refusal(422, NOT_ALLOWED, wrong)
+
+
+def _check_increment(limit: Decimal | None) -> None:
+    if limit is None:
+        return
+    places = 2 if limit >= 1 else 4
+    if limit != round(limit, places):
+        text = f"invalid limit_price {plain(limit)}. sub-penny increment does not fulfill minimum pricing criteria"
+        raise Refusal(422, NOT_ALLOWED, text)
+
+
+def _check_intent(fields: Wire, side: str, symbol: str) -> None:
+    intent = fields.get("position_intent")
+    if intent is None or intent == ("buy_to_open" if side == "buy" else "sell_to_close"):
+        return
+    if intent == "sell_to_open" and side == "sell":
+        raise Refusal(422, NOT_ALLOWED, f'asset "{symbol}" cannot be sold short')
+    raise Refusal(422, BAD_FIELD, f"invalid position_intent: {intent}")
+
+
+def _refuse_unserved(kind: str, time_in_force: str, order_class: str, notional: Decimal | None, extended: bool) -> None:
+    """What Alpaca takes and this exchange does not; the message is ours."""
+    what = ""
+    if kind not in ("market", "limit"):
+        what = f"{kind} orders"
+    elif time_in_force != "day":
+        what = f"{time_in_force} orders"
+    elif order_class != "simple":
+        what = f"{order_class} orders"
+    elif notional is not None:
+        what = "notional orders"
+    elif extended:
+        what = "extended hours orders"
+    if what:
+        raise Refusal(422, NOT_ALLOWED, f"{what} are not served by this exchange")
+
+
+# ----------------------------------------------------------------------------------------------------------- orders
+
+
+def _order(exchange: Exchange, order_id: str) -> Order:
+    order = exchange.by_id.get(order_id.lower())
+    if order is None:
+        raise Refusal(404, UNKNOWN, f"order not found for {order_id}")
+    return order
+
+
+def _cancel_all(exchange: Exchange) -> Answer:
+    attempts = list(exchange.open_orders.values())
+    for order in attempts:
+        exchange.cancel(order)
+    return 207, [{"id": order.id, "status": 200} for order in attempts]
+
+
+def _order_by_id(exchange: Exchange, order_id: str, query: Query) -> Wire:
+    return order_json(_order(exchange, order_id))
+
+
+def _order_by_client_id(exchange: Exchange, query: Query) -> Wire:
+    wanted = query.get("client_order_id", "")
+    if not wanted:
+        raise Refusal(422, BAD_FIELD, "client_order_id is required")
+    order = exchange.by_client_id.get(wanted)
+    if order is None:
+        raise Refusal(404, UNKNOWN, f"order not found for {wanted}")
+    return order_json(order)
+
+
+def _orders(exchange: Exchange, query: Query) -> list[Wire]:
+    status = _choice(query, "status", ("open", "closed", "all"), "open")
+    direction = _choice(query, "direction", ("asc", "desc"), "desc")
+    limit = _count(query, "limit", 50, 500)
+    after, until = _instant(query, "after"), _instant(query, "until")
+    symbols, side = _names(query, "symbols"), query.get("side")
+    if side and side not in ("buy", "sell"):
+        raise Refusal(422, BAD_FIELD, f"invalid side: {side}")
+    classes = _names(query, "asset_class")
+    after_order, before_order = query.get("after_order_id"), query.get("before_order_id")
+    if after_order and before_order:
+        raise Refusal(422, BAD_FIELD, "only one of before_order_id or after_order_id is accepted")
+    if after_order:
+        after = max(after or 0, _order(exchange, after_order).submitted_ns)
+    if before_order:
+        until = _order(exchange, before_order).submitted_ns
+    pool = exchange.open_orders.values() if status == "open" else exchange.orders
+    chosen = [
+        order
+        for order in pool
+        if not (status == "closed" and order.is_open)
+        and (after is None or order.submitted_ns > after)
+        and (until is None or order.submitted_ns < until)
+        and (not symbols or order.symbol in symbols)
+        and (not side or order.side == side)
+        and (not classes or classes & {"us_equity", "all"})
+    ]
+    chosen.sort(key=lambda order: order.submitted_ns, reverse=direction == "desc")
+    return [order_json(order) for order in chosen[:limit]]
+
+
+# ---------------------------------------------------------------------------------------------------------- account
+
+
+def _account(exchange: Exchange, query: Query) -> Wire:
+    figures, cash = exchange.figures(), exchange.account.cash
+    equity, value = figures.equity, figures.long_value
+    excess = max(_ZERO, equity - _HALF * value - figures.reserved)  # Regulation T: half of what is held long
+    overnight = max(_ZERO, 2 * (equity - _HALF * value) - figures.reserved)
+    return {
+        "id": exchange.ids.fixed("account"),
+        "admin_configurations": {},
+        "user_configurations": None,
+        "account_number": f"PA{exchange.ids.fixed('account').replace('-', '')[:10].upper()}",
+        "status": "ACTIVE",
+        "crypto_status": "ACTIVE",
+        "options_approved_level": 0,
+        "options_trading_level": 0,
+        "currency": "USD",
+        "buying_power": money(figures.buying_power),
+        "regt_buying_power": money(overnight),
+        "effective_buying_power": money(figures.buying_power),
+        "non_marginable_buying_power": money(excess),
+        "options_buying_power": money(excess),
+        "cash": money(cash),
+        "accrued_fees": "0",
+        "portfolio_value": money(equity),
+        "trading_blocked": False,
+        "transfers_blocked": False,
+        "account_blocked": False,
+        "created_at": rfc3339(exchange.config.start_ns // 1000 * 1000),
+        "trade_suspended_by_user": False,
+        "multiplier": str(exchange.config.multiplier),
+        "shorting_enabled": False,
+        "equity": money(equity),
+        "last_equity": money(exchange.last_equity),
+        "long_market_value": money(value),
+        "short_market_value": "0",
+        "position_market_value": money(value),
+        "initial_margin": money(_HALF * value),
+        "maintenance_margin": money(Decimal("0.3") * value),
+        "last_maintenance_margin": money(Decimal("0.3") * exchange.last_long_value),
+        "sma": money(excess),
+        "balance_asof": exchange.balance_date.isoformat(),
+        "crypto_tier": 0,
+        "intraday_adjustments": "0",
+        "pending_reg_taf_fees": "0",
+    }
+
+
+def _positions(exchange: Exchange, query: Query) -> list[Wire]:
+    return [_position_json(exchange, symbol) for symbol in sorted(exchange.account.positions)]
+
+
+def _position(exchange: Exchange, which: str, query: Query) -> Wire:
+    for symbol in exchange.account.positions:
+        if which in (symbol, asset_id(symbol)):
+            return _position_json(exchange, symbol)
+    raise Refusal(404, UNKNOWN, "position does not exist")
+
+
+def _position_json(exchange: Exchange, symbol: str) -> Wire:
+    held = exchange.account.positions[symbol]
+    price, lastday = exchange.marks[symbol], exchange.lastday.get(symbol, exchange.marks[symbol])
+    value, cost = held.quantity * price, held.quantity * held.average_cost_usd
+    basis = exchange.intraday_basis[symbol]
+    return {
+        "asset_id": asset_id(symbol),
+        "symbol": symbol,
+        "exchange": _listing(exchange, symbol),
+        "asset_class": "us_equity",
+        "asset_marginable": True,
+        "qty": plain(held.quantity),
+        "qty_available": plain(held.quantity - exchange.held(symbol)),
+        "avg_entry_price": money(held.average_cost_usd),
+        "side": "long",
+        "market_value": money(value),
+        "cost_basis": money(cost),
+        "unrealized_pl": money(value - cost),
+        "unrealized_plpc": ratio((value - cost) / cost),
+        "unrealized_intraday_pl": money(value - basis),
+        "unrealized_intraday_plpc": ratio((value - basis) / basis),
+        "current_price": money(price),
+        "lastday_price": money(lastday),
+        "change_today": ratio(price / lastday - 1),
+    }
+
+
+def _activities(exchange: Exchange, query: Query) -> list[Wire]:
+    kinds = _names(query, "activity_types")
+    category = query.get("category")
+    if kinds and category:
+        raise Refusal(422, BAD_FIELD, "only one of activity_types or category is accepted")
+    if category and category not in ("trade_activity", "non_trade_activity"):
+        raise Refusal(422, BAD_FIELD, f"invalid category: {category}")
+    direction = _choice(query, "direction", ("asc", "desc"), "desc")
+    size = _count(query, "page_size", 100, 100)
+    after, until, order_id = _instant(query, "after"), _instant(query, "until"), query.get("order_id")
+    day = _instant(query, "date")
+    chosen = [
+        activity
+        for at_ns, activity in exchange.activities
+        if (not kinds or activity["activity_type"] in kinds)
+        and (not category or (activity["activity_type"] == "FILL") == (category == "trade_activity"))
+        and (after is None or at_ns > after)
+        and (until is None or at_ns < until)
+        and (day is None or new_york_date(at_ns) == new_york_date(day))
+        and (not order_id or activity.get("order_id") == order_id)
+    ]
+    if direction == "desc":
+        chosen.reverse()
+    if token := query.get("page_token"):
+        start = next((i + 1 for i, activity in enumerate(chosen) if activity["id"] == token), None)
+        if start is None:
+            raise Refusal(422, BAD_FIELD, "invalid page_token")
+        chosen = chosen[start:]
+    return chosen[:size]
+
+
+def _activities_of_kind(exchange: Exchange, kind: str, query: Query) -> list[Wire]:
+    return _activities(exchange, {**query, "activity_types": kind})
+
+
+# --------------------------------------------------------------------------------------------- assets and calendar
+
+
+def _listing(exchange: Exchange, symbol: str) -> str:
+    return "NYSE" if symbol in exchange.config.nyse_listed else "NASDAQ"
+
+
+def _asset_json(exchange: Exchange, symbol: str) -> Wire:
+    return {
+        "id": asset_id(symbol),
+        "class": "us_equity",
+        "exchange": _listing(exchange, symbol),
+        "symbol": symbol,
+        "name": f"{symbol} Common Stock",
+        "status": "active",
+        "tradable": symbol in exchange.marks,
+        "marginable": True,
+        "maintenance_margin_requirement": 30,
+        "margin_requirement_long": "30",
+        "margin_requirement_short": "100",
+        "shortable": False,
+        "easy_to_borrow": False,
+        "borrow_status": "hard_to_borrow",
+        "fractionable": True,
+        "attributes": [],
+    }
+
+
+def _assets(exchange: Exchange, query: Query) -> list[Wire]:
+    if query.get("status", "active") != "active" or query.get("asset_class", "us_equity") != "us_equity":
+        return []
+    if query.get("attributes"):
+        return []
+    listed = [_asset_json(exchange, symbol) for symbol in exchange.replay.symbols]
+    wanted = query.get("exchange")
+    return [asset for asset in listed if not wanted or asset["exchange"] == wanted]
+
+
+def _asset(exchange: Exchange, which: str, query: Query) -> Wire:
+    for symbol in exchange.replay.symbols:
+        if which in (symbol, asset_id(symbol)):
+            return _asset_json(exchange, symbol)
+    raise Refusal(404, UNKNOWN, f"asset not found for {which}")
+
+
+def _clock(exchange: Exchange, query: Query) -> Wire:
+    calendar, now = exchange.replay.calendar, exchange.now_ns
+    under_way, coming = calendar.session_at(now), calendar.next_session(now)
+    return {
+        "timestamp": new_york(now),
+        "is_open": under_way is not None,
+        "next_open": new_york(coming.open_ns),
+        "next_close": new_york((under_way or coming).close_ns),
+    }
+
+
+def _calendar(exchange: Exchange, query: Query) -> list[Wire]:
+    """Sessions from `start` to `end`, within the years of the bundled calendar (Alpaca's own reaches from 1970 to 2029)."""
+    if query.get("date_type", "TRADING") != "TRADING":
+        raise Refusal(422, BAD_FIELD, "calendars by settlement date are not served by this exchange")
+    days = [_instant(query, name) for name in ("start", "end")]
+    start = _CALENDAR[0] if days[0] is None else max(_CALENDAR[0], new_york_date(days[0]))
+    end = _CALENDAR[1] if days[1] is None else min(_CALENDAR[1], new_york_date(days[1]))
+    if end < start:
+        return []
+    calendar = exchange.replay.calendar
+    found = calendar.sessions(start, end)
+    if not found:
+        return []
+    settled = [*found[1:], calendar.next_session(found[-1].open_ns)]  # one session after the trade
+    return [
+        {
+            "date": session.date.isoformat(),
+            "open": new_york(session.open_ns)[11:16],
+            "close": new_york(session.close_ns)[11:16],
+            "session_open": "0400",
+            "session_close": "2000",
+            "settlement_date": settlement.date.isoformat(),
+        }
+        for session, settlement in zip(found, settled, strict=True)
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------ market data
+
+
+def _bars(exchange: Exchange, query: Query) -> Wire:
+    symbols = sorted(_names(query, "symbols"))
+    if not symbols:
+        raise Refusal(400, None, "symbols is required")
+    bars, token = _bar_page(exchange, symbols, query)
+    return {"bars": bars, "next_page_token": token, "currency": "USD"}
+
+
+def _bars_of_one(exchange: Exchange, symbol: str, query: Query) -> Wire:
+    bars, token = _bar_page(exchange, [symbol], query)
+    return {"bars": bars.get(symbol, []), "symbol": symbol, "next_page_token": token, "currency": "USD"}
+
+
+def _bar_page(exchange: Exchange, symbols: list[str], query: Query) -> tuple[dict[str, list[Wire]], str | None]:
+    """Closed bars by symbol, then time, at most `limit` of them over all symbols; and where the next page begins."""
+    for symbol in symbols:
+        if not _SYMBOL.fullmatch(symbol):
+            raise Refusal(400, None, f"invalid symbol: {symbol}")
+    adjustment = _check_bar_query(exchange, query)
+    left = _count(query, "limit", 1000, 10_000, data=True)
+    backwards = _choice(query, "sort", ("asc", "desc"), "asc", data=True) == "desc"
+    now = exchange.now_ns
+    start, end = _instant(query, "start", data=True), _instant(query, "end", data=True)
+    start = parse_instant(new_york_date(now).isoformat()) if start is None else start
+    end = now if end is None else end
+    if end < start:
+        raise Refusal(400, None, "end should not be before start")
+    resume = _read_token(query.get("page_token"))
+    bars: dict[str, list[Wire]] = {}
+    for symbol in symbols:
+        low, high = start, end
+        if resume is not None:
+            if symbol < resume[0]:
+                continue
+            if symbol == resume[0]:
+                low, high = (low, resume[1]) if backwards else (resume[1], high)
+        rows = exchange.replay.rows(symbol, low, high, now)
+        ordered = rows[::-1] if backwards else rows
+        if not ordered:
+            continue
+        if left:
+            bars[symbol] = exchange.replay.bars_json(symbol, ordered[:left], adjustment, now)
+        if len(ordered) > left:
+            (following,) = exchange.replay.bars_json(symbol, ordered[left : left + 1], "raw", now)
+            return bars, base64.b64encode(f"{symbol}|D|{following['t']}".encode()).decode()
+        left -= len(ordered)
+    return bars, None
+
+
+def _check_bar_query(exchange: Exchange, query: Query) -> str:
+    """The adjustment asked for, once everything else about the series is known to be served."""
+    timeframe = query.get("timeframe", "")
+    if not _TIMEFRAME.fullmatch(timeframe) or timeframe[0] == "0":
+        raise Refusal(400, None, f"invalid timeframe: {timeframe}")
+    if timeframe not in DAILY:
+        raise Refusal(422, None, f"timeframe {timeframe} is not served by this exchange; it replays 1Day bars")
+    feed = query.get("feed", "iex")
+    if feed not in ("iex", "sip", "otc", "boats", "delayed_sip"):
+        raise Refusal(400, None, f"invalid feed: {feed}")
+    if feed not in ("iex", "sip"):
+        raise Refusal(422, None, f"feed {feed} is not served by this exchange")
+    if query.get("currency", "USD") != "USD":
+        raise Refusal(422, None, "currencies other than USD are not served by this exchange")
+    if query.get("asof", "-") != "-":
+        _instant(query, "asof", data=True)
+    asked = set(query.get("adjustment", "raw").split(","))
+    if "spin-off" in asked:
+        raise Refusal(422, None, "adjustment spin-off is not served by this exchange")
+    if not asked <= ADJUSTMENTS:
+        raise Refusal(400, None, f"invalid adjustment: {query['adjustment']}")
+    if "all" in asked or asked >= {"split", "dividend"}:
+        return "all"
+    return next(iter(asked - {"raw"}), "raw")
+
+
+def _read_token(token: str | None) -> tuple[str, int] | None:
+    if not token:
+        return None
+    try:
+        symbol, _, at = base64.b64decode(token, validate=True).decode().split("|")
+        return symbol, parse_instant(at)
+    except ValueError:
+        raise Refusal(400, None, "invalid page_token") from None
+
+
+def _corporate_actions(exchange: Exchange, query: Query) -> Wire:
+    """Splits and cash dividends announced by now: those whose ex-date is no later than the next session.
+
+    The process date is the ex-date; CUSIPs are empty, because the replayed data have none.
+    """
+    types = _names(query, "types")
+    if not types <= _CORPORATE_TYPES:
+        raise Refusal(400, None, f"invalid types: {query['types']}")
+    symbols, ids = _names(query, "symbols"), _names(query, "ids")
+    limit = _count(query, "limit", 100, 1000, data=True)
+    backwards = _choice(query, "sort", ("asc", "desc"), "asc", data=True) == "desc"
+    today = new_york_date(exchange.now_ns)
+    announced = exchange.replay.calendar.next_session(exchange.now_ns).date
+    days = [_instant(query, name, data=True) for name in ("start", "end")]
+    start, end = (today if ns is None else new_york_date(ns) for ns in days)
+    if ids:
+        start, end = date.min, date.max
+    found = [
+        _corporate_action(exchange, action, kind)
+        for symbol in exchange.replay.symbols
+        if not symbols or symbol in symbols
+        for action in exchange.replay.actions[symbol]
+        if start <= action.ex_date <= min(end, announced)
+        for kind in _kinds(action)
+        if not types or kind in types
+    ]
+    found = [entry for entry in found if not ids or entry[1]["id"] in ids]
+    found.sort(key=lambda entry: (entry[1]["process_date"], entry[1]["symbol"], entry[0]), reverse=backwards)
+    first = 0
+    if token := query.get("page_token"):
+        position = next((i for i, entry in enumerate(found) if entry[1]["id"] == token), None)
+        if position is None:
+            raise Refusal(400, None, "invalid page_token")
+        first = position
+    grouped: dict[str, list[Wire]] = {}
+    for kind, entry in found[first : first + limit]:
+        grouped.setdefault(kind + "s", []).append(entry)
+    following = found[first + limit : first + limit + 1]
+    return {"corporate_actions": grouped, "next_page_token": following[0][1]["id"] if following else None}
+
+
+def _kinds(action: CorporateAction) -> Iterable[str]:
+    if action.ratio != 1.0:
+        yield "forward_split" if action.ratio > 1 else "reverse_split"
+    if action.cash_usd:
+        yield "cash_dividend"
+
+
+def _corporate_action(exchange: Exchange, action: CorporateAction, kind: str) -> tuple[str, Wire]:
+    day = action.ex_date.isoformat()
+    entry: Wire = {
+        "id": asset_id(f"{kind}:{action.symbol}:{day}"),
+        "symbol": action.symbol,
+        "process_date": day,
+        "ex_date": day,
+    }
+    if kind == "cash_dividend":
+        return kind, entry | {"cusip": "", "rate": action.cash_usd, "special": False, "foreign": False}
+    exact = Fraction(action.ratio).limit_denominator(1000)
+    entry |= {"new_rate": exact.numerator, "old_rate": exact.denominator}
+    return kind, entry | ({"cusip": ""} if kind == "forward_split" else {"old_cusip": "", "new_cusip": ""})
+
+
+# ---------------------------------------------------------------------------------------------------- query strings
+
+
+def _bad(message: str, *, data: bool) -> Refusal:
+    """A wrong query: market data answers 400 without a code, trading 422 with one."""
+    return Refusal(400, None, message) if data else Refusal(422, BAD_FIELD, message)
+
+
+def _names(query: Query, name: str) -> set[str]:
+    return {part.strip() for part in query.get(name, "").split(",") if part.strip()}
+
+
+def _choice(query: Query, name: str, allowed: tuple[str, ...], default: str, *, data: bool = False) -> str:
+    value = query.get(name) or default
+    if value not in allowed:
+        raise _bad(f"invalid {name}: {value}", data=data)
+    return value
+
+
+def _count(query: Query, name: str, default: int, most: int, *, data: bool = False) -> int:
+    text = query.get(name)
+    if text is None or text == "":
+        return default
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
+    if not 1 <= number <= most:
+        raise _bad(f"{name} must be between 1 and {most}", data=data)
+    return number
+
+
+def _instant(query: Query, name: str, *, data: bool = False) -> int | None:
+    text = query.get(name)
+    if not text:
+        return None
+    try:
+        return parse_instant(text)
+    except (ValueError, OverflowError):
+        raise _bad(f"invalid {name}: {text}", data=data) from None
+
+
+_EXACT: dict[str, Callable[[Exchange, Query], Any]] = {
+    "/v2/account": _account,
+    "/v2/account/activities": _activities,
+    "/v2/orders": _orders,
+    "/v2/orders:by_client_order_id": _order_by_client_id,
+    "/v2/positions": _positions,
+    "/v2/assets": _assets,
+    "/v2/clock": _clock,
+    "/v2/calendar": _calendar,
+    "/v2/stocks/bars": _bars,
+    "/v1/corporate-actions": _corporate_actions,
+}
+_PREFIXED: tuple[tuple[str, Callable[[Exchange, str, Query], Any]], ...] = (
+    ("/v2/orders/", _order_by_id),
+    ("/v2/positions/", _position),
+    ("/v2/assets/", _asset),
+    ("/v2/account/activities/", _activities_of_kind),
+)
