@@ -10,6 +10,7 @@ choice of the first bar changes a value by less than 1e-9 relative.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -17,8 +18,9 @@ import numpy as np
 
 from algo_royale.compiled import F64, FLOATS_IN, FLOATS_OUT, I64, VOID, compiled
 from algo_royale.errors import BadConfiguration
-from algo_royale.market import Bars, BoolArray, FloatArray
+from algo_royale.market import Bars, BoolArray, FloatArray, Timeframe
 
+NEVER = 10**9  # settle of running totals: their level always depends on where they began
 WINDOW_MAX = 300  # bounds the cost of recomputing a window at every bar
 
 
@@ -68,6 +70,13 @@ def smooth(x: FloatArray, n: int, factor: float, divisor: float, memory: FloatAr
             e += factor * (x[t] - e) / divisor
         out[t] = e
     memory[0], memory[1] = count, e
+
+
+@compiled(VOID, FLOATS_IN, FLOATS_OUT)
+def logarithms(x: FloatArray, out: FloatArray) -> None:
+    """ln per element: a vectorised logarithm may differ from this one in the last bit."""
+    for t in range(len(x)):
+        out[t] = math.log(x[t])
 
 
 # Operations: each is run(feature, inputs, memory) -> values, and may change its memory in place.
@@ -165,6 +174,35 @@ def _run_above(feature: Feature, inputs: list[FloatArray], memory: Memory) -> Fl
     return out
 
 
+def _highest(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
+    extended, length = _extend(inputs[0], memory), len(inputs[0])
+    out = extended[:length]
+    for j in range(1, feature.n):
+        out = np.maximum(out, extended[j : j + length])
+    return out
+
+
+def _cumulate(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
+    out: FloatArray = np.cumsum(np.concatenate((memory, inputs[0])))[1:]
+    memory[0] = out[-1] if len(out) else memory[0]
+    return out
+
+
+def _logarithm(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
+    out = np.empty(len(inputs[0]))
+    logarithms(inputs[0], out)
+    return out
+
+
+def _directional(up: FloatArray, down: FloatArray) -> FloatArray:
+    """Wilder's movement: the larger of the two moves if it is up, else 0; NaN where there is no bar before."""
+    return np.where((up > down) & (up > 0.0), up, np.where(np.isnan(up + down), np.nan, 0.0))
+
+
+def _signed(x: FloatArray, before: FloatArray, volume: FloatArray) -> FloatArray:
+    return np.where(np.isnan(before), 0.0, np.sign(x - before) * volume)
+
+
 def _elementwise(function: Callable[..., FloatArray]) -> _Op:
     return _Op(run=lambda feature, inputs, memory: function(*inputs))
 
@@ -196,6 +234,22 @@ _OPS: dict[str, _Op] = {
     "loss": _elementwise(lambda a, b: np.maximum(b - a, 0.0)),
     "strength": _elementwise(lambda gain, loss: _ratio(100.0 * gain, gain + loss, at_zero=50.0)),
     "band": _Op(run=lambda feature, inputs, memory: inputs[0] + feature.level * inputs[1]),
+    "scaled": _Op(run=lambda feature, inputs, memory: feature.level * inputs[0]),
+    "highest": _windowed(_highest),
+    "cumulative": _Op(run=_cumulate, warm_up=lambda n: (0, NEVER), memory=lambda n: np.zeros(1)),
+    "logarithm": _Op(run=_logarithm),
+    "times": _elementwise(lambda a, b: a * b),
+    "size": _elementwise(lambda a, b: np.abs(a - b)),
+    "larger": _elementwise(np.maximum),
+    "smaller": _elementwise(np.minimum),
+    "directional": _elementwise(_directional),
+    "index": _elementwise(lambda part, whole: _ratio(100.0 * part, whole, at_zero=0.0)),
+    "imbalance": _elementwise(lambda a, b: _ratio(100.0 * np.abs(a - b), a + b, at_zero=0.0)),
+    "position": _elementwise(lambda x, low, high: _ratio(x - low, high - low, at_zero=0.5)),
+    "percent": _elementwise(lambda x, low, high: _ratio(100.0 * (x - low), high - low, at_zero=50.0)),
+    # The first bar counts as unchanged: the one bar that its input waits for is given back.
+    "signed": _Op(run=lambda feature, inputs, memory: _signed(*inputs), warm_up=lambda n: (-1, 0)),
+    "pressure": _elementwise(lambda high, low, c, v: _ratio(v * ((c - low) - (high - c)), high - low, at_zero=0.0)),
 }
 _COLUMNS: dict[str, Callable[[Bars], FloatArray]] = {
     "open": lambda bars: bars.open,
@@ -278,7 +332,9 @@ def _values(feature: Feature, bars: Bars, values: dict[str, FloatArray], memory:
     return _OPS[feature.op].run(feature, [values[x.key] for x in feature.inputs], memory)
 
 
-# The catalogue. Sources: Hunter 1986 (EMA), Wilder 1978 (RSI, RMA), Bollinger 2001 (bands, population deviation).
+# The catalogue. Sources: Hunter 1986 (EMA), Wilder 1978 (RSI, RMA), Appel 1979 (MACD), Wilder 1978 (RSI, RMA, true
+# range, directional movement), Bollinger 2001 (bands, population deviation), Lane 1984 (stochastics), Granville 1963
+# (OBV), Chaikin (ADL), Berkowitz 1988 (VWAP).
 
 OPEN, HIGH, LOW, CLOSE, VOLUME = (Feature(name) for name in ("open", "high", "low", "close", "volume"))
 HLC3, VWAP = Feature("hlc3"), Feature("vwap")
@@ -347,16 +403,100 @@ def moving_average(name: str) -> Feature:
     return {"sma": sma, "ema": ema}[kind](int(n))
 
 
-FEATURES: dict[str, Feature] = {
-    "pct_return": change(1),
-    **{f"sma_{n}": sma(n) for n in (10, 20, 50, 100, 150, 200)},
-    **{f"ema_{n}": ema(n) for n in (9, 10, 12, 20, 26, 50, 100, 150, 200)},
-    "rsi": rsi(),
-    **{f"vol_ma_{n}": sma(n, VOLUME) for n in (10, 20, 50, 100, 200)},
-    "roc_10": change(10),
-    "bollinger_upper": band(20, 2.0),
-    "bollinger_lower": band(20, -2.0),
-}
+def macd(fast: int = 12, slow: int = 26) -> Feature:
+    """ema_fast - ema_slow of the close."""
+    return gap(ema(fast), ema(slow))
+
+
+def true_range() -> Feature:
+    """Range of the bar including the close before it."""
+    before = lag(CLOSE, 1)
+    return gap(Feature("larger", (HIGH, before)), Feature("smaller", (LOW, before)))
+
+
+def directional_index(n: int, *, plus: bool) -> Feature:
+    """Wilder's +DI or -DI, 0..100."""
+    up, down = gap(HIGH, lag(HIGH, 1)), gap(lag(LOW, 1), LOW)
+    movement = Feature("directional", (up, down) if plus else (down, up))
+    return Feature("index", (rma(n, movement), rma(n, true_range())))
+
+
+def adx(n: int = 14) -> Feature:
+    """Wilder's average directional index, 0..100."""
+    return rma(n, Feature("imbalance", (directional_index(n, plus=True), directional_index(n, plus=False))))
+
+
+def stochastic(n: int = 14) -> Feature:
+    """Where the close lies between the lowest low and the highest high of n bars, 0..100; 50 if they are equal."""
+    lowest = Feature("negative", (Feature("highest", (Feature("negative", (LOW,)),), n),))
+    return Feature("percent", (CLOSE, lowest, Feature("highest", (HIGH,), n)))
+
+
+def vwap(n: int) -> Feature:
+    """Mean price of n bars weighted by volume; NaN where nothing was traded."""
+    return Feature("ratio", (Feature("sum", (Feature("times", (VWAP, VOLUME)),), n), Feature("sum", (VOLUME,), n)))
+
+
+def log_return() -> Feature:
+    """ln(c_t/c_{t-1})."""
+    return Feature("logarithm", (Feature("ratio", (CLOSE, lag(CLOSE, 1))),))
+
+
+def _bands() -> dict[str, Feature]:
+    lower, upper = band(20, -2.0), band(20, 2.0)
+    return {
+        "bollinger_upper": upper,
+        "bollinger_lower": lower,
+        "bollinger_width": Feature("ratio", (gap(upper, lower), sma(20))),
+        "bollinger_pct_b": Feature("position", (CLOSE, lower, upper)),
+    }
+
+
+def _candles() -> dict[str, Feature]:
+    return {
+        "true_range": true_range(),
+        "atr_14": rma(14, true_range()),
+        "atr_pct_14": Feature("ratio", (rma(14, true_range()), CLOSE)),
+        "range": gap(HIGH, LOW),
+        "range_pct": Feature("ratio", (gap(HIGH, LOW), CLOSE)),
+        "body": Feature("size", (CLOSE, OPEN)),
+        "upper_wick": gap(HIGH, Feature("larger", (OPEN, CLOSE))),
+        "lower_wick": gap(Feature("smaller", (OPEN, CLOSE)), LOW),
+        "gap": distance(OPEN, lag(CLOSE, 1)),
+        "high_low_ratio": Feature("ratio", (HIGH, LOW)),
+    }
+
+
+def catalogue(timeframe: Timeframe) -> dict[str, Feature]:
+    """Every named feature of prices and volumes. Only the annualised volatility depends on the timeframe."""
+    return {
+        "pct_return": change(1),
+        "log_return": log_return(),
+        **{f"sma_{n}": sma(n) for n in (10, 20, 50, 100, 150, 200)},
+        **{f"ema_{n}": ema(n) for n in (9, 10, 12, 20, 26, 50, 100, 150, 200)},
+        "macd": macd(),
+        "macd_signal": ema(9, macd()),
+        "macd_hist": gap(macd(), ema(9, macd())),
+        "rsi": rsi(),
+        **{f"volatility_{n}": sd(n, change(1), ddof=1) for n in (10, 20, 50)},
+        "hist_volatility_20": Feature(
+            "scaled", (sd(20, log_return(), ddof=1),), level=math.sqrt(timeframe.bars_per_year)
+        ),
+        **_candles(),
+        **{f"vol_ma_{n}": sma(n, VOLUME) for n in (10, 20, 50, 100, 200)},
+        "vol_change": change(1, VOLUME),
+        **{f"vwap_{n}": vwap(n) for n in (10, 20, 50, 100, 150, 200)},
+        "plus_di_14": directional_index(14, plus=True),
+        "minus_di_14": directional_index(14, plus=False),
+        "adx": adx(),
+        "momentum_10": gap(CLOSE, lag(CLOSE, 10)),
+        "roc_10": change(10),
+        "stochastic_k": stochastic(),
+        "stochastic_d": sma(3, stochastic()),
+        **_bands(),
+        "obv": Feature("cumulative", (Feature("signed", (CLOSE, lag(CLOSE, 1), VOLUME)),)),
+        "adl": Feature("cumulative", (Feature("pressure", (HIGH, LOW, CLOSE, VOLUME)),)),
+    }
 
 
 def finite(arrays: Iterable[FloatArray], length: int) -> BoolArray:
