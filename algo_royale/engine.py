@@ -1,0 +1,590 @@
+"""step(state, event, config) -> (state, decisions): the only composition of target weights, sizing and risk.
+
+Every number is a function of the event sequence and the configuration: no clock, no randomness, no I/O. `research.simulate`
+and the portfolio actor call the same function, so what ran live is what was tested.
+
+**When.** A decision is made once per bar time, on `BarsClosed`, from one snapshot in which open orders count as held. Symbols
+are always taken in name order. Every `BarsClosed` yields exactly one `Decision`; on a quiet bar its `targets` are empty.
+
+**What makes a bar not quiet** (rebalance "on_signal_change"):
+  changed     the vector of effective states (signal in, not stale, history long enough) differs from the vector of the last
+              decision that had targets. All weights are allocated anew and every symbol is sized.
+  unfinished  the vector is the same, but a symbol holds something else than the last `target_quantity`: an order was refused,
+              rejected, lost, only partly filled or scaled down. These symbols alone are sized again, to the last weight at
+              today's equity and price, until the difference is inside the drift band (`target_quantity` then becomes what is held).
+**After a restart** the outcome is the same, for both conditions are read from committed facts alone: the targets of the last
+decision that had any, and the positions and open orders of the ledger. Nothing else is remembered from bar to bar but prices,
+which `rebuild` takes from each symbol's recent closes, and the session's starting equity, which is the equity of the last
+decision in an earlier session.
+
+**A live caller** tells, in order: `rebuild(...)` once; per bar time one `BarsClosed` with what each symbol reported; per
+committed fill one `FillApplied`; per order that ended unfilled one `OrderEnded`; `SessionStarted` at each session's start
+(settlement only; optional for margin accounts). Fills of an order that the state does not know are counted already and
+ignored.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Protocol
+
+import numpy as np
+
+from algo_royale.costs import BUY, SELL
+from algo_royale.errors import BadConfiguration
+from algo_royale.ids import client_order_id, decision_id
+from algo_royale.ledger import Account, Position
+from algo_royale.market import FloatArray, IntArray
+from algo_royale.orders import Fill, Order, OrderEvent, OrderIntent, OrderStatus, apply, order_of
+from algo_royale.portfolio.sizing import (
+    AccountRules,
+    Desire,
+    buy_cost,
+    desire,
+    in_order,
+    scale_desires,
+    sell_proceeds,
+)
+from algo_royale.portfolio.weights import WeightConfig, allocate, resolve
+from algo_royale.risk import MINUTE_NS, ApprovedOrder, RefusedOrder, RiskLimits, RiskSnapshot, check
+from algo_royale.strategies.space import Value
+
+_ZERO = Decimal(0)
+REBALANCES = ("on_signal_change", "every_bar")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """What a decision depends on besides events. `symbols` are sorted here; `strategy` is a name of PORTFOLIOS.
+
+    `viability`: highest viability score among a symbol's voting strategies (1.0 where absent).
+    `max_stale_bars`: a symbol that missed more bar times than this counts as out.
+    """
+
+    ledger_id: str
+    symbols: tuple[str, ...]
+    strategy: str
+    params: Mapping[str, Value] = field(default_factory=dict)
+    weights: WeightConfig = field(default_factory=WeightConfig)
+    rules: AccountRules = field(default_factory=AccountRules)
+    limits: RiskLimits = field(default_factory=RiskLimits)
+    viability: Mapping[str, float] = field(default_factory=dict)
+    rebalance: str = "on_signal_change"
+    max_stale_bars: int = 1
+    lookback: int = field(init=False)
+    viability_array: FloatArray = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.symbols or len(set(self.symbols)) != len(self.symbols):
+            raise BadConfiguration(f"symbols {self.symbols} must be some and distinct")
+        if self.rebalance not in REBALANCES:
+            raise BadConfiguration(f"rebalance {self.rebalance!r} is none of {', '.join(REBALANCES)}")
+        symbols, params = tuple(sorted(self.symbols)), resolve(self.strategy, self.params)
+        object.__setattr__(self, "symbols", symbols)
+        object.__setattr__(self, "params", params)
+        object.__setattr__(self, "lookback", int(params.get("lookback", 0)))
+        object.__setattr__(self, "viability_array", np.array([self.viability.get(s, 1.0) for s in symbols]))
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolBar:
+    """One symbol at a bar time: the close orders are sized at (US dollars), the adjusted close that returns are made of,
+    and the symbol's combined signal after this bar."""
+
+    close_usd: Decimal
+    adjusted_close: float
+    state_in: bool
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class BarsClosed:
+    """All bars that ended at `bar_end_ns` (UTC ns) in `session` (ISO date); a symbol of the universe not in `bars` had none."""
+
+    bar_end_ns: int
+    session: str
+    bars: Mapping[str, SymbolBar]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStarted:
+    """A session begins: proceeds that settle today may be spent."""
+
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class FillApplied:
+    """An execution was committed."""
+
+    fill: Fill
+
+
+@dataclass(frozen=True, slots=True)
+class OrderEnded:
+    """An order will not fill any further."""
+
+    client_order_id: str
+    status: OrderStatus
+
+
+@dataclass(frozen=True, slots=True)
+class AccountReconciled:
+    """Cash and positions as compared with the broker stand in for what was folded from fills."""
+
+    cash_usd: Decimal
+    positions: Mapping[str, Position]
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolSplit:
+    """`ratio` new shares per old one from now on; prices known so far and targets follow."""
+
+    symbol: str
+    ratio: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Halted:
+    """No order is approved until `Resumed`."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A person allows orders again."""
+
+
+Event = BarsClosed | SessionStarted | FillApplied | OrderEnded | AccountReconciled | SymbolSplit | Halted | Resumed
+
+
+# --- decisions and state ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What one symbol is to weigh, with what went in. `state_in` is the effective state that a change is measured against."""
+
+    symbol: str
+    state_in: bool
+    score: float
+    viability: float
+    weight: float
+    price_usd: Decimal
+    held_quantity: Decimal
+    target_quantity: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One bar's decision; `targets` is empty on a quiet bar. `fallback`: the solver's weights were replaced."""
+
+    decision_id: str
+    bar_end_ns: int
+    session_date: str
+    equity_usd: Decimal
+    cash_usd: Decimal
+    strategy: str
+    targets: tuple[Target, ...] = ()
+    approved: tuple[ApprovedOrder, ...] = ()
+    refused: tuple[RefusedOrder, ...] = ()
+    missing: tuple[str, ...] = ()
+    fallback: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineState:
+    """Everything remembered between events. Tuples and arrays are in the order of `EngineConfig.symbols`."""
+
+    account: Account
+    history: FloatArray  # [lookback + 1, n] adjusted closes, oldest first, the last known one where a bar is missing
+    missed: tuple[int, ...]  # bar times since each symbol's last bar
+    signal_in: tuple[bool, ...]
+    scores: tuple[float, ...]
+    decided: tuple[bool, ...]  # effective states of the last decision with targets
+    weights: tuple[float, ...]  # its weights
+    goals: tuple[Decimal, ...]  # its target quantities
+    prices: Mapping[str, Decimal] = field(default_factory=dict)  # last known close
+    orders: Mapping[str, Order] = field(default_factory=dict)  # open ones by client_order_id
+    bar_end_ns: int = 0
+    session: str = ""
+    session_index: int = 0
+    session_start_equity: Decimal | None = None
+    equity: Decimal | None = None  # at the last bar
+    recent_ns: tuple[int, ...] = ()
+    halted_reason: str | None = None
+    ignored_fills: int = 0
+
+
+def start(config: EngineConfig, cash_usd: Decimal, history: FloatArray | None = None) -> EngineState:
+    """State of a flat account before the first bar; `history` as `history_before` gives it."""
+    n = len(config.symbols)
+    return EngineState(
+        account=Account(cash=cash_usd), history=np.full((config.lookback + 1, n), np.nan) if history is None else history,
+        missed=(0,) * n, signal_in=(False,) * n, scores=(0.0,) * n, decided=(False,) * n, weights=(0.0,) * n,
+        goals=(_ZERO,) * n,
+    )  # fmt: skip
+
+
+def step(state: EngineState, event: Event, config: EngineConfig) -> tuple[EngineState, tuple[Decision, ...]]:
+    """The state after `event` and what was decided. A `BarsClosed` not after the last one is ignored."""
+    match event:
+        case BarsClosed():
+            if event.bar_end_ns <= state.bar_end_ns:
+                return state, ()
+            return _decide(observe(state, event, config), event, config)
+        case FillApplied():
+            return _fill(state, event.fill, config), ()
+        case OrderEnded():
+            left = {k: order for k, order in state.orders.items() if k != event.client_order_id}
+            return replace(state, orders=left), ()
+        case SessionStarted():
+            index = state.session_index + 1
+            return replace(state, session_index=index, account=state.account.settle(index)), ()
+        case AccountReconciled():
+            account = replace(state.account, cash=event.cash_usd, positions=dict(event.positions), unsettled=())
+            return replace(state, account=account), ()
+        case SymbolSplit():
+            return _split(state, event, config), ()
+        case Halted():
+            return replace(state, halted_reason=event.reason), ()
+        case Resumed():
+            return replace(state, halted_reason=None), ()
+
+
+def _fill(state: EngineState, fill: Fill, config: EngineConfig) -> EngineState:
+    order = state.orders.get(fill.client_order_id)
+    change = None if order is None else apply(order, OrderEvent.FILL, fill=fill)
+    if change is None or change.fill is None:
+        return replace(state, ignored_fills=state.ignored_fills + 1)
+    orders = {**state.orders, fill.client_order_id: change.order}
+    if change.order.final:
+        del orders[fill.client_order_id]
+    later = config.rules.account == "cash" and fill.side == SELL and config.rules.settlement_days > 0
+    settles_at = state.session_index + config.rules.settlement_days if later else None
+    return replace(state, orders=orders, account=state.account.apply_fill(fill, settles_at=settles_at))
+
+
+def _split(state: EngineState, event: SymbolSplit, config: EngineConfig) -> EngineState:
+    prices = dict(state.prices)
+    if event.symbol in prices:
+        prices[event.symbol] /= event.ratio
+    pairs = zip(config.symbols, state.goals, strict=True)
+    goals = tuple(goal * event.ratio if symbol == event.symbol else goal for symbol, goal in pairs)
+    return replace(state, account=state.account.split(event.symbol, event.ratio), prices=prices, goals=goals)
+
+
+def observe(state: EngineState, event: BarsClosed, config: EngineConfig) -> EngineState:
+    """Take in prices, signals and the session of a bar time without deciding."""
+    history = np.empty_like(state.history)
+    history[:-1] = state.history[1:]
+    history[-1] = state.history[-1]
+    prices, bars = dict(state.prices), event.bars
+    missed, signal_in, scores = list(state.missed), list(state.signal_in), list(state.scores)
+    for i, symbol in enumerate(config.symbols):
+        bar = bars.get(symbol)
+        if bar is None:
+            missed[i] += 1
+            continue
+        history[-1, i] = bar.adjusted_close
+        prices[symbol] = bar.close_usd
+        missed[i], signal_in[i], scores[i] = 0, bar.state_in, bar.score
+    equity = state.account.equity(prices)
+    base = state.session_start_equity
+    if event.session != state.session or base is None:
+        base = equity if state.equity is None else state.equity
+    since = event.bar_end_ns - MINUTE_NS
+    return EngineState(
+        account=state.account, history=history, missed=tuple(missed), signal_in=tuple(signal_in), scores=tuple(scores),
+        decided=state.decided, weights=state.weights, goals=state.goals, prices=prices, orders=state.orders,
+        bar_end_ns=event.bar_end_ns, session=event.session, session_index=state.session_index, session_start_equity=base,
+        equity=equity, recent_ns=tuple(t for t in state.recent_ns if t > since), halted_reason=state.halted_reason,
+        ignored_fills=state.ignored_fills,
+    )  # fmt: skip
+
+
+def _decide(state: EngineState, event: BarsClosed, config: EngineConfig) -> tuple[EngineState, tuple[Decision, ...]]:
+    assert state.equity is not None
+    symbols, oldest = config.symbols, state.history[0].tolist()
+    effective = tuple(
+        inside and missed <= config.max_stale_bars and math.isfinite(first)
+        for inside, missed, first in zip(state.signal_in, state.missed, oldest, strict=True)
+    )
+    changed = config.rebalance == "every_bar" or effective != state.decided
+    held = [state.account.quantity(symbol) for symbol in symbols]
+    unfinished = tuple(map(Decimal.__ne__, held, state.goals))
+    missing = tuple(s for s in symbols if s not in event.bars) if len(event.bars) < len(symbols) else ()
+    decision = Decision(
+        decision_id=decision_id(config.ledger_id, event.bar_end_ns), bar_end_ns=event.bar_end_ns,
+        session_date=event.session, equity_usd=state.equity, cash_usd=state.account.cash, strategy=config.strategy,
+        missing=missing,
+    )  # fmt: skip
+    if not changed and not any(unfinished):
+        return state, (decision,)
+    weights, fallback = (_weigh(state, effective, config)) if changed else (state.weights, False)
+    in_flight = _in_flight(state)
+    desires = [
+        _desire(state, symbol, weights[i], held[i] + in_flight.get(symbol, _ZERO), state.goals[i], config)
+        if changed or unfinished[i]
+        else Desire(symbol=symbol, target_quantity=state.goals[i], ordered=_ZERO)
+        for i, symbol in enumerate(symbols)
+    ]
+    approved, refused = _judge(state, desires, in_flight, config)
+    targets = tuple(
+        Target(
+            symbol=symbol, state_in=effective[i], score=state.scores[i], viability=float(config.viability_array[i]),
+            weight=weights[i], price_usd=state.prices.get(symbol, _ZERO), held_quantity=held[i],
+            target_quantity=desires[i].target_quantity,
+        )
+        for i, symbol in enumerate(symbols)
+    )  # fmt: skip
+    orders = {a.intent.client_order_id: order_of(a.intent, decision.decision_id) for a in approved}
+    after = replace(
+        state, decided=effective, weights=weights, goals=tuple(d.target_quantity for d in desires),
+        orders={**state.orders, **orders}, recent_ns=state.recent_ns + (event.bar_end_ns,) * len(approved),
+    )  # fmt: skip
+    full = replace(decision, targets=targets, approved=tuple(approved), refused=tuple(refused), fallback=fallback)
+    return after, (full,)
+
+
+def _weigh(state: EngineState, effective: tuple[bool, ...], config: EngineConfig) -> tuple[tuple[float, ...], bool]:
+    returns = state.history[1:] / state.history[:-1] - 1.0
+    allocation = allocate(
+        config.strategy, config.params, returns, np.array(effective), np.array(state.scores), config.viability_array,
+        config.weights,
+    )  # fmt: skip
+    return tuple(allocation.weights.tolist()), allocation.fallback
+
+
+def _in_flight(state: EngineState) -> dict[str, Decimal]:
+    """Signed shares of open orders by symbol."""
+    out: dict[str, Decimal] = {}
+    for order in state.orders.values():
+        signed = order.open_quantity if order.side == BUY else -order.open_quantity
+        out[order.symbol] = out.get(order.symbol, _ZERO) + signed
+    return out
+
+
+def _desire(
+    state: EngineState, symbol: str, weight: float, projected: Decimal, goal: Decimal, config: EngineConfig
+) -> Desire:
+    price = state.prices.get(symbol)
+    if price is None:  # cannot be sized; a sale still goes to risk, which names the missing price
+        price = _ZERO
+        if weight > 0.0:
+            return Desire(symbol=symbol, target_quantity=goal, ordered=_ZERO)
+    assert state.equity is not None
+    return desire(symbol, weight, state.equity, price, projected, config.rules)
+
+
+def _judge(
+    state: EngineState, desires: Sequence[Desire], in_flight: Mapping[str, Decimal], config: EngineConfig
+) -> tuple[list[ApprovedOrder], list[RefusedOrder]]:
+    """Intents of `desires`, sells before buys, each judged with the ones approved before it already in flight."""
+    rules, prices = config.rules, state.prices
+    snapshot = _risk_snapshot(state, in_flight, config)
+    proceeds_count = rules.account == "margin"
+    if rules.shortfall == "borrow":
+        power = snapshot.buying_power_usd
+        assert power is not None
+        if proceeds_count:
+            sells = (d for d in desires if d.ordered < 0 and d.symbol in prices)
+            power += sum((sell_proceeds(-d.ordered, prices[d.symbol], rules) for d in sells), _ZERO)
+        desires = scale_desires(desires, prices, power, rules)
+    approved: list[ApprovedOrder] = []
+    refused: list[RefusedOrder] = []
+    for wanted in in_order(desires):
+        side, price = (BUY if wanted.ordered > 0 else SELL), prices.get(wanted.symbol, _ZERO)
+        intent = OrderIntent(
+            client_order_id=client_order_id(config.ledger_id, state.bar_end_ns, wanted.symbol), symbol=wanted.symbol,
+            side=side, quantity=abs(wanted.ordered), reference_price_usd=price,
+        )  # fmt: skip
+        if side == BUY:
+            cost = buy_cost(intent.quantity, price, rules)
+        else:
+            cost = -sell_proceeds(intent.quantity, price, rules) if proceeds_count else _ZERO
+        verdict = check(intent, snapshot, config.limits, cost_usd=cost)
+        if isinstance(verdict, RefusedOrder):
+            refused.append(verdict)
+        else:
+            approved.append(verdict)
+            snapshot = snapshot.with_order(intent, cost)
+    return approved, refused
+
+
+def _risk_snapshot(state: EngineState, in_flight: Mapping[str, Decimal], config: EngineConfig) -> RiskSnapshot:
+    assert state.equity is not None and state.session_start_equity is not None
+    rules, power = config.rules, None
+    if rules.shortfall == "borrow":
+        power = state.account.settled_cash
+        for order in state.orders.values():
+            reference = state.prices.get(order.symbol, order.reference_price_usd)
+            if order.side == BUY:
+                power -= buy_cost(order.open_quantity, reference, rules)
+            elif rules.account == "margin":
+                power += sell_proceeds(order.open_quantity, reference, rules)
+    stale = (s for s, missed in zip(config.symbols, state.missed, strict=True) if missed > config.max_stale_bars)
+    return RiskSnapshot(
+        at_ns=state.bar_end_ns, equity_usd=state.equity, session_start_equity_usd=state.session_start_equity,
+        held={symbol: position.quantity for symbol, position in state.account.positions.items()}, in_flight=in_flight,
+        prices_usd=state.prices, stale=frozenset(stale), open_symbols=frozenset(o.symbol for o in state.orders.values()),
+        known_orders=frozenset(state.orders), orders_recent_ns=state.recent_ns, buying_power_usd=power,
+        halted_reason=state.halted_reason,
+    )  # fmt: skip
+
+
+# --- rebuilding ------------------------------------------------------------------------------------------------------
+
+
+class PositionFacts(Protocol):
+    """What `actors.messages.PositionRecord` says."""
+
+    @property
+    def symbol(self) -> str: ...
+    @property
+    def quantity(self) -> Decimal: ...
+    @property
+    def average_cost_usd(self) -> Decimal: ...
+
+
+class OrderFacts(Protocol):
+    """What `actors.messages.OrderRecord` says."""
+
+    @property
+    def client_order_id(self) -> str: ...
+    @property
+    def broker_order_id(self) -> str | None: ...
+    @property
+    def decision_id(self) -> str: ...
+    @property
+    def symbol(self) -> str: ...
+    @property
+    def side(self) -> str: ...
+    @property
+    def quantity(self) -> Decimal: ...
+    @property
+    def filled_quantity(self) -> Decimal: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def reference_price_usd(self) -> Decimal: ...
+
+
+class TargetFacts(Protocol):
+    """What `actors.messages.TargetWeight` says."""
+
+    @property
+    def symbol(self) -> str: ...
+    @property
+    def state_in(self) -> bool: ...
+    @property
+    def weight(self) -> float: ...
+    @property
+    def target_quantity(self) -> Decimal: ...
+
+
+class LedgerFacts(Protocol):
+    """What `actors.messages.LedgerSnapshot` says; a snapshot message is passed as it is."""
+
+    @property
+    def cash_usd(self) -> Decimal | None: ...
+    @property
+    def positions(self) -> Sequence[PositionFacts]: ...
+    @property
+    def open_orders(self) -> Sequence[OrderFacts]: ...
+    @property
+    def last_decision_bar_end_ns(self) -> int: ...
+    @property
+    def session_start_equity_usd(self) -> Decimal | None: ...
+    @property
+    def orders_recent_ns(self) -> Sequence[int]: ...
+    @property
+    def halted_reason(self) -> str | None: ...
+    @property
+    def last_targets(self) -> Sequence[TargetFacts]: ...
+    @property
+    def last_equity_usd(self) -> Decimal | None: ...
+    @property
+    def last_session_date(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RecentCloses:
+    """A symbol's latest adjusted closes, oldest first, with their bar ends (UTC ns): at least lookback + 2 where there are."""
+
+    bar_ends_ns: Sequence[int] | IntArray
+    adjusted_closes: Sequence[float] | FloatArray
+
+
+def history_before(
+    config: EngineConfig, closes: Mapping[str, RecentCloses], before_ns: int
+) -> tuple[FloatArray, tuple[int, ...]]:
+    """Adjusted closes [lookback + 1, n] of the last bar times before `before_ns`, and the bar times each symbol missed."""
+    n, rows = len(config.symbols), config.lookback + 1
+    ends = sorted({t for recent in closes.values() for t in recent.bar_ends_ns if t < before_ns})[-rows:]
+    history, missed = np.full((rows, n), np.nan), [0] * n
+    if not ends:
+        return history, tuple(missed)
+    grid = np.array(ends, np.int64)
+    for i, symbol in enumerate(config.symbols):
+        recent = closes.get(symbol)
+        times = np.asarray(recent.bar_ends_ns if recent else (), np.int64)
+        at = np.searchsorted(times, grid, side="right") - 1
+        if recent is None or not (at >= 0).any():
+            continue
+        values = np.asarray(recent.adjusted_closes, np.float64)
+        history[rows - len(ends) :, i] = np.where(at >= 0, values[np.maximum(at, 0)], np.nan)
+        missed[i] = int((grid > times[at[-1]]).sum())
+    return history, tuple(missed)
+
+
+def rebuild(
+    config: EngineConfig,
+    snapshot: LedgerFacts,
+    closes: Mapping[str, RecentCloses],
+    last: BarsClosed,
+    *,
+    decide: bool,
+) -> tuple[EngineState, tuple[Decision, ...]]:
+    """The state after the bar time `last` from committed facts, and its decision where it is still to be made.
+
+    `closes` may or may not contain the bars of `last`. `decide`: the session that `last`'s orders would fill in has not opened.
+    A decision that the ledger has already is never made twice. Raises BadConfiguration while the ledger knows no cash.
+    """
+    if snapshot.cash_usd is None:
+        raise BadConfiguration("the ledger knows no cash yet; reconcile with the broker first")
+    history, missed = history_before(config, closes, last.bar_end_ns)
+    positions = {p.symbol: Position(p.quantity, p.average_cost_usd) for p in snapshot.positions if p.quantity}
+    targets = {t.symbol: t for t in snapshot.last_targets}
+    held = [positions[s].quantity if s in positions else _ZERO for s in config.symbols]
+    known = [targets.get(s) for s in config.symbols]
+    n = len(config.symbols)
+    state = EngineState(
+        account=Account(cash=snapshot.cash_usd, positions=positions), history=history, missed=missed,
+        signal_in=(False,) * n, scores=(0.0,) * n,
+        decided=tuple(t.state_in if t else q > 0 for t, q in zip(known, held, strict=True)),
+        weights=tuple(t.weight if t else 0.0 for t in known),
+        goals=tuple(t.target_quantity if t else q for t, q in zip(known, held, strict=True)),
+        orders={o.client_order_id: _order(o) for o in snapshot.open_orders}, session=snapshot.last_session_date,
+        session_start_equity=snapshot.session_start_equity_usd, equity=snapshot.last_equity_usd,
+        recent_ns=tuple(snapshot.orders_recent_ns), halted_reason=snapshot.halted_reason,
+    )  # fmt: skip
+    if not decide or last.bar_end_ns <= snapshot.last_decision_bar_end_ns:
+        # equity and session stay those of the last decision, from which the next session's starting equity follows
+        seen = replace(observe(state, last, config), equity=state.equity, session=state.session)
+        return replace(seen, session_start_equity=state.session_start_equity), ()
+    return step(state, last, config)
+
+
+def _order(facts: OrderFacts) -> Order:
+    booked = ((facts.filled_quantity, facts.filled_quantity),) if facts.filled_quantity else ()
+    return Order(
+        client_order_id=facts.client_order_id, broker_order_id=facts.broker_order_id, decision_id=facts.decision_id,
+        symbol=facts.symbol, side=facts.side, quantity=facts.quantity, filled_quantity=facts.filled_quantity,
+        status=OrderStatus(facts.status), reference_price_usd=facts.reference_price_usd, booked=booked,
+    )  # fmt: skip
