@@ -98,8 +98,9 @@ class Feature:
     decay: int = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.n <= WINDOW_MAX:
-            raise BadConfiguration(f"{self.op}: a window of {self.n} bars is outside 0..{WINDOW_MAX}")
+        n_min = _OPS[self.op].n_min if self.op in _OPS else 0
+        if not n_min <= self.n <= WINDOW_MAX:
+            raise BadConfiguration(f"{self.op}: a window of {self.n} bars is outside {n_min}..{WINDOW_MAX}")
         parts = [*(x.key for x in self.inputs), *([str(self.n)] if self.n else []), *self._level()]
         lb, decay = _OPS[self.op].warm_up(self.n) if self.op in _OPS else (0, 0)
         object.__setattr__(self, "key", f"{self.op}({','.join(parts)})" if parts else self.op)
@@ -120,6 +121,7 @@ class _Op:
     run: Run
     warm_up: Callable[[int], tuple[int, int]] = lambda n: (0, 0)  # (bars until finite, bars until settled after that)
     memory: Callable[[int], FloatArray] = lambda n: np.empty(0)
+    n_min: int = 0
 
 
 def _extend(x: FloatArray, memory: Memory) -> FloatArray:
@@ -213,18 +215,18 @@ def _ratio(a: FloatArray, b: FloatArray, at_zero: float = np.nan) -> FloatArray:
 
 def _windowed(run: Run) -> _Op:
     """An operation over the last n inputs. NaN as the missing past makes every incomplete window NaN by itself."""
-    return _Op(run=run, warm_up=lambda n: (n - 1, 0), memory=lambda n: np.full(n - 1, np.nan))
+    return _Op(run=run, warm_up=lambda n: (n - 1, 0), memory=lambda n: np.full(n - 1, np.nan), n_min=1)
 
 
 _OPS: dict[str, _Op] = {
-    "lag": _Op(run=_lag, warm_up=lambda n: (n, 0), memory=lambda n: np.full(n, np.nan)),
+    "lag": _Op(run=_lag, warm_up=lambda n: (n, 0), memory=lambda n: np.full(n, np.nan), n_min=1),
     "sum": _windowed(_sum),
     "mean": _windowed(_mean),
     # The second input of sd is the mean, which already waits for the window, so sd adds nothing to the warm-up.
-    "sd0": _Op(run=_deviation(0), memory=lambda n: np.full(n - 1, np.nan)),
-    "sd1": _Op(run=_deviation(1), memory=lambda n: np.full(n - 1, np.nan)),
-    "ema": _Op(run=_ema, warm_up=lambda n: (n - 1, 11 * n), memory=lambda n: np.zeros(2)),
-    "rma": _Op(run=_rma, warm_up=lambda n: (n - 1, 21 * n), memory=lambda n: np.zeros(2)),
+    "sd0": _Op(run=_deviation(0), memory=lambda n: np.full(n - 1, np.nan), n_min=1),
+    "sd1": _Op(run=_deviation(1), memory=lambda n: np.full(n - 1, np.nan), n_min=2),
+    "ema": _Op(run=_ema, warm_up=lambda n: (n - 1, 11 * n), memory=lambda n: np.zeros(2), n_min=1),
+    "rma": _Op(run=_rma, warm_up=lambda n: (n - 1, 21 * n), memory=lambda n: np.zeros(2), n_min=1),
     "run_above": _Op(run=_run_above, memory=lambda n: np.zeros(1)),
     "subtract": _elementwise(lambda a, b: a - b),
     "negative": _elementwise(lambda a: -a),
@@ -400,7 +402,9 @@ def run_above(x: Feature, level: float) -> Feature:
 def moving_average(name: str) -> Feature:
     """The average that `sma_20` or `ema_9` names."""
     kind, _, n = name.partition("_")
-    return {"sma": sma, "ema": ema}[kind](int(n))
+    if kind not in ("sma", "ema") or not n.isdecimal():
+        raise BadConfiguration(f"{name!r} names no moving average; sma_20 and ema_9 do")
+    return sma(int(n)) if kind == "sma" else ema(int(n))
 
 
 def macd(fast: int = 12, slow: int = 26) -> Feature:
