@@ -147,18 +147,18 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "portfolio_optimization": ("status", "strategy", "symbols", "optimization", "test", "window", "symbol_signals"),
     "portfolio_evaluation": ("strategy", "symbols", "is_viable", "viability_score", "oos", "best_params", "meta"),
     "portfolio_summary": ("strategy", "symbols", "is_viable", "viability_score", "candidates", "best_params", "meta"),
-    "run_manifest": ("units", "holdout_reads"),
+    "run_manifest": ("units", "holdout_reads", "symbols", "timeframe", "windows"),
 }
 
 
-def read(path: Path, kind: str) -> dict[str, Any]:
-    """The document of `kind` at `path` (an optimisation's without its window-id shell).
+def read(path: Path, kind: str | None = None) -> dict[str, Any]:
+    """The document at `path` (an optimisation's without its window-id shell), of that `kind` if one is given.
 
     Raises ArtifactError, which says what to do, if it is missing, corrupt, incomplete, of another kind or of another
     major schema version. Unknown keys are ignored.
     """
     document = _load(path)
-    if kind.endswith("_optimization") and isinstance(document, dict) and len(document) == 1:
+    if isinstance(document, dict) and len(document) == 1:
         (document,) = document.values()
     if not isinstance(document, dict):
         raise _corrupt(path, "not an object")
@@ -167,16 +167,18 @@ def read(path: Path, kind: str) -> dict[str, Any]:
             f"{path} has schema version {document.get('schema_version')!r}, this program reads {SCHEMA_VERSION};"
             " run run-backtest --fresh, or use the release that wrote it"
         )
-    if document.get("kind") != kind:
-        raise _corrupt(path, f"kind is {document.get('kind')!r}, not {kind!r}")
-    missing = [key for key in REQUIRED[kind] if key not in document]
+    found = document.get("kind")
+    if found not in REQUIRED or found != (kind or found):
+        raise _corrupt(path, f"kind is {found!r}, not {kind!r}" if kind else f"kind {found!r} is unknown")
+    missing = [key for key in REQUIRED[found] if key not in document]
     if missing:
         raise _corrupt(path, f"{missing[0]!r} is missing")
     return document
 
 
-def read_sidecar(path: Path, sha256: str) -> dict[str, npt.NDArray[Any]]:
-    """Arrays written beside an artifact; raises ArtifactError unless they are the very bytes it was written with."""
+def read_sidecar(path: Path, sha256: str, names: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+    """Arrays (all, or those named) written beside an artifact; raises ArtifactError unless they are the very bytes it
+    was written with."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -184,7 +186,7 @@ def read_sidecar(path: Path, sha256: str) -> dict[str, npt.NDArray[Any]]:
     if hashlib.sha256(content).hexdigest() != sha256:
         raise _corrupt(path, "its checksum differs from the one in its artifact")
     with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
-        return {name: loaded[name] for name in loaded.files}
+        return {name: loaded[name] for name in (loaded.files if names is None else names)}
 
 
 def universe_name(symbols: Sequence[str]) -> str:
@@ -193,3 +195,28 @@ def universe_name(symbols: Sequence[str]) -> str:
     if len(joined) <= 80:
         return joined
     return f"U{len(symbols)}_{hashlib.sha256(joined.encode()).hexdigest()[:12]}"
+
+
+def signal_folder(symbol: str, strategy: str) -> str:
+    return f"signal/{symbol}/{strategy}"
+
+
+def portfolio_folder(symbols: Sequence[str], strategy: str) -> str:
+    return f"portfolio/{universe_name(symbols)}/{strategy}"
+
+
+def evaluation_path(root: Path, symbol: str, strategy: str) -> Path:
+    """Where a signal strategy's evaluation is."""
+    return root / signal_folder(symbol, strategy) / EVALUATION
+
+
+def symbol_summary_path(root: Path, symbol: str) -> Path:
+    return root / "signal" / symbol / SUMMARY
+
+
+def portfolio_evaluation_path(root: Path, symbols: Sequence[str], strategy: str) -> Path:
+    return root / portfolio_folder(symbols, strategy) / EVALUATION
+
+
+def portfolio_summary_path(root: Path, symbols: Sequence[str]) -> Path:
+    return root / "portfolio" / universe_name(symbols) / SUMMARY

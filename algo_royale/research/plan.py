@@ -1,0 +1,365 @@
+"""What a run computes, in what order, and what of it is already there.
+
+A unit is one artifact; its key is the artifact's path below the optimization root. Units are a function of configuration
+and data alone. A unit is reusable if its file is there and was made by the same schema, configuration, data and code.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from algo_royale.costs import CostRules
+from algo_royale.data.catalog import Catalog, open_catalog
+from algo_royale.errors import ArtifactError, BadInput, InsufficientHistory
+from algo_royale.market import Bars, IntArray, Timeframe
+from algo_royale.portfolio import weights as portfolio_weights
+from algo_royale.portfolio.weights import PORTFOLIOS, WeightConfig
+from algo_royale.research import artifacts
+from algo_royale.research.optimise import Objective
+from algo_royale.research.viability import ViabilityConfig
+from algo_royale.research.windows import Window, WindowConfig, windows
+from algo_royale.sessions import calendar, new_york_date
+from algo_royale.strategies import STRATEGIES, required_history, spec
+
+COVERAGE_MIN = 0.95  # share of a window's sessions that a symbol must have
+STAGES = (
+    "signal_optimization", "signal_evaluation", "symbol_summary",
+    "portfolio_optimization", "portfolio_evaluation", "portfolio_summary",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResearchConfig:
+    """Everything a run depends on. `start` and `end` are inclusive dates; None reaches as far as the data.
+
+    `windows` None takes the timeframe's default. `start_equity` in US dollars; `rf` a year.
+    """
+
+    artifacts_root: Path
+    symbols: tuple[str, ...]
+    strategies: tuple[str, ...] = tuple(STRATEGIES)
+    portfolios: tuple[str, ...] = tuple(PORTFOLIOS)
+    timeframe: Timeframe = Timeframe.DAY_1
+    data: str = "bundled"
+    start: date | None = None
+    end: date | None = None
+    windows: WindowConfig | None = None
+    trials: int = 100
+    portfolio_trials: int = 50
+    objective: Objective = Objective()
+    min_trades: int = 10
+    seed: int = 20240501
+    costs: CostRules = CostRules()
+    start_equity: float = 100_000.0
+    rf: float = 0.0
+    viability: ViabilityConfig = ViabilityConfig()
+    weights: WeightConfig = field(default_factory=WeightConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("symbols", "strategies", "portfolios"):
+            given = getattr(self, name)
+            if len(set(given)) != len(given):
+                raise BadInput(f"{name}: {', '.join(given)} names one twice")
+            object.__setattr__(self, name, tuple(sorted(given)))
+        if not self.symbols or not self.strategies:
+            raise BadInput("at least one symbol and one strategy are needed")
+        if self.trials < 1 or self.portfolio_trials < 1 or self.min_trades < 0 or not self.start_equity > 0:
+            raise BadInput("trials must be at least 1, min_trades at least 0, start_equity positive")
+        for strategy in self.strategies:
+            spec(strategy)
+        for portfolio in self.portfolios:
+            portfolio_weights.portfolio(portfolio)
+
+    @property
+    def window_config(self) -> WindowConfig:
+        return self.windows or WindowConfig.default(self.timeframe)
+
+
+class Input(NamedTuple):
+    """One signal optimisation that a unit reads."""
+
+    symbol: str
+    strategy: str
+    window: Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """One artifact to make. `windows` are those with enough data, in time order; `window` is the unit's own."""
+
+    key: str
+    label: str
+    stage: str
+    symbol: str | None = None
+    strategy: str | None = None
+    window: Window | None = None
+    windows: tuple[Window, ...] = ()
+    inputs: tuple[Input, ...] = ()
+    depends_on: tuple[str, ...] = ()
+    config_hash: str
+    data_fingerprint: str
+
+    def path(self, config: ResearchConfig) -> Path:
+        return config.artifacts_root / self.key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Units in dependency order. `skipped` maps what cannot be made (insufficient_data) to why."""
+
+    units: tuple[Unit, ...]
+    skipped: Mapping[str, str]
+    windows: tuple[Window, ...]
+    start: date
+    end: date
+    holdout_start: date
+    data_fingerprint: str
+    code_version: str
+
+    def unit(self, key: str) -> Unit:
+        return next(unit for unit in self.units if unit.key == key)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """A symbol's bars as research sees them (adjusted) and as traded; `session` numbers each bar's session, `sessions`
+    are the labels (midnight New York, UTC ns) of the sessions that have a bar."""
+
+    bars: Bars
+    raw: Bars
+    session: IntArray
+    sessions: IntArray
+
+    def span(self, start_ns: int, end_ns: int) -> tuple[int, int]:
+        """Indices of the bars that start in [start_ns, end_ns)."""
+        low, high = np.searchsorted(self.bars.start_ns, [start_ns, end_ns])
+        return int(low), int(high)
+
+    def last_bars(self, low: int, high: int) -> IntArray:
+        """Index within [low, high) of each session's last bar."""
+        part = self.session[low:high]
+        return np.flatnonzero(np.append(np.diff(part) != 0, True)) if len(part) else np.empty(0, np.int64)
+
+
+@lru_cache(maxsize=64)
+def series(data: str, symbol: str, timeframe: Timeframe) -> Series:
+    """A symbol's whole history, read once per process."""
+    catalog = _catalog(data)
+    bars = catalog.adjusted(symbol, timeframe)
+    first, last = (new_york_date(int(bars.start_ns[i])) for i in (0, -1))
+    labels = np.array([s.label_ns for s in calendar().sessions(first, last)], np.int64)
+    found = labels[np.searchsorted(labels, bars.start_ns, side="right") - 1]
+    sessions, number = np.unique(found, return_inverse=True)
+    return Series(bars, catalog.bars(symbol, timeframe), number.astype(np.int64), sessions)
+
+
+@lru_cache(maxsize=4)
+def _catalog(data: str) -> Catalog:
+    return open_catalog(data)
+
+
+def forget_data() -> None:
+    """Drop what this process has read, so that changed files are seen."""
+    series.cache_clear()
+    _catalog.cache_clear()
+
+
+def covered(symbol: Series, window: Window) -> bool:
+    """Whether the symbol has a bar in enough of the window's sessions."""
+    wanted = len(calendar().sessions(window.train_start, window.test_end))
+    low, high = np.searchsorted(symbol.sessions, [window.train_start_ns, window.test_end_ns])
+    return bool(high - low >= COVERAGE_MIN * wanted)
+
+
+def warmup_bars(config: ResearchConfig, strategy: str | None = None) -> int:
+    """Bars before an interval that its features start from: of one strategy, or the most that any needs."""
+    names = (strategy,) if strategy else config.strategies
+    return max(required_history(name, config.timeframe) for name in names)
+
+
+def plan(config: ResearchConfig) -> Plan:
+    """Cut the range, look which symbols reach over which windows, and list the units.
+
+    Raises UnknownName, BadInput or InsufficientHistory when the run as a whole is impossible.
+    """
+    catalog = _catalog(config.data)
+    loaded = {}
+    for symbol in config.symbols:
+        catalog.bars(symbol, config.timeframe)  # names the symbol that is unknown before anything else is read
+    for symbol in config.symbols:
+        loaded[symbol] = series(config.data, symbol, config.timeframe)
+    start = config.start or new_york_date(min(int(s.bars.start_ns[0]) for s in loaded.values()))
+    end = config.end or new_york_date(max(int(s.bars.start_ns[-1]) for s in loaded.values()))
+    cut = windows(calendar(), config.window_config, config.timeframe, start=start, end=end)
+    available = {name: tuple(w for w in cut.windows if covered(s, w)) for name, s in loaded.items()}
+    if not any(available.values()):
+        raise InsufficientHistory(
+            f"none of {', '.join(config.symbols)} has bars for {COVERAGE_MIN:.0%} of the sessions of any window"
+            f" in {start} .. {end}; shorten train and test, or choose another range"
+        )
+    prints = {name: catalog.fingerprint([name], config.timeframe) for name in config.symbols}
+    whole = catalog.fingerprint(config.symbols, config.timeframe)
+    skipped = {
+        f"{artifacts.signal_folder(symbol, strategy)}/{window.window_id}": "insufficient_data"
+        for symbol in config.symbols
+        for strategy in config.strategies
+        for window in cut.windows
+        if window not in available[symbol]
+    }
+    units = [*_signal_units(config, available, prints, (start, end))]
+    units += _portfolio_units(config, available, cut.windows, whole, (start, end))
+    return Plan(
+        units=tuple(units), skipped=skipped, windows=cut.windows, start=start, end=end,
+        holdout_start=cut.holdout_start, data_fingerprint=whole, code_version=artifacts.code_version(),
+    )  # fmt: skip
+
+
+def _signal_units(
+    config: ResearchConfig,
+    available: Mapping[str, tuple[Window, ...]],
+    prints: Mapping[str, str],
+    span: tuple[date, date],
+) -> list[Unit]:
+    searched, judged = config_hash(config, "signal", span), config_hash(config, "signal_viability", span)
+    optimisations, evaluations, summaries = [], [], []
+    for symbol, own in available.items():
+        if not own:
+            continue
+        inputs = tuple(Input(symbol, strategy, window) for strategy in config.strategies for window in own)
+        common: dict[str, Any] = {"symbol": symbol, "windows": own, "data_fingerprint": prints[symbol]}
+        for strategy in config.strategies:
+            for window in own:
+                optimisations.append(
+                    Unit(
+                        key=optimisation_key(symbol, strategy, window), label=f"{symbol} {strategy} {window.window_id}",
+                        stage="signal_optimization", strategy=strategy, window=window, config_hash=searched, **common,
+                    )  # fmt: skip
+                )
+            evaluations.append(
+                Unit(
+                    key=f"{artifacts.signal_folder(symbol, strategy)}/{artifacts.EVALUATION}",
+                    label=f"{symbol} {strategy}", stage="signal_evaluation", strategy=strategy, inputs=inputs,
+                    depends_on=tuple(optimisation_key(*i) for i in inputs), config_hash=judged, **common,
+                )  # fmt: skip
+            )
+        depends_on = tuple(u.key for u in evaluations if u.symbol == symbol)
+        summaries.append(
+            Unit(
+                key=f"signal/{symbol}/{artifacts.SUMMARY}", label=symbol, stage="symbol_summary",
+                depends_on=depends_on, config_hash=judged, **common,
+            )  # fmt: skip
+        )
+    return optimisations + evaluations + summaries
+
+
+def _portfolio_units(
+    config: ResearchConfig,
+    available: Mapping[str, tuple[Window, ...]],
+    all_windows: Sequence[Window],
+    data_fingerprint: str,
+    span: tuple[date, date],
+) -> list[Unit]:
+    digest = config_hash(config, "portfolio", span)
+    own = tuple(w for w in all_windows if any(w in some for some in available.values()))
+    common: dict[str, Any] = {"windows": own, "data_fingerprint": data_fingerprint, "config_hash": digest}
+    optimisations, evaluations = [], []
+    for strategy in config.portfolios:
+        folder = artifacts.portfolio_folder(config.symbols, strategy)
+        keys = {window: f"{folder}/{window.window_id}/{artifacts.OPTIMIZATION}" for window in own}
+        for window in own:
+            inputs = tuple(
+                Input(symbol, name, w)
+                for symbol, some in available.items()
+                if window in some
+                for name in config.strategies
+                for w in some
+                if w.train_end_ns <= window.train_end_ns
+            )
+            optimisations.append(
+                Unit(
+                    key=keys[window], label=f"{strategy} {window.window_id}", stage="portfolio_optimization",
+                    strategy=strategy, window=window, inputs=inputs,
+                    depends_on=tuple(optimisation_key(*i) for i in inputs), **common,
+                )  # fmt: skip
+            )
+    for strategy in config.portfolios:
+        evaluations.append(
+            Unit(
+                key=f"{artifacts.portfolio_folder(config.symbols, strategy)}/{artifacts.EVALUATION}", label=strategy,
+                stage="portfolio_evaluation", strategy=strategy, depends_on=tuple(u.key for u in optimisations),
+                **common,
+            )  # fmt: skip
+        )
+    if not evaluations:
+        return []
+    universe = artifacts.universe_name(config.symbols)
+    summary = Unit(
+        key=f"portfolio/{universe}/{artifacts.SUMMARY}", label=universe, stage="portfolio_summary",
+        depends_on=tuple(u.key for u in evaluations), **common,
+    )  # fmt: skip
+    return optimisations + evaluations + [summary]
+
+
+def optimisation_key(symbol: str, strategy: str, window: Window) -> str:
+    """Key of a signal optimisation."""
+    return f"{artifacts.signal_folder(symbol, strategy)}/{window.window_id}/{artifacts.OPTIMIZATION}"
+
+
+def config_hash(config: ResearchConfig, part: str, span: tuple[date, date]) -> str:
+    """Digest of the configuration that a part of the run depends on; where it runs and writes is none of it.
+
+    A signal optimisation does not depend on which other symbols or strategies are searched; its evaluation does, for the
+    deflated Sharpe ratio counts the strategies that were tried.
+    """
+    cut = config.window_config
+    relevant: dict[str, Any] = {
+        "timeframe": config.timeframe, "trials": config.trials, "seed": config.seed, "min_trades": config.min_trades,
+        "objective": [config.objective.names, config.objective.directions], "start_equity": config.start_equity,
+        "costs": _fields(config.costs), "windows": _fields(cut), "start": span[0], "end": span[1], "rf": config.rf,
+    }  # fmt: skip
+    if part != "signal":
+        checks = [_fields(check) for check in config.viability.checks]
+        relevant |= {
+            "strategies": config.strategies, "checks": checks, "threshold": config.viability.threshold,
+            "hard_checks": config.viability.hard_checks,
+        }  # fmt: skip
+    if part == "portfolio":
+        relevant |= {
+            "symbols": config.symbols, "portfolios": config.portfolios, "portfolio_trials": config.portfolio_trials,
+            "weights": _fields(config.weights),
+        }  # fmt: skip
+    return artifacts.content_hash({"part": part, **relevant})
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    found = {name: getattr(value, name) for name in value.__slots__}
+    return {name: str(item) if isinstance(item, Decimal) else item for name, item in found.items()}
+
+
+def reusable(unit: Unit, config: ResearchConfig) -> bool:
+    """Whether the unit's artifact is there and was made by this schema, configuration, data and code."""
+    try:
+        document = artifacts.read(unit.path(config))
+    except ArtifactError:
+        return False
+    meta = document["optimization"]["meta"] if "optimization" in document else document["meta"]
+    if (meta.get("config_hash"), meta.get("data_fingerprint"), meta.get("code_version")) != (
+        unit.config_hash,
+        unit.data_fingerprint,
+        artifacts.code_version(),
+    ):
+        return False
+    sidecar = document.get("sidecar")
+    if sidecar is None:
+        return True
+    try:
+        artifacts.read_sidecar(unit.path(config).with_name(sidecar["file"]), sidecar["sha256"], ())
+    except ArtifactError:
+        return False
+    return True
