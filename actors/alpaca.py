@@ -8,7 +8,6 @@ import json
 import socket
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -26,6 +25,7 @@ from requests.adapters import HTTPAdapter
 
 from actors.kernel import spawn_thread
 from algo_royale.broker import alpaca_wire
+from algo_royale.broker.api import TradingApi, failure, many, one
 from algo_royale.broker.port import Wire
 from algo_royale.clock import WallClock
 from algo_royale.errors import BrokerRejected, BrokerUnavailable
@@ -34,7 +34,6 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 3.0, 10.0
 RETRY_AFTER_S_MAX = 120.0
-ORDERS_PAGE, FILLS_PAGE = 500, 100
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -62,7 +61,7 @@ class _DeadlineAdapter(HTTPAdapter):
         return super().send(request, *args, **kwargs)
 
 
-class AlpacaRest:
+class AlpacaRest(TradingApi):
     """`BrokerPort` and `MarketDataPort` over alpaca-py. One instance per actor: a requests session is not shared by threads.
 
     `trading_url` and `data_url` are bare hosts ("http://127.0.0.1:8000"), without "/v2".
@@ -80,64 +79,14 @@ class AlpacaRest:
         for client in (self._trading, self._stocks, self._actions):
             client._session.close()
 
-    # --- orders, positions, account ---
-
-    def submit(
-        self, *, client_order_id: str, symbol: str, side: str, quantity: Decimal,
-        order_type: str = "market", time_in_force: str = "day", limit_price: Decimal | None = None,
-    ) -> Wire:  # fmt: skip
-        # post() instead of submit_order(): the SDK's request models turn quantities into floats
-        body = alpaca_wire.order_body(
-            client_order_id=client_order_id, symbol=symbol, side=side, quantity=quantity,
-            order_type=order_type, time_in_force=time_in_force, limit_price=limit_price,
-        )  # fmt: skip
-        return _object(_call(lambda: self._trading.post("/orders", body)))
-
-    def order_by_client_id(self, client_order_id: str) -> Wire | None:
-        try:
-            return _object(_call(lambda: self._trading.get_order_by_client_id(client_order_id)))
-        except BrokerRejected as error:
-            if error.status == 404:
-                return None
-            raise
-
-    def cancel(self, broker_order_id: str) -> None:
-        _call(lambda: self._trading.cancel_order_by_id(broker_order_id))
-
-    def orders(self, *, status: str, after_ns: int) -> list[Wire]:
-        """Pages by submission time, since the API has no page token; the overlap of one microsecond keeps orders of one
-        instant together, and known ids are dropped."""
-        found: dict[str, Wire] = {}
-        while True:
-            query = {"status": status, "limit": ORDERS_PAGE, "direction": "asc", "nested": False}
-            if after_ns > 0:
-                query["after"] = alpaca_wire.format_time(after_ns)
-            page = _objects(_call(lambda query=query: self._trading.get("/orders", query)))  # type: ignore[misc]
-            fresh = [order for order in page if order.get("id") not in found]
-            found |= {str(order.get("id")): order for order in fresh}
-            if len(page) < ORDERS_PAGE:
-                return list(found.values())
-            if not fresh:
-                raise BrokerUnavailable(f"more than {ORDERS_PAGE} orders of one instant cannot be paged")
-            after_ns = alpaca_wire.parse_order(page[-1]).submitted_ns - 1_000
-
-    def fills(self, *, after_ns: int) -> list[Wire]:
-        found: list[Wire] = []
-        query: dict[str, Any] = {"direction": "asc", "page_size": FILLS_PAGE}
-        if after_ns > 0:
-            query["after"] = alpaca_wire.format_time(after_ns)
-        while True:
-            page = _objects(_call(lambda: self._trading.get("/account/activities/FILL", query)))
-            found += page
-            if len(page) < FILLS_PAGE:
-                return found
-            query = {**query, "page_token": page[-1].get("id")}
-
-    def positions(self) -> list[Wire]:
-        return _objects(_call(self._trading.get_all_positions))
-
-    def account(self) -> Wire:
-        return _object(_call(self._trading.get_account))
+    def request(self, method: str, path: str, data: Mapping[str, Any] | None = None) -> Any:
+        # The SDK's get, post and delete instead of its typed methods: their request models turn quantities into floats.
+        fields = dict(data or {})
+        if method == "POST":
+            return _call(lambda: self._trading.post(path, fields))
+        if method == "DELETE":
+            return _call(lambda: self._trading.delete(path, fields))
+        return _call(lambda: self._trading.get(path, fields))
 
     # --- market data ---
 
@@ -146,8 +95,8 @@ class AlpacaRest:
             symbol_or_symbols=symbol, timeframe=_TIMEFRAMES[timeframe], start=_datetime(start_ns), end=_datetime(end_ns),
             adjustment=Adjustment.RAW, feed=self._feed,
         )  # fmt: skip
-        answer = _object(_call(lambda: self._stocks.get_stock_bars(request)))
-        bars = _objects(answer.get(symbol) or [])
+        answer = one(_call(lambda: self._stocks.get_stock_bars(request)))
+        bars = many(answer.get(symbol) or [])
         # the API's end is inclusive and its times have no nanoseconds: cut here to the half-open range that was asked for
         return [bar for bar in bars if start_ns <= alpaca_wire.parse_time_ns(bar.get("t", "")) < end_ns]
 
@@ -156,7 +105,7 @@ class AlpacaRest:
             symbols=symbol.split(","), types=_ACTIONS, limit=None,
             start=date.fromisoformat(start), end=date.fromisoformat(end),
         )  # fmt: skip
-        return _object(_call(lambda: self._actions.get_corporate_actions(request)))
+        return one(_call(lambda: self._actions.get_corporate_actions(request)))
 
 
 def _bare(url: str) -> str:
@@ -187,21 +136,14 @@ def _call(request: Callable[[], T]) -> T:
 
 def _failure(error: APIError) -> BrokerRejected | BrokerUnavailable:
     """The SDK's own properties raise on bodies without a code or that are not JSON, so the body is read here."""
-    response = error.response
-    status = response.status_code if response is not None else 0
-    text = str(error)
+    response, text = error.response, str(error)
     try:
         body = json.loads(text)
     except ValueError:
         body = None
-    fields = body if isinstance(body, dict) else {}
-    message = str(fields.get("message") or text[:200] or "no message")
-    if status == 429:
-        return BrokerUnavailable(f"429: {message}", retry_after_s=_retry_after_s(response.headers))
-    if status == 408 or not 400 <= status < 500:
-        return BrokerUnavailable(f"{status}: {message}")
-    code = fields.get("code")
-    return BrokerRejected(status, code if isinstance(code, int) else None, message)
+    if response is None:
+        return BrokerUnavailable(text)
+    return failure(response.status_code, body, text, _retry_after_s(response.headers))
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float:
@@ -214,18 +156,6 @@ def _retry_after_s(headers: Mapping[str, str]) -> float:
     except (KeyError, ValueError):
         return 1.0
     return min(max(wait, 1.0), RETRY_AFTER_S_MAX)
-
-
-def _object(value: Any) -> Wire:
-    if not isinstance(value, dict):
-        raise BrokerUnavailable(f"the answer is a {type(value).__name__}, not an object")
-    return value
-
-
-def _objects(value: Any) -> list[Wire]:
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise BrokerUnavailable(f"the answer is a {type(value).__name__}, not a list of objects")
-    return value
 
 
 def _datetime(at_ns: int) -> datetime:
@@ -291,9 +221,10 @@ class _Socket:
             return
         try:
             ws.send_close()
-            ws.sock.shutdown(socket.SHUT_RDWR)
-        except (websocket.WebSocketException, OSError, AttributeError):
-            ws.shutdown()
+            if ws.sock is not None:
+                ws.sock.shutdown(socket.SHUT_RDWR)
+        except (websocket.WebSocketException, OSError):
+            ws.shutdown()  # type: ignore[no-untyped-call]
 
     def read(self) -> None:
         """The reader thread: connect, then tell every frame until the line is lost or closed."""
@@ -312,7 +243,7 @@ class _Socket:
                 self._on_state(self._connection, True, "", False)
                 self._lost(self._read_frames(ws))
         finally:
-            ws.shutdown()
+            ws.shutdown()  # type: ignore[no-untyped-call]
 
     def _read_frames(self, ws: websocket.WebSocket) -> str:
         """Tell frames on until something ends it; returns what did."""

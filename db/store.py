@@ -264,8 +264,6 @@ class Store:
         with self._write():
             before = self._open.get(client_order_id) or self._load_order(client_order_id)
             self._check_event(before.order, broker_order_id, fill)
-            if fill is not None and self._rows("SELECT 1 FROM fill WHERE execution_id = ?", fill.execution_id):
-                return OrderChange(recorded=before, applied=False)
             change = orders.apply(before.order, event, fill=fill, broker_order_id=broker_order_id)
             if change.fill is None and change.order == before.order:
                 return OrderChange(recorded=before, applied=False)
@@ -297,10 +295,15 @@ class Store:
             raise LedgerError(
                 f"{order.client_order_id} is {order.broker_order_id} at the broker; an event names {broker_order_id}"
             )
-        if fill is not None and (fill.client_order_id, fill.symbol, fill.side) != (
-            order.client_order_id, order.symbol, order.side,
-        ):  # fmt: skip
+        if fill is None:
+            return
+        if (fill.client_order_id, fill.symbol, fill.side) != (order.client_order_id, order.symbol, order.side):
             raise LedgerError(f"fill {fill.execution_id} is not of order {order.client_order_id}: {fill}")
+        known = self._rows(
+            "SELECT client_order_id, cumulative_quantity FROM fill WHERE execution_id = ?", fill.execution_id
+        )
+        if known and known[0] != (fill.client_order_id, to_text(fill.cumulative_quantity)):
+            raise LedgerError(f"execution {fill.execution_id} is booked as {known[0]} and told as {fill.identity}")
 
     def _book(self, fill: Fill, now_ns: int) -> Account:
         if self._account is None:

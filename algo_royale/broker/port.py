@@ -62,8 +62,11 @@ class StreamPort(Protocol):
     """Opens a websocket. Frames and state changes arrive through the callbacks, from any thread, in order."""
 
     def open(
-        self, endpoint: str, connection: int,
-        on_frame: Callable[[int, str], None], on_state: Callable[[int, bool, str, bool], None],
+        self,
+        endpoint: str,
+        connection: int,
+        on_frame: Callable[[int, str], None],
+        on_state: Callable[[int, bool, str, bool], None],
     ) -> StreamHandle:
         """`on_frame(connection, text)`; `on_state(connection, connected, detail, fatal)`; endpoint: data | trading."""
         ...  # fmt: skip

@@ -1,0 +1,351 @@
+"""The broker's edge: commands to the REST API, its order events to the dispatcher. Disconnected is a state, not a failure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+from actors.kernel import Actor, Ref
+from actors.messages import (
+    BrokerMessage,
+    BrokerSnapshot,
+    BrokerSnapshotRequested,
+    BrokerStateChanged,
+    CancelOrder,
+    ConnectionChanged,
+    FillRecord,
+    FrameReceived,
+    OrderAccepted,
+    OrderRecord,
+    OrderRejected,
+    OrdersMessage,
+    PositionRecord,
+    SubmissionUncertain,
+    SubmitOrder,
+    TimerFired,
+    TradeUpdated,
+)
+from algo_royale.broker import alpaca_wire as wire
+from algo_royale.broker.port import BrokerPort, StreamHandle, StreamPort
+from algo_royale.errors import BrokerRejected, BrokerUnavailable
+
+DUPLICATE_CODE = 40010001
+DUPLICATE_TEXT = "client_order_id must be unique"
+CALL_S = 60.0  # how long one protected block of REST calls may take before the actor counts as hung
+SNAPSHOT_TRIES = 3
+# An order may fill days after it was sent (submitted before a long weekend), so orders are asked for further back than fills.
+ORDERS_LOOKBACK_NS = 7 * 86_400 * 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    """Delays between attempts to open the stream: exponential, with jitter, reset once the stream has been live."""
+
+    base_s: float = 1.0
+    limit_s: float = 30.0
+    refused_s: float = (
+        5.0  # at least this after the broker refused the connection (429, 406): it holds the old one a while
+    )
+    refused_limit_s: float = 120.0
+    handshake_s: float = 10.0  # from the first step to live
+
+
+class BrokerActor(Actor[BrokerMessage]):
+    """REST calls one at a time, and the trading stream through connecting -> authenticating -> subscribing -> live -> backoff.
+
+    `BrokerStateChanged(connected=True)` is told only when the stream is authorized and listening: an order sent before could
+    fill unheard. A submit whose answer is lost is looked up by its client id, and sent again only if it is certainly absent,
+    under the same id, so that the broker holds at most one order per intent whatever happens.
+    """
+
+    def __init__(
+        self, broker: BrokerPort, streams: StreamPort, *, keys: tuple[str, str], orders: Ref[OrdersMessage],
+        reconnect: Reconnect = Reconnect(),
+    ) -> None:  # fmt: skip
+        self._broker, self._streams, self._keys, self._orders = broker, streams, keys, orders
+        self._reconnect = reconnect
+        self._connection = 0
+        self._handle: StreamHandle | None = None
+        self._state = "new"
+        self._failures = 0
+        self._snapshot_due: BrokerSnapshotRequested | None = None
+        self._counts = dict.fromkeys(
+            ("frames", "bad_frames", "unknown_frames", "connections", "lookups", "resends", "cancels_refused"), 0
+        )
+
+    def started(self) -> None:
+        self._connect()
+
+    def stopped(self, reason: object) -> None:
+        if self._handle is not None:
+            self._handle.close()
+
+    def observe(self) -> Mapping[str, object]:
+        return {"state": self._state, **self._counts}
+
+    def receive(self, message: BrokerMessage) -> None:
+        match message:
+            case SubmitOrder():
+                self._on_submit(message.order, lookup_first=message.lookup_first)
+            case CancelOrder():
+                self._cancel_order(message.broker_order_id)
+            case BrokerSnapshotRequested():
+                self._on_snapshot_requested(message)
+            case FrameReceived():
+                if message.connection == self._connection:
+                    self._on_frame(message.text)
+            case ConnectionChanged():
+                if message.connection == self._connection:
+                    self._on_connection(message)
+            case TimerFired(name="connect"):
+                self._connect()
+            case TimerFired(name="handshake"):
+                if self._state not in ("live", "backoff"):
+                    self._lost(f"not live {self._reconnect.handshake_s:g} s after connecting ({self._state})")
+            case TimerFired(name="snapshot"):
+                if self._snapshot_due is not None:
+                    self._on_snapshot_requested(self._snapshot_due)
+            case TimerFired():
+                self._cancel_order(message.key)
+
+    # --- the stream ---
+
+    def _connect(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+        # Numbered by time, so that a frame of a former incarnation's socket is never taken for one of ours.
+        self._connection = max(self.now_ns, self._connection + 1)
+        self._state = "connecting"
+        self._counts["connections"] += 1
+        me, clock = self.ref(self.path), self.system.clock
+
+        def on_frame(connection: int, text: str) -> None:
+            me.tell(FrameReceived(at_ns=clock.now_ns(), endpoint="trading", connection=connection, text=text))
+
+        def on_state(connection: int, connected: bool, detail: str, fatal: bool) -> None:
+            me.tell(
+                ConnectionChanged(
+                    at_ns=clock.now_ns(), endpoint="trading", connection=connection, connected=connected,
+                    detail=detail, fatal=fatal,
+                )
+            )  # fmt: skip
+
+        self.later(self._reconnect.handshake_s, TimerFired(at_ns=self.now_ns, name="handshake"), key="handshake")
+        with self.protected(CALL_S):
+            self._handle = self._streams.open("trading", self._connection, on_frame, on_state)
+
+    def _on_connection(self, message: ConnectionChanged) -> None:
+        if not message.connected:
+            self._lost(message.detail, fatal=message.fatal)
+        elif self._send(wire.authenticate_text(*self._keys)):
+            self._state = "authenticating"
+
+    def _on_frame(self, text: str) -> None:
+        self._counts["frames"] += 1
+        try:
+            frame = wire.parse_trading_frame(text)
+        except wire.BadWire:
+            self._counts["bad_frames"] += 1  # one bad frame never stops the stream; the message log keeps it
+            return
+        match frame.kind:
+            case "update" if frame.update is not None:
+                self.tell(self._orders, _updated(frame.update, self.now_ns))
+            case "authorization" if frame.ok:
+                if self._send(wire.listen_text()):
+                    self._state = "subscribing"
+            case "authorization":
+                self._lost(f"not authorized: {frame.detail}", fatal=True)
+            case "listening" if frame.ok:
+                if self._state != "live":
+                    self._state, self._failures = "live", 0
+                    self.cancel("handshake")
+                    self._tell_state(True, "listening")
+            case "listening" | "error":
+                self._lost(f"{frame.kind}: {frame.detail}")
+            case _:
+                self._counts["unknown_frames"] += 1
+
+    def _send(self, text: str) -> bool:
+        if self._handle is not None and self._handle.send(text):
+            return True
+        self._lost("the connection was gone while sending")
+        return False
+
+    def _lost(self, detail: str, *, fatal: bool = False) -> None:
+        """Back off and try again. Even a fatal refusal (wrong keys) is tried again, rarely: positions are still held, and
+        the person who mends the keys should not have to restart us; until then the dispatcher sends nothing."""
+        if self._state == "backoff":
+            return
+        was_live, self._state = self._state == "live", "backoff"
+        self.cancel("handshake")
+        if self._handle is not None:
+            self._handle.close()
+        refused = fatal or any(text in detail for text in ("http 429", "HTTP 429", "connection limit"))
+        base, limit = self._reconnect.base_s, self._reconnect.limit_s
+        if refused:
+            base, limit = self._reconnect.refused_s, self._reconnect.refused_limit_s
+        if fatal:
+            base = limit
+        delay_s = min(limit, base * 2 ** min(self._failures, 16)) * self.rng.uniform(0.75, 1.25)
+        self._failures += 1
+        self.later(delay_s, TimerFired(at_ns=self.now_ns, name="connect"), key="connect")
+        if was_live or self._failures == 1 or fatal:
+            self._tell_state(False, detail)
+
+    def _tell_state(self, connected: bool, detail: str) -> None:
+        self.tell(self._orders, BrokerStateChanged(at_ns=self.now_ns, connected=connected, detail=detail[:300]))
+
+    # --- orders ---
+
+    def _on_submit(self, order: OrderRecord, *, lookup_first: bool) -> None:
+        try:
+            with self.protected(CALL_S):
+                answer = self._look_up_or_submit(order) if lookup_first else self._submit(order)
+        except BrokerUnavailable as error:
+            answer = SubmissionUncertain(
+                at_ns=self.now_ns, client_order_id=order.client_order_id, reason=str(error)[:300]
+            )
+        except BrokerRejected as error:
+            answer = OrderRejected(
+                at_ns=self.now_ns, client_order_id=order.client_order_id, status=error.status, code=error.code,
+                reason=error.message,
+            )  # fmt: skip
+        except wire.BadWire as error:  # it answered, so something happened, but we cannot read what
+            answer = SubmissionUncertain(at_ns=self.now_ns, client_order_id=order.client_order_id, reason=str(error))
+        self.tell(self._orders, answer)
+
+    def _submit(self, order: OrderRecord) -> OrderAccepted | OrderRejected | SubmissionUncertain:
+        """Send; when no answer comes, look up and send the same id once more only if the broker certainly lacks it."""
+        try:
+            return self._send_order(order)
+        except BrokerUnavailable as error:
+            if error.retry_after_s is not None:
+                raise  # a rate limit: asking more now would only prolong it; the dispatcher comes back with a look-up
+        return self._look_up_or_submit(order)
+
+    def _look_up_or_submit(self, order: OrderRecord) -> OrderAccepted | OrderRejected | SubmissionUncertain:
+        self._counts["lookups"] += 1
+        found = self._look_up(order.client_order_id)
+        if found is not None:
+            return found
+        self._counts["resends"] += 1
+        return self._send_order(order)
+
+    def _send_order(self, order: OrderRecord) -> OrderAccepted | OrderRejected | SubmissionUncertain:
+        try:
+            answer = self._broker.submit(
+                client_order_id=order.client_order_id, symbol=order.symbol, side=order.side, quantity=order.quantity,
+                order_type=order.order_type, time_in_force=order.time_in_force, limit_price=order.limit_price_usd,
+            )  # fmt: skip
+        except BrokerRejected as error:
+            if error.code == DUPLICATE_CODE and DUPLICATE_TEXT in error.message:
+                # the code alone is also that of every malformed field
+                found = self._look_up(order.client_order_id)
+                if found is not None:
+                    return found
+                raise BrokerUnavailable("the broker calls the id a duplicate but does not show the order") from error
+            raise
+        return self._accepted(wire.parse_order(answer), adopted=False)
+
+    def _look_up(self, client_order_id: str) -> OrderAccepted | OrderRejected | None:
+        found = self._broker.order_by_client_id(client_order_id)
+        return None if found is None else self._accepted(wire.parse_order(found), adopted=True)
+
+    def _accepted(self, order: wire.WireOrder, *, adopted: bool) -> OrderAccepted | OrderRejected:
+        if order.status == "rejected":
+            return OrderRejected(
+                at_ns=self.now_ns, client_order_id=order.client_order_id, status=200, code=None,
+                reason=f"the broker holds it as {order.status}",
+            )  # fmt: skip
+        return OrderAccepted(
+            at_ns=self.now_ns, client_order_id=order.client_order_id, broker_order_id=order.broker_order_id,
+            status=order.status, filled_quantity=order.filled_quantity, adopted=adopted,
+        )  # fmt: skip
+
+    def _cancel_order(self, broker_order_id: str) -> None:
+        """What became of the order comes by the stream or the next snapshot; here only the attempt can fail."""
+        try:
+            with self.protected(CALL_S):
+                self._broker.cancel(broker_order_id)
+        except BrokerUnavailable:
+            again = TimerFired(at_ns=self.now_ns, name="cancel", key=broker_order_id)
+            self.later(self._reconnect.base_s, again, key=f"cancel {broker_order_id}")
+        except BrokerRejected:
+            self._counts["cancels_refused"] += 1  # final already, or unknown: a reconciliation tells which
+
+    # --- the broker's truth ---
+
+    def _on_snapshot_requested(self, message: BrokerSnapshotRequested) -> None:
+        """Answered only while the stream is live: a snapshot before that would let orders go whose fills nobody hears.
+        The dispatcher asks again when it is told that the broker is connected."""
+        self._snapshot_due = None
+        if self._state != "live":
+            return
+        try:
+            with self.protected(CALL_S * 2):
+                snapshot = self._snapshot(message)
+        except (BrokerUnavailable, BrokerRejected, wire.BadWire) as error:
+            self._tell_state(False, f"no snapshot: {error}")
+            self._snapshot_due = message
+            delay_s = self._reconnect.base_s * 2 * self.rng.uniform(0.75, 1.25)
+            self.later(delay_s, TimerFired(at_ns=self.now_ns, name="snapshot"), key="snapshot")
+            return
+        self.tell(self._orders, snapshot)
+
+    def _snapshot(self, message: BrokerSnapshotRequested) -> BrokerSnapshot:
+        """Orders, fills, positions and cash of one instant: fills are read before and after, until none came in between."""
+        fills = self._broker.fills(after_ns=message.since_ns)
+        for _ in range(SNAPSHOT_TRIES):
+            listed = self._broker.orders(status="all", after_ns=max(0, message.since_ns - ORDERS_LOOKBACK_NS))
+            positions, account = self._broker.positions(), wire.parse_account(self._broker.account())
+            before, fills = fills, self._broker.fills(after_ns=message.since_ns)
+            if len(fills) == len(before):
+                break
+        else:
+            raise BrokerUnavailable(f"fills kept coming through {SNAPSHOT_TRIES} attempts at a snapshot")
+        orders = [wire.parse_order(item) for item in listed]
+        client_ids = {order.broker_order_id: order.client_order_id for order in orders}
+        return BrokerSnapshot(
+            at_ns=self.now_ns,
+            cause_of=message.cause_of,
+            orders=tuple(_polled(order, self.now_ns) for order in orders),
+            fills=tuple(_fill(wire.parse_fill(item), client_ids) for item in fills),
+            positions=tuple(_position(wire.parse_position(item)) for item in positions),
+            cash_usd=account.cash_usd,
+            equity_usd=account.equity_usd,
+        )
+
+
+def _updated(update: wire.WireTradeUpdate, now_ns: int) -> TradeUpdated:
+    order = update.order
+    return TradeUpdated(
+        at_ns=update.at_ns or now_ns, event=update.event, client_order_id=order.client_order_id,
+        broker_order_id=order.broker_order_id, symbol=order.symbol, side=order.side, status=order.status,
+        quantity=order.quantity, filled_quantity=order.filled_quantity, execution_id=update.execution_id,
+        fill_price_usd=update.fill_price_usd, fill_quantity=update.fill_quantity,
+        position_quantity=update.position_quantity,
+    )  # fmt: skip
+
+
+def _polled(order: wire.WireOrder, now_ns: int) -> TradeUpdated:
+    """An order of a snapshot; its event is "snapshot", its status the broker's."""
+    return TradeUpdated(
+        at_ns=now_ns, event="snapshot", client_order_id=order.client_order_id, broker_order_id=order.broker_order_id,
+        symbol=order.symbol, side=order.side, status=order.status, quantity=order.quantity,
+        filled_quantity=order.filled_quantity, execution_id=None, fill_price_usd=None, fill_quantity=None,
+        position_quantity=None,
+    )  # fmt: skip
+
+
+def _fill(fill: wire.WireFill, client_ids: Mapping[str, str]) -> FillRecord:
+    """An activity names its order by the broker's id; "" where that order is older than the snapshot's reach."""
+    return FillRecord(
+        execution_id=fill.activity_id, client_order_id=client_ids.get(fill.broker_order_id, ""),
+        broker_order_id=fill.broker_order_id, symbol=fill.symbol, side=fill.side, quantity=fill.quantity,
+        cumulative_quantity=fill.cumulative_quantity, price_usd=fill.price_usd, fees_usd=Decimal(0), at_ns=fill.at_ns,
+    )  # fmt: skip
+
+
+def _position(position: wire.WirePosition) -> PositionRecord:
+    return PositionRecord(
+        symbol=position.symbol, quantity=position.quantity, average_cost_usd=position.average_cost_usd
+    )
