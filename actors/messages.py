@@ -230,6 +230,7 @@ class SymbolWarmed(Message):
     symbol: str
     bar_ends_ns: tuple[int, ...]
     adjusted_closes: tuple[float, ...]
+    close_usd: Decimal | None = None  # the last raw close: what a symbol without a bar is valued at
 
 
 class SignalReported(Message):

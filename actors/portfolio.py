@@ -58,7 +58,7 @@ class PortfolioActor(Actor[PortfolioMessage]):
     def receive(self, message: PortfolioMessage) -> None:
         match message:
             case SymbolWarmed():
-                self._closes[message.symbol] = RecentCloses(message.bar_ends_ns, message.adjusted_closes)
+                self._closes[message.symbol] = RecentCloses(message.bar_ends_ns, message.adjusted_closes, message.close_usd)
             case SignalReported():
                 self._on_report(message)
             case LedgerSnapshot():

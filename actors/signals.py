@@ -109,7 +109,10 @@ class SignalActor(Actor[SignalMessage]):
             closes = tuple(close for _, close in self._closes)
             self.tell(
                 self._portfolio,
-                SymbolWarmed(at_ns=self.now_ns, symbol=self._symbol, bar_ends_ns=ends, adjusted_closes=closes),
+                SymbolWarmed(
+                    at_ns=self.now_ns, symbol=self._symbol, bar_ends_ns=ends, adjusted_closes=closes,
+                    close_usd=self._last_close or None,
+                ),  # fmt: skip
             )
         if first_time or rows:
             self._report_last()

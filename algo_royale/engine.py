@@ -237,7 +237,7 @@ def step(state: EngineState, event: Event, config: EngineConfig) -> tuple[Engine
         case BarsClosed():
             if event.bar_end_ns <= state.bar_end_ns:
                 return state, ()
-            return _decide(observe(state, event, config), event, config)
+            return _decide(_observe(state, event, config, mark=True), event, config)
         case FillApplied():
             return _fill(state, event.fill, config), ()
         case OrderEnded():
@@ -280,7 +280,11 @@ def _split(state: EngineState, event: SymbolSplit, config: EngineConfig) -> Engi
 
 
 def observe(state: EngineState, event: BarsClosed, config: EngineConfig) -> EngineState:
-    """Take in prices, signals and the session of a bar time without deciding."""
+    """Take in the prices and signals of a bar time that is not to be decided; equity and session stay the last decision's."""
+    return _observe(state, event, config, mark=False)
+
+
+def _observe(state: EngineState, event: BarsClosed, config: EngineConfig, *, mark: bool) -> EngineState:
     history = np.empty_like(state.history)
     history[:-1] = state.history[1:]
     history[-1] = state.history[-1]
@@ -294,10 +298,11 @@ def observe(state: EngineState, event: BarsClosed, config: EngineConfig) -> Engi
         history[-1, i] = bar.adjusted_close
         prices[symbol] = bar.close_usd
         missed[i], signal_in[i], scores[i] = 0, bar.state_in, bar.score
-    equity = state.account.equity(prices)
-    base = state.session_start_equity
-    if event.session != state.session or base is None:
-        base = equity if state.equity is None else state.equity
+    equity, base, session = state.equity, state.session_start_equity, state.session
+    if mark:
+        equity = state.account.equity(prices)
+        if event.session != session or base is None:
+            base, session = equity if state.equity is None else state.equity, event.session
     since = event.bar_end_ns - MINUTE_NS
     return EngineState(
         account=state.account, history=history, missed=tuple(missed), signal_in=tuple(signal_in), scores=tuple(scores),
@@ -483,6 +488,8 @@ class TargetFacts(Protocol):
     @property
     def state_in(self) -> bool: ...
     @property
+    def score(self) -> float: ...
+    @property
     def weight(self) -> float: ...
     @property
     def target_quantity(self) -> Decimal: ...
@@ -515,10 +522,14 @@ class LedgerFacts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RecentCloses:
-    """A symbol's latest adjusted closes, oldest first, with their bar ends (UTC ns): at least lookback + 2 where there are."""
+    """A symbol's latest adjusted closes, oldest first, with their bar ends (UTC ns): at least lookback + 2 where there are.
+
+    `close_usd` is the last close as traded, at which a symbol is valued that has no bar in `rebuild`'s `last`.
+    """
 
     bar_ends_ns: Sequence[int] | IntArray
     adjusted_closes: Sequence[float] | FloatArray
+    close_usd: Decimal | None = None
 
 
 def history_before(
@@ -563,21 +574,20 @@ def rebuild(
     targets = {t.symbol: t for t in snapshot.last_targets}
     held = [positions[s].quantity if s in positions else _ZERO for s in config.symbols]
     known = [targets.get(s) for s in config.symbols]
-    n = len(config.symbols)
+    # a symbol without a bar in `last` keeps the state that the last decision knew: had it changed, there would be a later one
+    decided = tuple(t.state_in if t else q > 0 for t, q in zip(known, held, strict=True))
     state = EngineState(
         account=Account(cash=snapshot.cash_usd, positions=positions), history=history, missed=missed,
-        signal_in=(False,) * n, scores=(0.0,) * n,
-        decided=tuple(t.state_in if t else q > 0 for t, q in zip(known, held, strict=True)),
+        signal_in=decided, scores=tuple(t.score if t else 0.0 for t in known), decided=decided,
         weights=tuple(t.weight if t else 0.0 for t in known),
         goals=tuple(t.target_quantity if t else q for t, q in zip(known, held, strict=True)),
+        prices={s: c.close_usd for s, c in closes.items() if c.close_usd is not None and s in config.symbols},
         orders={o.client_order_id: _order(o) for o in snapshot.open_orders}, session=snapshot.last_session_date,
         session_start_equity=snapshot.session_start_equity_usd, equity=snapshot.last_equity_usd,
         recent_ns=tuple(snapshot.orders_recent_ns), halted_reason=snapshot.halted_reason,
     )  # fmt: skip
     if not decide or last.bar_end_ns <= snapshot.last_decision_bar_end_ns:
-        # equity and session stay those of the last decision, from which the next session's starting equity follows
-        seen = replace(observe(state, last, config), equity=state.equity, session=state.session)
-        return replace(seen, session_start_equity=state.session_start_equity), ()
+        return observe(state, last, config), ()
     return step(state, last, config)
 
 
