@@ -58,7 +58,9 @@ class PortfolioActor(Actor[PortfolioMessage]):
     def receive(self, message: PortfolioMessage) -> None:
         match message:
             case SymbolWarmed():
-                self._closes[message.symbol] = RecentCloses(message.bar_ends_ns, message.adjusted_closes, message.close_usd)
+                self._closes[message.symbol] = RecentCloses(
+                    message.bar_ends_ns, message.adjusted_closes, message.close_usd
+                )
             case SignalReported():
                 self._on_report(message)
             case LedgerSnapshot():
@@ -165,7 +167,8 @@ class PortfolioActor(Actor[PortfolioMessage]):
     def _event(self, bar_end_ns: int, reports: dict[str, SignalReported]) -> BarsClosed:
         session = self._calendar.previous_session(bar_end_ns)
         bars = {
-            symbol: SymbolBar(r.close_usd, r.adjusted_close, r.state_in, r.score) for symbol, r in sorted(reports.items())
+            symbol: SymbolBar(r.close_usd, r.adjusted_close, r.state_in, r.score)
+            for symbol, r in sorted(reports.items())
         }
         return BarsClosed(bar_end_ns, session.date.isoformat(), bars)
 

@@ -110,9 +110,12 @@ class SignalActor(Actor[SignalMessage]):
             self.tell(
                 self._portfolio,
                 SymbolWarmed(
-                    at_ns=self.now_ns, symbol=self._symbol, bar_ends_ns=ends, adjusted_closes=closes,
+                    at_ns=self.now_ns,
+                    symbol=self._symbol,
+                    bar_ends_ns=ends,
+                    adjusted_closes=closes,
                     close_usd=self._last_close or None,
-                ),  # fmt: skip
+                ),
             )
         if first_time or rows:
             self._report_last()
@@ -174,7 +177,9 @@ class SignalActor(Actor[SignalMessage]):
             self._evaluated = (last, before, int(signal[0]), float(score[0]), bool(state_in[0]))
 
     def _bar(self, row: BarRow) -> Bar:
-        return Bar(symbol=self._symbol, timeframe=self._timeframe, **{n: getattr(row, n) for n in row.__struct_fields__})
+        return Bar(
+            symbol=self._symbol, timeframe=self._timeframe, **{n: getattr(row, n) for n in row.__struct_fields__}
+        )
 
     def _report_last(self) -> None:
         if self._evaluated is None:
