@@ -1,16 +1,27 @@
 """From research to trading: what the artifacts found viable, as one immutable plan that both parity sides read."""
 
 from collections.abc import Sequence
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
-from algo_royale.errors import ArtifactError
+from algo_royale.data.adjust import forward_adjusted
+from algo_royale.data.catalog import Catalog
+from algo_royale.engine import EngineConfig
+from algo_royale.errors import ArtifactError, InsufficientHistory
+from algo_royale.market import Timeframe
+from algo_royale.portfolio.sizing import TRADER_RULES, AccountRules
+from algo_royale.portfolio.weights import WeightConfig
 from algo_royale.research import artifacts
+from algo_royale.research.simulate import SimulationResult, SymbolInput, prepare, simulate
+from algo_royale.risk import RiskLimits
+from algo_royale.sessions import calendar, new_york_ns
 from algo_royale.strategies import build
 from algo_royale.strategies.combined import CombinedSignal
-from algo_royale.market import Timeframe
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,3 +118,50 @@ def load_plan(root: Path, *, symbols: Sequence[str] | None = None) -> TradingPla
         last_session=last,
         skipped=skipped,
     )
+
+
+def engine_config(
+    plan: TradingPlan,
+    *,
+    ledger_id: str,
+    rules: AccountRules = TRADER_RULES,
+    limits: RiskLimits | None = None,
+    weights: WeightConfig | None = None,
+) -> EngineConfig:
+    """What the plan's portfolio decisions depend on, for the trader and for its simulation alike."""
+    return EngineConfig(
+        ledger_id=ledger_id,
+        symbols=plan.names,
+        strategy=plan.portfolio,
+        params=plan.portfolio_params,
+        weights=weights or WeightConfig(),
+        rules=rules,
+        limits=limits or RiskLimits(),
+        viability={symbol.symbol: symbol.viability for symbol in plan.symbols},
+    )
+
+
+def simulate_plan(
+    plan: TradingPlan, catalog: Catalog, config: EngineConfig, *, start: date, end: date, cash_usd: Decimal
+) -> SimulationResult:
+    """What the trader must do with this plan over the sessions of [start, end], under its own account rules.
+
+    Features are warmed over `plan.warmup_bars` sessions before the first one, forward adjustment starts with the first
+    warm-up bar, and the position state is flat at the first session, exactly as the signal actors do it.
+    """
+    sessions = calendar().sessions(start, end)
+    if not sessions:
+        raise InsufficientHistory(f"no exchange session in {start}..{end}")
+    first = calendar().offset(sessions[0].date, -plan.warmup_bars)
+    inputs = {}
+    for symbol in plan.names:
+        raw = catalog.bars(symbol, Timeframe(plan.timeframe), first.date, end)
+        actions = tuple(a for a in catalog.actions(symbol) if first.date <= a.ex_date <= end)
+        adjusted = forward_adjusted(raw, actions)
+        live = int(np.searchsorted(raw.start_ns, sessions[0].label_ns))
+        run = plan.combined(symbol).run(adjusted, start=live)
+        inputs[symbol] = SymbolInput(
+            traded=raw, adjusted_close=adjusted.close, state_in=run.state_in, score=run.score, actions=actions
+        )
+    market = prepare(inputs, sessions[0].label_ns, new_york_ns(end) + 86_400_000_000_000)
+    return simulate(market, config, cash_usd)

@@ -1,0 +1,116 @@
+"""Assembles and runs a backtest: the plan, the coordinator and the stage workers under one supervisor."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import FrameType
+from typing import Any
+
+from actors.backtest import CoordinatorActor, PlannedUnit, Progress
+from actors.kernel import ChildSpec, Intensity, Ref, Sink, Strategy, Supervisor, ThreadSystem
+from actors.messages import StopAfterRunning
+from actors.stage_worker import ProcessCompute, RunUnit, StageWorkerActor
+from algo_royale.clock import WallClock
+from algo_royale.research import plan as planning
+from algo_royale.research import stages
+from algo_royale.research.plan import Plan, ResearchConfig
+
+ROOT = "root"
+COORDINATOR = f"{ROOT}/backtest/coordinator"
+
+
+@dataclass(frozen=True, slots=True)
+class MakeRunner:
+    """What a child process calls once: plans the run for itself and gives back what computes a unit by its key."""
+
+    config: ResearchConfig
+
+    def __call__(self) -> RunUnit:
+        units = {unit.key: unit for unit in planning.plan(self.config).units}
+
+        def run(key: str) -> None:
+            stages.commit(stages.run_unit(units[key], self.config), self.config)
+
+        return run
+
+
+def backtest_tree(
+    plan: Plan,
+    config: ResearchConfig,
+    *,
+    workers: int,
+    ref: Callable[[str], Ref[Any]],
+    on_progress: Callable[[Progress], None],
+    fresh: bool,
+    unit_timeout_s: float = 3600.0,
+) -> ChildSpec:
+    """root / backtest / coordinator and workers. A worker restarts alone; the coordinator takes the workers along."""
+    units = {unit.key: unit for unit in plan.units}
+    names = [f"worker-{n + 1}" for n in range(workers)]
+    refs = {name: ref(f"{ROOT}/backtest/workers/{name}") for name in names}
+
+    def coordinator() -> CoordinatorActor:
+        return CoordinatorActor(
+            [
+                PlannedUnit(key=u.key, label=u.label, stage=u.stage, depends_on=u.depends_on) for u in plan.units
+            ],
+            workers=refs,
+            reusable=lambda key: not fresh and planning.reusable(units[key], config),
+            on_progress=on_progress,
+        )  # fmt: skip
+
+    def worker(name: str) -> StageWorkerActor:
+        compute = partial(ProcessCompute, MakeRunner(config), name)
+        return StageWorkerActor(name, compute, coordinator=ref(COORDINATOR), unit_timeout_s=unit_timeout_s)
+
+    pool = [ChildSpec(id=name, factory=partial(worker, name), start_within=60.0) for name in names]
+    stage = [
+        ChildSpec(id="coordinator", factory=coordinator),
+        ChildSpec(id="workers", factory=lambda: Supervisor(pool, intensity=Intensity(10 * workers, 60.0))),
+    ]
+    run = ChildSpec(
+        id="backtest", factory=lambda: Supervisor(stage, strategy=Strategy.REST_FOR_ONE, intensity=Intensity(3, 60.0))
+    )
+    return ChildSpec(id=ROOT, factory=lambda: Supervisor([run]))
+
+
+def run_backtest(
+    plan: Plan, config: ResearchConfig, *, workers: int, on_progress: Callable[[Progress], None], fresh: bool,
+    log: Sink | None = None,
+) -> tuple[int, Progress]:  # fmt: skip
+    """Run the plan to its end. Returns the exit code and the final counts.
+
+    The first Ctrl-C lets the running units finish; the second one kills the workers and ends the process with 130.
+    """
+    last = Progress()
+    done = threading.Event()
+
+    def progressed(progress: Progress) -> None:
+        nonlocal last
+        last = progress
+        on_progress(progress)
+
+    system = ThreadSystem(WallClock(), seed=config.seed, log=log)
+    interrupts = 0
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupts
+        interrupts += 1
+        if interrupts > 1:
+            os._exit(130)  # the workers' pipes close with us, which ends them
+        system.ref(COORDINATOR).tell(StopAfterRunning(at_ns=system.clock.now_ns()))
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        system.start(
+            backtest_tree(plan, config, workers=workers, ref=system.ref, on_progress=progressed, fresh=fresh)
+        )
+        while system.exit_code is None:
+            done.wait(0.05)
+        return system.stop(10.0), last
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

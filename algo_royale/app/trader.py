@@ -1,0 +1,275 @@
+"""Assembles and runs a trader: plan, broker, ledger, message log, clock, and the tree that uses them."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+import requests
+
+from actors.alpaca import AlpacaRest, AlpacaStreams
+from actors.kernel import MessageLog, RunInfo, ThreadSystem
+from actors.trading import Trader, tree
+from algo_royale.app.exchange_process import ExchangeProcess
+from algo_royale.app.pacing import TwinMarket, run_paced
+from algo_royale.clock import Clock, ManualClock, ScaledClock, WallClock
+from algo_royale.config import Broker, BrokerKeys, Config
+from algo_royale.data.catalog import open_catalog
+from algo_royale.errors import BadConfiguration, BadInput, BrokerUnavailable
+from algo_royale.market import Timeframe
+from algo_royale.research import artifacts
+from algo_royale.research.handover import TradingPlan, engine_config
+from algo_royale.sessions import calendar
+from db.store import Reader, Store
+
+TWIN_KEYS = ("TWINKEY", "twin-secret")
+Say = Callable[[str], None]
+
+
+class TraderRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run's message log keeps of its set-up, so that replay can build the same actors."""
+
+    plan: TradingPlan
+    ledger_id: str
+    live_start_ns: int
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoints:
+    """Where the broker is, and how its time runs (`twin`: it has control routes)."""
+
+    trading_url: str
+    data_url: str
+    trading_stream_url: str
+    data_stream_url: str
+    keys: tuple[str, str]
+    twin: bool
+
+    @classmethod
+    def of_twin(cls, url: str) -> "Endpoints":
+        ws = url.replace("http://", "ws://", 1)
+        return cls(
+            trading_url=url, data_url=url, trading_stream_url=f"{ws}/stream", data_stream_url=f"{ws}/v2/iex",
+            keys=TWIN_KEYS, twin=True,
+        )  # fmt: skip
+
+    @classmethod
+    def of_config(cls, broker: Broker, keys: BrokerKeys | None, *, twin: bool) -> "Endpoints":
+        if keys is None and not twin:
+            raise BadConfiguration("no broker keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY, or [broker] keys_file")
+        return cls(
+            trading_url=broker.trading_url, data_url=broker.data_url, trading_stream_url=broker.trading_stream_url,
+            data_stream_url=broker.data_stream_url, keys=keys.pair() if keys is not None else TWIN_KEYS, twin=twin,
+        )  # fmt: skip
+
+
+def trader_parts(
+    plan: TradingPlan, config: Config, *, ledger_id: str, live_start_ns: int, **ports: Any
+) -> Trader:
+    """The trading tree's parts from plan and configuration; `ports` are broker, data, streams, keys, store and the like."""
+    return Trader(
+        symbols=plan.names,
+        timeframe=Timeframe(plan.timeframe),
+        combined=plan.combined,
+        engine=engine_config(
+            plan, ledger_id=ledger_id, rules=config.trader_rules(), limits=config.risk.limits(),
+            weights=config.account.weights(bars_per_year=Timeframe(plan.timeframe).bars_per_year),
+        ),
+        warmup_bars=plan.warmup_bars,
+        live_start_ns=live_start_ns,
+        calendar=calendar(),
+        watermark_s=config.trader.watermark_s,
+        close_grace_s=config.trader.close_grace_s,
+        reconcile_every_s=config.trader.reconcile_every_s,
+        pre_market_s=config.trader.pre_market_s,
+        **ports,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def twin_process(plan: TradingPlan, config: Config, *, speed: str, start: date | None, until: date | None) -> Iterator[str]:
+    """The Alpaca twin in a process of its own, over the sessions that the research has not judged on."""
+    first = calendar().next_session(
+        calendar().offset(start or date.fromisoformat(plan.last_session), 0).close_ns - 1 if start is None
+        else calendar().offset(start, 0).open_ns - 1
+    )  # fmt: skip
+    catalog = open_catalog(config.research.data)
+    last = max(
+        datetime.fromtimestamp(int(catalog.bars(s, Timeframe(plan.timeframe)).start_ns[-1]) / 1e9, UTC).date()
+        for s in plan.names
+    )
+    if first.date > last:
+        raise BadInput(
+            f"no session to trade: the data end on {last} and the research has judged up to {plan.last_session}; "
+            "keep a holdout in run-backtest, or give --start"
+        )
+    with ExchangeProcess(
+        data=config.research.data, symbols=plan.names, start=first.date, end=min(until or last, last), speed=speed,
+        seed=config.exchange.seed, cash=config.account.cash, costs=config.costs, multiplier=config.exchange.multiplier,
+    ) as twin:  # fmt: skip
+        yield twin.url
+
+
+def live_start(now_ns: int) -> int:
+    """Start label of the first session whose bar the trader will see close."""
+    cal = calendar()
+    session = cal.session_at(now_ns) or cal.next_session(now_ns)
+    return session.label_ns
+
+
+@dataclass(slots=True)
+class Interrupts:
+    """SIGINT and SIGTERM: the first asks for an orderly stop, the second Ctrl-C ends the process with 130."""
+
+    count: int = 0
+
+    def __enter__(self) -> "Interrupts":
+        self._previous = {n: signal.signal(n, self._on) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _on(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        if self.count > 1 and number == signal.SIGINT:
+            os._exit(130)
+
+    _previous: dict[int, Any] = None  # type: ignore[assignment]  # set in __enter__
+
+
+def run_trader(
+    plan: TradingPlan, config: Config, endpoints: Endpoints, *, home: Path, run_id: str, paced: bool,
+    until: date | None = None, on_start: Callable[[Mapping[str, Any]], None] = lambda info: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Trade until the feed ends or someone says stop; returns the summary of cli.md."""
+    wall, key, secret = WallClock(), *endpoints.keys
+    began = wall.monotonic_s()
+    streams = AlpacaStreams({"trading": endpoints.trading_stream_url, "data": endpoints.data_stream_url})
+    market = TwinMarket(endpoints.trading_url, lambda: streams.received) if endpoints.twin else None
+    clock = _clock(endpoints, market, paced=paced)
+    store = partial(
+        Store.open, home / "ledger.db", run_id=run_id, now_ns=clock.now_ns(), live_start_ns=live_start(clock.now_ns())
+    )
+    ledger = store()
+    facts = ledger.facts(now_ns=clock.now_ns())
+    ledger.close()
+    if facts.halted_reason is not None:
+        raise BadInput(f"trading is halted: {facts.halted_reason}. Find out why, then remove the halt with `algo-royale db`")
+    record = TraderRecord(
+        plan=plan, ledger_id=facts.ledger_id, live_start_ns=facts.live_start_ns, config=config.model_dump(mode="json")
+    )
+    info = RunInfo(
+        id=run_id, kind="trader", started_ns=clock.now_ns(), code=artifacts.code_version(),
+        config=msgspec.json.encode(record).decode(), seed=config.exchange.seed,
+    )  # fmt: skip
+    log = MessageLog(home / "runs" / run_id / "messages.db", info)
+    rest = [
+        AlpacaRest(key=key, secret=secret, trading_url=endpoints.trading_url, data_url=endpoints.data_url, feed=config.broker.feed)
+        for _ in range(2)
+    ]  # fmt: skip
+    system = ThreadSystem(clock, seed=config.exchange.seed, log=log)
+    log.watch(system.tree)
+    parts = trader_parts(
+        plan, config, ledger_id=facts.ledger_id, live_start_ns=facts.live_start_ns, broker=rest[0], data=rest[1],
+        streams=streams, keys=endpoints.keys, store=store, log_health=lambda: _health(log),
+    )  # fmt: skip
+    until_ns = None if until is None else calendar().offset(until, 0).close_ns
+    with Interrupts() as interrupts:
+        system.start(tree(parts, system))
+        on_start({"run_id": run_id, "pid": os.getpid()})
+        if isinstance(clock, ManualClock) and market is not None:
+            run_paced(system, market, clock, until_ns=until_ns, should_stop=lambda: interrupts.count > 0)
+        else:
+            _wait(system, clock, market, until_ns, lambda: interrupts.count > 0)
+        exit_code = system.stop(config.trader.stop_deadline_s)
+    for client in rest:
+        client.close()
+    return _summary(
+        home, run_id, config, plan, system, exit_code, began_ns=info.started_ns, ended_ns=clock.now_ns(),
+        elapsed_s=wall.monotonic_s() - began, facts_before=facts,
+    )  # fmt: skip
+
+
+def _health(log: MessageLog) -> dict[str, object]:
+    state = log.state
+    return {"dropped": state.dropped, "error": state.off_reason or ""}
+
+
+def _clock(endpoints: Endpoints, market: TwinMarket | None, *, paced: bool) -> Clock:
+    if market is None:
+        return WallClock()
+    if paced:
+        return ManualClock(market.now_ns)
+    state = requests.get(f"{endpoints.trading_url}/sim/clock", timeout=10).json()
+    return ScaledClock(
+        virtual_start_ns=int(state["now_ns"]), wall_start_ns=int(state["wall_ns"]), speed=float(state["speed"])
+    )
+
+
+def _wait(
+    system: ThreadSystem, clock: Clock, market: TwinMarket | None, until_ns: int | None, should_stop: Callable[[], bool]
+) -> None:
+    """Let the threads run by themselves until something ends it."""
+    tick = threading.Event()
+    while system.exit_code is None and not should_stop():
+        tick.wait(0.2)
+        if until_ns is not None and clock.now_ns() > until_ns:
+            return
+        if market is not None:
+            try:
+                if market.has_ended():
+                    return
+            except BrokerUnavailable:
+                return
+
+
+def _summary(
+    home: Path, run_id: str, config: Config, plan: TradingPlan, system: ThreadSystem, exit_code: int, *, began_ns: int,
+    ended_ns: int, elapsed_s: float, facts_before: Any,
+) -> dict[str, Any]:  # fmt: skip
+    with Reader(home / "ledger.db") as reader:
+        counts = reader.run_counts(run_id)
+        summary = reader.summary()
+        positions = reader.positions()
+    equity_start = facts_before.cash_usd if facts_before.cash_usd is not None else counts["equity_start"]
+    return {
+        "run_id": run_id,
+        "environment": config.environment,
+        "started_at": _iso(began_ns),
+        "ended_at": _iso(ended_ns),
+        "sessions": counts["sessions"],
+        "symbols": list(plan.names),
+        "bars": counts["decisions"] * len(plan.names),
+        "signals": counts["decisions"],
+        "orders": counts["orders"],
+        "fills": counts["fills"],
+        "equity_start": _money(equity_start),
+        "equity_end": _money(summary.equity_usd),
+        "cash": _money(summary.cash_usd),
+        "positions": positions,
+        "restarts": sum(int(str(row["restarts"])) for row in system.tree()),
+        "dead_letters": system.dead_letter_count,
+        "reconciliations": counts["reconciliations"],
+        "exit_code": exit_code,
+        "elapsed_s": round(elapsed_s, 3),
+    }
+
+
+def _money(value: Decimal | None) -> str | None:
+    return None if value is None else f"{value:.2f}"
+
+
+def _iso(ns: int) -> str:
+    return datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
