@@ -44,7 +44,7 @@ class ExchangeProcess:
 
     def start(self) -> Twin:
         """Start the child and wait until it serves."""
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child; stop() closes it
         command = [sys.executable, "-m", "algo_royale.app.cli.exchange", *self._options]
         command += ["--json", "--exit-with-parent", str(os.getpid())]
         self._process = subprocess.Popen(

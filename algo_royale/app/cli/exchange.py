@@ -1,0 +1,155 @@
+"""`run-exchange`: the Alpaca twin alone, on loopback, replaying a catalogue's sessions."""
+
+import asyncio
+import dataclasses
+import json as json_module
+import os
+import sys
+from datetime import date, datetime
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from algo_royale.errors import AlgoRoyaleError, BadInput, UnknownName
+
+if TYPE_CHECKING:
+    from algo_royale.costs import CostRules
+    from algo_royale.exchange.core import Exchange
+
+DEFAULT_SESSIONS = 250
+DAY = click.DateTime(["%Y-%m-%d"])
+
+
+@click.command("run-exchange", context_settings={"show_default": True, "auto_envvar_prefix": "ALGO_ROYALE_EXCHANGE"})
+@click.option("--host", default="127.0.0.1", help="Loopback address to serve on.")
+@click.option("--port", default=0, type=click.IntRange(0, 65535), help="Port; 0 takes a free one.")
+@click.option("--data", default="bundled", help="'bundled', or a folder of <SYMBOL>.parquet or .csv files.")
+@click.option("--symbols", default="", help="Comma-separated; default all of the data.", show_default=False)
+@click.option("--start", type=DAY, help=f"First session; default the last {DEFAULT_SESSIONS} of the data.")
+@click.option("--end", type=DAY, help="Last session; default the last of the data.")
+@click.option(
+    "--speed", default="1", help="Virtual seconds per second, or 'max': time moves by POST /sim/advance only."
+)
+@click.option("--seed", default=0, type=int, help="Seed of all identifiers.")
+@click.option("--cash", default="100000", help="Opening cash in US dollars.")
+@click.option(
+    "--cost", "costs", multiple=True, metavar="NAME=VALUE", help="A cost rule, e.g. slippage_bps=5; repeatable."
+)
+@click.option("--exit-with-parent", type=int, metavar="PID", help="End when the parent process PID is gone.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the URL.")
+def run_exchange_command(
+    host: str, port: int, data: str, symbols: str, start: datetime | None, end: datetime | None, speed: str, seed: int,
+    cash: str, costs: tuple[str, ...], exit_with_parent: int | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Serve a simulated Alpaca on loopback until SIGTERM or Ctrl-C.
+
+    It answers Alpaca's REST requests and both websockets on one port, over real bars in virtual time. The keys are in the
+    JSON object; they guard nothing.
+
+    \b
+    Examples:
+      run-exchange --start 2012-06-01 --speed 3600
+      run-exchange --speed max --symbols AAPL,IBM --json
+      run-exchange --data ./bars --cash 25000 --cost slippage_bps=2
+    """
+    from algo_royale.exchange.server import TwinServer
+
+    try:
+        exchange = _exchange(
+            data, symbols, start and start.date(), end and end.date(), seed, _decimal("--cash", cash), _costs(costs)
+        )
+        server = TwinServer(exchange, speed=_speed(speed))
+        url_only = None if as_json else lambda url: _print(url)
+        on_ready = url_only or (lambda url: _print(json_module.dumps(_description(exchange, url, speed))))
+        asyncio.run(server.run(host, port, on_ready, parent_pid=exit_with_parent))
+    except AlgoRoyaleError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _exchange(
+    data: str, symbols: str, start: date | None, end: date | None, seed: int, cash: Decimal, costs: "CostRules"
+) -> "Exchange":
+    """An exchange born at the midnight (New York) of its first session. Raises BadInput for what cannot be replayed."""
+    from algo_royale.data.catalog import open_catalog
+    from algo_royale.exchange.core import Exchange, ExchangeConfig
+    from algo_royale.exchange.replay import MarketReplay
+    from algo_royale.sessions import calendar
+
+    if cash <= 0:
+        raise BadInput(f"--cash {cash} is not positive")
+    chosen = [name.strip().upper() for name in symbols.split(",") if name.strip()]
+    replay = MarketReplay.of(open_catalog(data), calendar(), chosen or None)
+    sessions = [s for s in replay.sessions if (start is None or s.date >= start) and (end is None or s.date <= end)]
+    if not sessions:
+        have = f"{replay.sessions[0].date}..{replay.sessions[-1].date}"
+        raise BadInput(f"no sessions from {start or have[:10]} to {end or have[-10:]}: the data have {have}")
+    if start is None:
+        sessions = sessions[-DEFAULT_SESSIONS:]
+    config = ExchangeConfig(
+        start_ns=sessions[0].label_ns, end_ns=sessions[-1].close_ns, seed=seed, cash=cash, costs=costs
+    )
+    return Exchange(replay, config)
+
+
+def _description(exchange: "Exchange", url: str, speed: str) -> dict[str, Any]:
+    """What a client needs to know, for `--json`."""
+    from algo_royale.exchange.wire import rfc3339
+
+    key, secret = next(iter(exchange.config.keys.items()))
+    assert exchange.config.end_ns is not None
+    return {
+        "url": url,
+        "data_stream": f"{url.replace('http', 'ws', 1)}/v2/iex",
+        "trading_stream": f"{url.replace('http', 'ws', 1)}/stream",
+        "key_id": key,
+        "secret_key": secret,
+        "symbols": list(exchange.replay.symbols),
+        "start": rfc3339(exchange.config.start_ns),
+        "end": rfc3339(exchange.config.end_ns),
+        "speed": speed,
+        "seed": exchange.config.seed,
+        "pid": os.getpid(),
+    }
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _speed(text: str) -> float | None:
+    if text == "max":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise BadInput(f"--speed {text!r} is neither a number nor max") from None
+
+
+def _decimal(what: str, text: str) -> Decimal:
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        number = Decimal("nan")
+    if not number.is_finite():
+        raise BadInput(f"{what} {text!r} is not a number")
+    return number
+
+
+def _costs(pairs: tuple[str, ...]) -> "CostRules":
+    from algo_royale.costs import CostRules
+    from algo_royale.exchange.wire import TWIN_COSTS
+
+    known = [f.name for f in dataclasses.fields(CostRules)]
+    changes: dict[str, Any] = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if name not in known:
+            raise UnknownName("cost rule", name, known)
+        changes[name] = None if name == "price_tick" and value == "none" else _decimal(f"--cost {name}", value)
+    return dataclasses.replace(TWIN_COSTS, **changes)
+
+
+if __name__ == "__main__":
+    run_exchange_command()

@@ -1,0 +1,324 @@
+"""The twin on loopback: Alpaca's REST and both websockets on one port, and control routes under `/sim` that Alpaca does not have.
+
+One event loop owns the exchange, so requests, messages and the passing of time are handled one after the other.
+
+Time passes in one of two ways. At a speed of N it runs N times as fast as the wall clock. Paced (`speed` None, "max" outside) it
+stands still until `POST /sim/advance` moves it to the next event or to `until_ns`, whichever is earlier; that is refused with 409
+while the caller has not received every frame sent on its live connections, and answered when the frames of the new instant are on
+the wire. So nothing depends on how fast either side computes.
+"""
+
+import asyncio
+import ipaddress
+import os
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from algo_royale.clock import WallClock
+from algo_royale.errors import BadInput, BrokerUnavailable
+from algo_royale.exchange.core import Exchange
+from algo_royale.exchange.streams import DataStream, Stream
+from algo_royale.exchange.wire import SECOND_NS, parse_instant
+
+AUTH_TIMEOUT_S = 10.0
+SLOW_CLIENT_S = 5.0
+PARENT_CHECK_S = 0.5
+BODY_BYTES_MAX = 1_000_000
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
+
+class Connection:
+    """A websocket and its stream. Frames leave in the order in which they were made, whoever asks for it."""
+
+    def __init__(self, websocket: WebSocket, stream: Stream) -> None:
+        self._websocket, self.stream = websocket, stream
+        self._msgpack = "msgpack" in websocket.headers.get("content-type", "")
+        self._lock = asyncio.Lock()
+
+    async def flush(self) -> None:
+        """Write everything that waits. A client that does not read in time, or is gone, loses its connection."""
+        try:
+            async with asyncio.timeout(SLOW_CLIENT_S), self._lock:
+                while self.stream.outbox:
+                    await self._write(self.stream.outbox.popleft())
+        except (TimeoutError, WebSocketDisconnect, OSError):
+            self.stream.outbox.clear()
+            self.stream.close()
+
+    def receive(self, message: Mapping[str, Any]) -> None:
+        """Hand one message of the client to the stream."""
+        content: str | bytes = message.get("text") or message.get("bytes") or ""
+        if self._msgpack and isinstance(content, bytes):
+            try:
+                content = msgspec.json.encode(msgspec.msgpack.decode(content))
+            except (msgspec.MsgspecError, UnicodeDecodeError, TypeError, RecursionError):
+                content = b""
+        self.stream.receive(content)
+
+    async def _write(self, frame: str) -> None:
+        if self._msgpack:
+            await self._websocket.send_bytes(_packed(frame))
+        elif self.stream.endpoint == "trading":
+            await self._websocket.send_bytes(frame.encode())  # paper sends binary frames that hold JSON
+        else:
+            await self._websocket.send_text(frame)
+
+
+def _packed(frame: str) -> bytes:
+    """A JSON frame as msgpack; instants of market data become msgpack timestamps of nanosecond precision."""
+    content = msgspec.json.decode(frame)
+    for message in content if isinstance(content, list) else ():
+        if "t" in message:
+            seconds, fraction = divmod(parse_instant(message["t"]), SECOND_NS)
+            message["t"] = msgspec.msgpack.Ext(-1, struct.pack(">Q", fraction << 34 | seconds))
+    return msgspec.msgpack.encode(content)
+
+
+class TwinServer:
+    """Serves one exchange. `speed`: virtual seconds per second of wall time, or None for paced."""
+
+    def __init__(self, exchange: Exchange, *, speed: float | None) -> None:
+        if speed is not None and not 0 < speed < float("inf"):
+            raise BadInput(f"a speed of {speed} is impossible; it must be a positive number, or max")
+        self.exchange, self.speed = exchange, speed
+        self._clock = WallClock()
+        self._anchor_wall_ns, self._anchor_ns = self._clock.now_ns(), exchange.now_ns
+        self._connections: list[Connection] = []
+        self._server: _Server | None = None
+        self.app = Starlette(
+            routes=[
+                WebSocketRoute("/v2/iex", self._data),
+                WebSocketRoute("/v2/sip", self._data),
+                WebSocketRoute("/stream", self._trading),
+                WebSocketRoute("/{path:path}", self._no_stream),
+                Route("/sim/clock", self._sim_clock),
+                Route("/sim/advance", self._sim_advance, methods=["POST"]),
+                Route("/sim/truth", self._sim_truth),
+                Route("/{path:path}", self._rest, methods=_METHODS),
+            ]
+        )
+
+    async def run(
+        self, host: str, port: int, on_ready: Callable[[str], None], *, parent_pid: int | None = None
+    ) -> None:
+        """Serve until SIGTERM, SIGINT, `stop()`, or the death of the parent process; then end cleanly.
+
+        `on_ready(url)` is called once connections are accepted. Raises BadInput for a host that is not loopback or a port in use.
+        """
+        listener = _listen(host, port)
+        shown = f"[{host}]" if ":" in host else host
+        url = f"http://{shown}:{listener.getsockname()[1]}"
+        config = uvicorn.Config(
+            self.app, http="h11", ws="websockets-sansio", loop="asyncio", lifespan="off", log_config=None, access_log=False,
+            server_header=False, date_header=False, ws_per_message_deflate=False, ws_ping_interval=None,
+            timeout_graceful_shutdown=1,
+        )  # fmt: skip
+        self._server = _Server(config, lambda: on_ready(url))
+        self._anchor_wall_ns, self._anchor_ns = self._clock.now_ns(), self.exchange.now_ns
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, self.stop)
+        background = [asyncio.create_task(self._pass_time())] if self.speed is not None else []
+        if parent_pid is not None:
+            background.append(asyncio.create_task(self._watch(parent_pid)))
+        try:
+            await self._server.serve(sockets=[listener])
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+            listener.close()
+
+    def stop(self) -> None:
+        """Ask the server to end; safe from any thread."""
+        if self._server is not None:
+            self._server.should_exit = True
+
+    # --- time
+
+    def _catch_up(self) -> None:
+        """Where time runs by itself: let it be now."""
+        if self.speed is not None:
+            passed_ns = int((self._clock.now_ns() - self._anchor_wall_ns) * self.speed)
+            self.exchange.advance(self._anchor_ns + passed_ns)
+
+    async def _pass_time(self) -> None:
+        """Let each event happen when its time has come."""
+        assert self.speed is not None
+        while (at := self.exchange.next_event_ns()) is not None:
+            wall_ns = self._anchor_wall_ns + (at - self._anchor_ns) / self.speed
+            await asyncio.sleep(max(0.0, (wall_ns - self._clock.now_ns()) / SECOND_NS))
+            self._catch_up()
+            await self._flush()
+
+    async def _watch(self, parent_pid: int) -> None:
+        """Nobody needs a twin whose parent is gone."""
+        while os.getppid() == parent_pid:
+            await asyncio.sleep(PARENT_CHECK_S)
+        self.stop()
+
+    async def _flush(self) -> None:
+        for connection in list(self._connections):
+            await connection.flush()
+
+    # --- REST
+
+    async def _rest(self, request: Request) -> Response:
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > BODY_BYTES_MAX:
+                return _answer(413, {"message": "request body is too large"})
+        self._catch_up()
+        answer = self.exchange.handle(
+            request.method, request.scope["path"], dict(request.query_params), body, dict(request.headers)
+        )
+        await self._flush()
+        return _answer(answer.status, answer.json, answer.headers)
+
+    # --- websockets
+
+    async def _data(self, websocket: WebSocket) -> None:
+        await self._serve_stream(websocket, "data")
+
+    async def _trading(self, websocket: WebSocket) -> None:
+        await self._serve_stream(websocket, "trading")
+
+    async def _no_stream(self, websocket: WebSocket) -> None:
+        await websocket.send_denial_response(_answer(404, {"message": "endpoint not found."}))
+
+    async def _serve_stream(self, websocket: WebSocket, endpoint: str) -> None:
+        try:
+            stream = self.exchange.open_stream(endpoint, dict(websocket.headers))
+        except BrokerUnavailable:
+            await websocket.send_denial_response(_answer(429, {"message": "too many requests"}))
+            return
+        connection = Connection(websocket, stream)
+        self._connections.append(connection)
+        deadline = asyncio.get_running_loop().time() + AUTH_TIMEOUT_S
+        try:
+            await websocket.accept()
+            await connection.flush()
+            while not stream.closed:
+                waiting = isinstance(stream, DataStream) and not stream.authenticated
+                async with asyncio.timeout_at(deadline if waiting else None):
+                    message = await websocket.receive()
+                if message["type"] == "websocket.disconnect":
+                    return
+                self._catch_up()
+                connection.receive(message)
+                await connection.flush()
+            await websocket.close()
+        except TimeoutError:
+            assert isinstance(stream, DataStream)
+            stream.error(404)
+            await connection.flush()
+            await websocket.close()
+        except (WebSocketDisconnect, OSError):
+            pass  # the client is gone: that is how connections end
+        finally:
+            stream.close()
+            self._connections.remove(connection)
+
+    # --- control
+
+    async def _sim_clock(self, request: Request) -> Response:
+        self._catch_up()
+        next_ns = self.exchange.next_event_ns()
+        return _answer(
+            200,
+            {
+                "now_ns": self.exchange.now_ns,
+                "wall_ns": self._clock.now_ns(),
+                "speed": "max" if self.speed is None else self.speed,
+                "next_event_ns": next_ns,
+                "ended": next_ns is None,
+            },
+        )
+
+    async def _sim_advance(self, request: Request) -> Response:
+        try:
+            asked = msgspec.json.decode(await request.body(), type=_Advance)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            return _answer(400, {"message": f"request body format is invalid: {error}"})
+        if self.speed is not None:
+            return _answer(400, {"message": f"time passes by itself at speed {self.speed:g}"})
+        sent = self.exchange.sent()
+        if any(sent.get(endpoint) != count for endpoint, count in asked.received.items()):
+            return _answer(409, {"sent": sent})
+        targets = [ns for ns in (asked.until_ns, self.exchange.next_event_ns()) if ns is not None]
+        if targets:
+            self.exchange.advance(min(targets))
+        await self._flush()
+        next_ns = self.exchange.next_event_ns()
+        return _answer(
+            200,
+            {
+                "now_ns": self.exchange.now_ns,
+                "sent": self.exchange.sent(),
+                "next_event_ns": next_ns,
+                "ended": next_ns is None,
+            },
+        )
+
+    async def _sim_truth(self, request: Request) -> Response:
+        return _answer(200, self.exchange.truth())
+
+
+class _Advance(msgspec.Struct):
+    until_ns: int | None = None
+    received: dict[str, int] = {}
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that says when it listens and leaves signals to us (its own way ends the process by the signal)."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _answer(status: int, content: Any, headers: Mapping[str, str] | None = None) -> Response:
+    body = b"" if content is None else msgspec.json.encode(content)
+    return Response(body, status, dict(headers or {}), media_type="application/json")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket on loopback. There are no secrets worth the name here, so nobody else may connect."""
+    address = "127.0.0.1" if host == "localhost" else host
+    loopback = False
+    with suppress(ValueError):
+        loopback = ipaddress.ip_address(address).is_loopback
+    if not loopback:
+        raise BadInput(f"the exchange serves loopback only; {host!r} is not a loopback address (try 127.0.0.1)")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    # naming the protocol is what makes asyncio set TCP_NODELAY; without it each answer waits 40 ms for an acknowledgement
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise BadInput(f"cannot listen on {host} port {port}: {error}") from error
+    return listener
