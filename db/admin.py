@@ -1,0 +1,134 @@
+"""Looking after a ledger file: its migrations, its truth, and its end."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+import peewee
+
+from algo_royale.errors import BadInput, LedgerError
+from algo_royale.ledger import FLAT, Account, Position
+from algo_royale.orders import Fill
+from db.database import execute, open_database, to_text
+from db.migrations import Migration, MigrationState, migrate, migration_states
+from db.store import positions_now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseStatus:
+    """A ledger file as `db status` shows it; `problems` is what `check` found."""
+
+    path: Path
+    size_bytes: int
+    migrations: tuple[MigrationState, ...]
+    rows: dict[str, int]
+    problems: tuple[str, ...]
+
+
+def status(path: Path) -> DatabaseStatus:
+    """The state of the ledger at `path`. Raises LedgerError when there is none, or it is not ours."""
+    database = open_database(path, read_only=True)
+    try:
+        states = tuple(migration_states(database))
+        tables = [name for name in database.get_tables() if name != "schema_version"]
+        rows = {name: int(execute(database, f'SELECT count(*) FROM "{name}"')[0][0]) for name in sorted(tables)}
+        problems = () if any(state.applied_ns is None for state in states) else tuple(check(database))
+    except peewee.PeeweeException as error:
+        raise LedgerError(f"the ledger at {path} cannot be read: {error}") from error
+    finally:
+        database.close()
+    return DatabaseStatus(path=path, size_bytes=path.stat().st_size, migrations=states, rows=rows, problems=problems)
+
+
+def migrate_file(path: Path, *, now_ns: int) -> list[Migration]:
+    """Bring the ledger at `path` up to date (creating it), and return what was applied."""
+    database = open_database(path)
+    try:
+        return migrate(database, now_ns=now_ns)
+    finally:
+        database.close()
+
+
+def drop(path: Path, *, name: str) -> None:
+    """Delete the ledger at `path` for good. `name` must be its `database_name`, typed by a person."""
+    if not path.is_file():
+        raise LedgerError(f"there is no ledger at {path}")
+    if name != database_name(path):
+        raise BadInput(f"the database's name is {database_name(path)!r}, not {name!r}; nothing was deleted")
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def database_name(path: Path) -> str:
+    """What a person types to confirm a deletion: environment and file, as in "prod_paper/ledger"."""
+    return f"{path.parent.name}/{path.stem}"
+
+
+def check(database: peewee.SqliteDatabase) -> list[str]:
+    """What is wrong with a ledger, one sentence each; an empty list when everything adds up.
+
+    SQLite's own checks first. Then the folds that the rows' running states stand for: cash entries sum to the balance,
+    fills sum to each order's filled quantity unless some are still missing, and all fills over the opening account give
+    today's cash and positions.
+    """
+    problems = [text for (text,) in execute(database, "PRAGMA integrity_check") if text != "ok"]
+    problems += [
+        f"table {row[0]} row {row[1]} refers to a missing {row[2]}"
+        for row in execute(database, "PRAGMA foreign_key_check")
+    ]
+    return problems or [*_check_cash(database), *_check_orders(database), *_check_account(database)]
+
+
+def _check_cash(database: peewee.SqliteDatabase) -> list[str]:
+    balance = Decimal(0)
+    for seq, amount, after in execute(database, "SELECT seq, amount_usd, balance_usd FROM cash_entry ORDER BY seq"):
+        balance += Decimal(amount)
+        if balance != Decimal(after):
+            return [f"cash entry {seq} shows a balance of {after}; the entries up to it sum to {to_text(balance)}"]
+    return []
+
+
+def _check_orders(database: peewee.SqliteDatabase) -> list[str]:
+    problems = []
+    filled: dict[str, Decimal] = {}
+    for client_order_id, text in execute(
+        database, "SELECT client_order_id, filled_quantity FROM order_event ORDER BY seq"
+    ):
+        if Decimal(text) < filled.get(client_order_id, Decimal(0)):
+            problems.append(
+                f"order {client_order_id} went from {to_text(filled[client_order_id])} filled back to {text}"
+            )
+        filled[client_order_id] = Decimal(text)
+    booked: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for client_order_id, quantity in execute(database, "SELECT client_order_id, quantity FROM fill"):
+        booked[client_order_id] += Decimal(quantity)
+    problems += [
+        f"order {client_order_id} has {to_text(filled[client_order_id])} filled, its fills sum to {to_text(total)}"
+        for client_order_id, total in booked.items()
+        if total > filled[client_order_id]
+    ]
+    return problems
+
+
+def _check_account(database: peewee.SqliteDatabase) -> list[str]:
+    """All fills over the opening positions, in the order they were booked, against the newest rows."""
+    opening = execute(database, "SELECT symbol, quantity, average_cost_usd FROM position_entry WHERE kind = 'opening'")
+    account = Account(cash=Decimal(0), positions={s: Position(Decimal(q), Decimal(c)) for s, q, c in opening})
+    columns = "execution_id, client_order_id, broker_order_id, symbol, side, quantity, cumulative_quantity, price_usd, fees_usd"
+    for row in execute(database, f"SELECT {columns} FROM fill ORDER BY seq"):
+        account = account.apply_fill(_fill(row))
+    now = positions_now(database)
+    return [
+        f"{symbol}: the fills give {to_text(account.quantity(symbol))}, the newest entry says {to_text(held)}"
+        for symbol in sorted(set(now) | set(account.positions))
+        if (held := now.get(symbol, FLAT).quantity) != account.quantity(symbol)
+    ]
+
+
+def _fill(row: tuple[str, ...]) -> Fill:
+    quantity, cumulative, price, fees = (Decimal(text) for text in row[5:])
+    return Fill(
+        execution_id=row[0], client_order_id=row[1], broker_order_id=row[2], symbol=row[3], side=row[4],
+        quantity=quantity, cumulative_quantity=cumulative, price_usd=price, fees_usd=fees,
+    )  # fmt: skip

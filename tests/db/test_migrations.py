@@ -1,0 +1,115 @@
+"""The schema on real SQLite files: forward only, checked, and a failing step leaves nothing behind."""
+
+from pathlib import Path
+
+import pytest
+
+from algo_royale.errors import LedgerError
+from db.database import execute, open_database
+from db.migrations import MIGRATIONS, TABLES, Migration, migrate, migration_states
+from db.models import MODELS
+
+GOOD = Migration(2, "a table more", ("CREATE TABLE extra (x INTEGER) STRICT",))
+
+
+def test_a_new_ledger_gets_every_migration_once(tmp_path: Path) -> None:
+    """The second call finds nothing to do, also through another connection."""
+    database = open_database(tmp_path / "ledger.db")
+
+    assert migrate(database, now_ns=7) == list(MIGRATIONS)
+    assert migrate(open_database(tmp_path / "ledger.db"), now_ns=8) == []
+    assert [state.applied_ns for state in migration_states(database)] == [7] * len(MIGRATIONS)
+
+
+def test_a_failing_migration_is_rolled_back_whole(tmp_path: Path) -> None:
+    """Its first statement worked, and yet nothing of it stays; the migration before it does."""
+    database = open_database(tmp_path / "ledger.db")
+    broken = Migration(3, "breaks", ("CREATE TABLE half (x INTEGER)", "CREATE TABLE half (x INTEGER)"))
+
+    with pytest.raises(LedgerError, match="half already exists"):
+        migrate(database, now_ns=1, migrations=(*MIGRATIONS, GOOD, broken))
+
+    assert database.table_exists("extra")
+    assert not database.table_exists("half")
+    assert [s.applied_ns for s in migration_states(database, (*MIGRATIONS, GOOD, broken))] == [1, 1, None]
+
+
+def test_a_ledger_of_a_newer_program_is_refused(tmp_path: Path) -> None:
+    database = open_database(tmp_path / "ledger.db")
+    migrate(database, now_ns=1, migrations=(*MIGRATIONS, GOOD))
+
+    with pytest.raises(LedgerError, match="schema version 2; this program knows up to 1"):
+        migrate(database, now_ns=2)
+
+
+def test_an_edited_migration_is_refused(tmp_path: Path) -> None:
+    database = open_database(tmp_path / "ledger.db")
+    migrate(database, now_ns=1, migrations=(*MIGRATIONS, GOOD))
+    edited = Migration(2, "a table more", ("CREATE TABLE extra (x INTEGER, y INTEGER) STRICT",))
+
+    with pytest.raises(LedgerError, match="migration 2 of the ledger was made by other statements"):
+        migrate(database, now_ns=2, migrations=(*MIGRATIONS, edited))
+
+
+def test_a_migration_that_orphans_rows_is_refused(tmp_path: Path) -> None:
+    """Rows must still have what they refer to when a migration ends."""
+    database = open_database(tmp_path / "ledger.db")
+    orphan = Migration(
+        2,
+        "orphans",
+        (
+            "CREATE TABLE parent (id INTEGER PRIMARY KEY)",
+            "PRAGMA defer_foreign_keys = ON",
+            "CREATE TABLE child (id INTEGER REFERENCES parent (id))",
+            "INSERT INTO child VALUES (1)",
+        ),
+    )
+
+    with pytest.raises(LedgerError, match="without what they refer to"):
+        migrate(database, now_ns=1, migrations=(*MIGRATIONS, orphan))
+    assert not database.table_exists("child")
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_row_says_which_run_wrote_it(table: str) -> None:
+    database = open_database(None)
+    migrate(database, now_ns=1)
+
+    assert "run_id" in [column.name for column in database.get_columns(table)]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_models_name_the_columns_that_the_migrations_made(model: type) -> None:
+    """peewee's view and the schema cannot drift apart."""
+    database = open_database(None)
+    migrate(database, now_ns=1)
+    meta = model._meta  # type: ignore[attr-defined]
+
+    assert sorted(meta.columns) == sorted(column.name for column in database.get_columns(meta.table_name))
+
+
+def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_bytes(b"not a database, but long enough to be looked at" * 100)
+
+    with pytest.raises(LedgerError, match="cannot be opened"):
+        open_database(path)
+
+
+def test_a_reader_never_creates_a_ledger_and_never_writes(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="there is no ledger at"):
+        open_database(tmp_path / "ledger.db", read_only=True)
+    migrate(open_database(tmp_path / "ledger.db"), now_ns=1)
+
+    reader = open_database(tmp_path / "ledger.db", read_only=True)
+    with pytest.raises(Exception, match="readonly"):
+        execute(reader, "INSERT INTO run (run_id, started_ns) VALUES ('r', 1)")
+
+
+def test_the_ledger_file_is_private_durable_and_readable_while_written(tmp_path: Path) -> None:
+    database = open_database(tmp_path / "ledger.db")
+
+    assert (tmp_path / "ledger.db").stat().st_mode & 0o077 == 0
+    assert database.pragma("journal_mode") == "wal"
+    assert database.pragma("synchronous") == 2
+    assert database.pragma("foreign_keys") == 1

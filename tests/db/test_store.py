@@ -1,0 +1,440 @@
+"""The ledger's writer on real SQLite files: nothing twice, nothing lost, nothing overwritten."""
+
+import multiprocessing
+import os
+import sqlite3
+from dataclasses import replace
+from decimal import Decimal as D
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from algo_royale.errors import BadInput, LedgerError
+from algo_royale.ledger import Position
+from algo_royale.orders import Fill, OrderEvent, OrderIntent, OrderStatus
+from db.admin import check
+from db.database import execute
+from db.store import NewDecision, Reader, RefusedIntent, Store
+
+DAY_NS = 86_400_000_000_000
+
+
+def open_store(path: Path | None, run_id: str = "run-1", now_ns: int = 100) -> Store:
+    return Store.open(path, run_id=run_id, now_ns=now_ns, live_start_ns=50, ledger_id="ledger-a")
+
+
+def intent(n: int, *, symbol: str = "AAPL", side: str = "buy", quantity: str = "10") -> OrderIntent:
+    return OrderIntent(
+        client_order_id=f"ar-{n}", symbol=symbol, side=side, quantity=D(quantity), reference_price_usd=D("100.50")
+    )
+
+
+def decision(n: int, *approved: OrderIntent, refused: tuple[RefusedIntent, ...] = ()) -> NewDecision:
+    return NewDecision(
+        decision_id=f"d-{n}", bar_end_ns=n * DAY_NS, session_date="2012-01-03", equity_usd=D(100_000), cash_usd=D(100_000),
+        strategy="EqualWeight", targets="[]", approved=approved, refused=refused,
+    )  # fmt: skip
+
+
+def fill(
+    n: int, *, cumulative: str = "10", quantity: str = "10", price: str = "100", execution: str = "x", **other: Any
+) -> Fill:
+    base = Fill(
+        execution_id=f"{execution}-{n}-{cumulative}", client_order_id=f"ar-{n}", broker_order_id=f"b-{n}", symbol="AAPL",
+        side="buy", quantity=D(quantity), cumulative_quantity=D(cumulative), price_usd=D(price), at_ns=7,
+    )  # fmt: skip
+    return replace(base, **other)
+
+
+def with_cash(store: Store, cash: str = "100000", **positions: Position) -> Store:
+    outcome = store.reconcile(
+        cause_of="start", checked=1, found=(), cash_usd=D(cash), equity_usd=D(cash), positions=positions, now_ns=101
+    )
+    assert outcome.agreed
+    return store
+
+
+def rows(store: Store, table: str) -> int:
+    return int(execute(store.database, f"SELECT count(*) FROM {table}")[0][0])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return with_cash(open_store(tmp_path / "ledger.db"))
+
+
+# --- decisions ---
+
+
+def test_a_decision_its_orders_and_its_refusals_are_one_commit(store: Store, tmp_path: Path) -> None:
+    no = RefusedIntent(intent=intent(3), code="GROSS_EXPOSURE", reason="too much", limit=D("1.5"), value=D("1.62"))
+
+    recorded = store.record_decision(decision(1, intent(1), intent(2), refused=(no,)), now_ns=200)
+
+    assert [(r.order.client_order_id, r.order.status, r.bar_end_ns) for r in recorded] == [
+        ("ar-1", OrderStatus.RECORDED, DAY_NS), ("ar-2", OrderStatus.RECORDED, DAY_NS),
+    ]  # fmt: skip
+    other = sqlite3.connect(tmp_path / "ledger.db")
+    assert other.execute("SELECT code, limit_value, actual_value FROM refusal").fetchall() == [
+        ("GROSS_EXPOSURE", "1.5", "1.62")
+    ]
+    assert other.execute("SELECT count(*) FROM orders").fetchone() == (2,)
+
+
+def test_a_decision_that_fails_half_way_leaves_nothing(store: Store) -> None:
+    """The second order's id is taken by the first: the decision row must go too."""
+    with pytest.raises(LedgerError, match="UNIQUE"):
+        store.record_decision(decision(1, intent(1), intent(1)), now_ns=200)
+
+    assert (rows(store, "decision"), rows(store, "orders"), rows(store, "order_event")) == (0, 0, 0)
+
+
+def test_the_same_decision_again_is_the_first_one(store: Store) -> None:
+    """After a crash it may be told twice; the orders come back as they stand now."""
+    store.record_decision(decision(1, intent(1)), now_ns=200)
+    store.record_order_event("ar-1", OrderEvent.ACCEPTED, broker_order_id="b-1", now_ns=201)
+
+    (again,) = store.record_decision(decision(1, intent(1)), now_ns=300)
+
+    assert again.order.status is OrderStatus.ACCEPTED
+    assert (rows(store, "decision"), rows(store, "orders")) == (1, 1)
+
+
+def test_a_bar_is_decided_once(store: Store) -> None:
+    store.record_decision(decision(1, intent(1)), now_ns=200)
+
+    with pytest.raises(LedgerError, match="was decided as d-1, not d-other"):
+        store.record_decision(replace(decision(1, intent(9)), decision_id="d-other"), now_ns=300)
+    assert rows(store, "orders") == 1
+
+
+# --- order events and fills ---
+
+
+def test_a_fill_moves_order_cash_and_position_in_one_commit(store: Store) -> None:
+    store.record_decision(decision(1, intent(1)), now_ns=200)
+
+    change = store.record_order_event(
+        "ar-1", OrderEvent.FILL, broker_order_id="b-1", fill=fill(1, price="100.1234", fees_usd=D("0.35")), now_ns=201
+    )
+
+    assert change.applied
+    assert change.recorded.order.status is OrderStatus.FILLED
+    assert change.cash_usd == D("98998.416")  # 100000 - 10 * 100.1234 - 0.35
+    assert change.position == Position(D(10), D("100.1234"))
+    assert store.facts(now_ns=300).open_orders == ()
+
+
+def test_a_fill_told_again_changes_nothing(store: Store) -> None:
+    """Once by the stream, again by the stream, then by the REST activity under another id."""
+    store.record_decision(decision(1, intent(1)), now_ns=200)
+    store.record_order_event("ar-1", OrderEvent.PARTIAL_FILL, fill=fill(1, cumulative="4", quantity="4"), now_ns=201)
+    before = (rows(store, "order_event"), rows(store, "cash_entry"), store.account)
+
+    for told in (fill(1, cumulative="4", quantity="4"), fill(1, cumulative="4.0", quantity="4", execution="activity")):
+        assert not store.record_order_event("ar-1", OrderEvent.PARTIAL_FILL, fill=told, now_ns=202).applied
+
+    assert (rows(store, "order_event"), rows(store, "cash_entry"), store.account) == before
+
+
+def test_one_execution_id_with_two_stories_is_refused(store: Store) -> None:
+    """Dropping the second as a duplicate could lose shares, so a person has to look."""
+    store.record_decision(decision(1, intent(1)), now_ns=200)
+    store.record_order_event(
+        "ar-1", OrderEvent.PARTIAL_FILL, fill=fill(1, cumulative="4", quantity="4", execution_id="e"), now_ns=201
+    )
+
+    with pytest.raises(LedgerError, match="execution e is booked as"):
+        store.record_order_event("ar-1", OrderEvent.FILL, fill=fill(1, quantity="6", execution_id="e"), now_ns=202)
+
+
+def test_an_old_status_never_moves_an_order_back(store: Store) -> None:
+    store.record_decision(decision(1, intent(1)), now_ns=200)
+    store.record_order_event("ar-1", OrderEvent.FILL, broker_order_id="b-1", fill=fill(1), now_ns=201)
+
+    assert not store.record_order_event("ar-1", OrderEvent.NEW, broker_order_id="b-1", now_ns=202).applied
+    assert not store.record_order_event("ar-1", OrderEvent.ACCEPTED, broker_order_id="b-1", now_ns=203).applied
+
+
+def test_shares_that_changed_hands_count_after_the_order_ended(store: Store, tmp_path: Path) -> None:
+    """A fill that overtook the cancel is booked, also by a store that has to read the order back from the file."""
+    store.record_decision(decision(1, intent(1)), now_ns=200)
+    store.record_order_event("ar-1", OrderEvent.CANCELED, now_ns=201)
+    store.close()
+    store = open_store(tmp_path / "ledger.db", "run-2")
+
+    change = store.record_order_event(
+        "ar-1", OrderEvent.PARTIAL_FILL, fill=fill(1, cumulative="4", quantity="4"), now_ns=202
+    )
+
+    assert change.recorded.order.status is OrderStatus.CANCELED
+    assert change.position == Position(D(4), D(100))
+
+
+def test_a_fill_larger_than_its_order_is_booked_and_halts(store: Store) -> None:
+    """The shares are ours, so they count; that they exist at all needs a person."""
+    store.record_decision(decision(1, intent(1)), now_ns=200)
+
+    change = store.record_order_event("ar-1", OrderEvent.FILL, fill=fill(1, cumulative="12", quantity="12"), now_ns=201)
+
+    assert change.position == Position(D(12), D(100))
+    assert change.halted == "ar-1: filled 12 of 10"
+    assert store.facts(now_ns=300).halted_reason == "ar-1: filled 12 of 10"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"client_order_id": "ar-9"}, "order ar-9 is not in this ledger"),
+        ({"broker_order_id": "b-other"}, "is b-1 at the broker; an event names b-other"),
+    ],
+)
+def test_an_event_that_contradicts_the_ledger_is_refused(store: Store, wrong: dict[str, str], sentence: str) -> None:
+    store.record_decision(decision(1, intent(1)), now_ns=200)
+    store.record_order_event("ar-1", OrderEvent.ACCEPTED, broker_order_id="b-1", now_ns=201)
+    told = {"client_order_id": "ar-1", "broker_order_id": "b-1"} | wrong
+
+    with pytest.raises(LedgerError, match=sentence):
+        store.record_order_event(
+            told["client_order_id"], OrderEvent.NEW, broker_order_id=told["broker_order_id"], now_ns=202
+        )
+
+
+EVENTS = st.lists(
+    st.sampled_from(
+        [
+            (OrderEvent.ACCEPTED, None), (OrderEvent.NEW, None), (OrderEvent.EXPIRED, None), (OrderEvent.SUBMITTED, None),
+            (OrderEvent.PARTIAL_FILL, ("3", "3", "100")), (OrderEvent.PARTIAL_FILL, ("7", "4", "101.5")),
+            (OrderEvent.FILL, ("10", "3", "99.0001")),
+        ]
+    ),
+    max_size=12,
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(EVENTS)
+def test_any_order_of_events_books_each_fill_once(events: list[tuple[OrderEvent, tuple[str, str, str] | None]]) -> None:
+    """Whatever is repeated, late or out of order: cash and position are the plain sum over the distinct fills."""
+    store = with_cash(open_store(None))
+    store.record_decision(decision(1, intent(1)), now_ns=200)
+    filled, told = D(0), {}
+
+    for n, (event, numbers) in enumerate(events):
+        booked = None
+        if numbers is not None:
+            told[numbers[0]] = numbers
+            booked = fill(1, cumulative=numbers[0], quantity=numbers[1], price=numbers[2])
+        change = store.record_order_event("ar-1", event, fill=booked, now_ns=201 + n)
+        assert change.recorded.order.filled_quantity >= filled
+        filled = change.recorded.order.filled_quantity
+
+    assert store.account is not None
+    assert store.account.quantity("AAPL") == sum((D(q) for _, q, _ in told.values()), D(0))
+    assert store.account.cash == 100_000 - sum((D(q) * D(p) for _, q, p in told.values()), D(0))
+    assert check(store.database) == []
+
+
+def test_what_was_written_is_what_is_read_back(store: Store, tmp_path: Path) -> None:
+    """A store that opens the file knows exactly what the one that wrote it knew."""
+    store.record_decision(decision(1, intent(1), intent(2, quantity="3.000")), now_ns=200)
+    store.record_order_event("ar-1", OrderEvent.ACCEPTED, broker_order_id="b-1", now_ns=201)
+    store.record_order_event(
+        "ar-1", OrderEvent.PARTIAL_FILL, fill=fill(1, cumulative="3", quantity="3", price="33.10"), now_ns=202
+    )
+    store.record_order_event(
+        "ar-1", OrderEvent.PARTIAL_FILL, fill=fill(1, cumulative="4", quantity="1", price="33.2"), now_ns=203
+    )
+    store.record_session(session_date="2012-01-03", phase="open", equity_usd=D("100000.0"), cash_usd=D(1), now_ns=204)
+    facts = store.facts(now_ns=300)
+    store.close()
+
+    again = open_store(tmp_path / "ledger.db", "run-2").facts(now_ns=300)
+
+    assert repr(again) == repr(facts)  # repr, because Decimal("3.0") == Decimal("3") and a replay compares bytes
+    assert again.session_start_equity_usd == D(100_000)
+    assert again.orders_recent_ns == (200, 200)
+    assert again.last_decision_bar_end_ns == DAY_NS
+
+
+# --- durability, one writer ---
+
+
+def test_rows_can_only_be_added(store: Store) -> None:
+    for statement in (
+        "UPDATE cash_entry SET amount_usd = '0'",
+        "DELETE FROM reconciliation",
+        "UPDATE meta SET ledger_id = 'x'",
+    ):
+        with pytest.raises(Exception, match="append-only"):
+            execute(store.database, statement)
+
+
+def test_a_writer_that_was_replaced_can_write_no_more(tmp_path: Path) -> None:
+    """A trader that hung and was given up may wake: neither it nor its successor may write over the other."""
+    first = with_cash(open_store(tmp_path / "ledger.db"))
+    second = open_store(tmp_path / "ledger.db", "run-2")
+
+    with pytest.raises(LedgerError, match="someone else has written"):
+        first.record_decision(decision(1, intent(1)), now_ns=200)
+    second.record_decision(decision(1, intent(1)), now_ns=200)
+    first.load()
+    first.record_decision(decision(2, intent(2)), now_ns=201)
+    with pytest.raises(LedgerError, match="someone else has written"):
+        second.record_decision(decision(3, intent(3)), now_ns=202)
+
+
+def test_a_store_that_failed_refuses_until_it_has_loaded(store: Store) -> None:
+    """After a failed write its memory and the file could differ."""
+    execute(store.database, "ALTER TABLE halt RENAME TO gone")
+    with pytest.raises(LedgerError, match="no such table"):
+        store.halt("x", now_ns=1)
+    execute(store.database, "ALTER TABLE gone RENAME TO halt")
+
+    with pytest.raises(LedgerError, match="loaded again first"):
+        store.halt("x", now_ns=1)
+    store.load()
+    store.halt("x", now_ns=1)
+
+
+def _write_until_killed(path: Path, told: Any) -> None:
+    store = with_cash(open_store(path))
+    for n in range(1, 10_000):
+        store.record_decision(decision(n, intent(n)), now_ns=200 + n)
+        told.send(n)
+        if n == 25:
+            os._exit(9)
+
+
+def test_what_was_told_is_on_disk_when_the_process_dies(tmp_path: Path) -> None:
+    """Without closing anything: every decision whose recording was announced is found by the next process."""
+    here, there = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(
+        target=_write_until_killed, args=(tmp_path / "ledger.db", there)
+    )
+    process.start()
+    process.join(30)
+    told = [here.recv() for _ in range(25)]
+
+    store = open_store(tmp_path / "ledger.db", "run-2")
+
+    assert process.exitcode == 9
+    assert [r.order.client_order_id for r in store.facts(now_ns=1).open_orders] == [f"ar-{n}" for n in told]
+
+
+# --- reconciliation ---
+
+
+def test_a_new_ledger_adopts_the_account_as_opening_entries(tmp_path: Path) -> None:
+    store = with_cash(open_store(tmp_path / "ledger.db"), "500.25", IBM=Position(D(3), D("101.5")))
+
+    facts = store.facts(now_ns=1)
+
+    assert facts.cash_usd == D("500.25")
+    assert facts.positions == {"IBM": Position(D(3), D("101.5"))}
+    assert execute(store.database, "SELECT kind, amount_usd FROM cash_entry") == [("opening", "500.25")]
+
+
+def test_a_position_that_the_broker_sees_otherwise_halts_and_changes_nothing(store: Store) -> None:
+    outcome = store.reconcile(
+        cause_of="periodic", checked=3, found=(), cash_usd=D(100_000), equity_usd=D(1), now_ns=300,
+        positions={"IBM": Position(D(5), D(10))},
+    )  # fmt: skip
+
+    assert not outcome.agreed
+    assert outcome.differences == ("IBM: ledger 0, broker 5",)
+    assert store.facts(now_ns=1).positions == {}
+    assert store.facts(now_ns=1).halted_reason == "ledger and broker disagree: IBM: ledger 0, broker 5"
+
+
+@pytest.mark.parametrize(
+    ("broker", "agreed"), [("100000.01", True), ("99999.99", True), ("100000.02", False), ("99999.98", False)]
+)
+def test_cash_may_differ_by_a_cent_which_is_booked_by_name(store: Store, broker: str, agreed: bool) -> None:
+    outcome = store.reconcile(
+        cause_of="periodic", checked=1, found=(), cash_usd=D(broker), equity_usd=D(1), positions={}, now_ns=300
+    )
+
+    assert outcome.agreed is agreed
+    assert store.facts(now_ns=1).cash_usd == (D(broker) if agreed else D(100_000))
+    kinds = [kind for (kind,) in execute(store.database, "SELECT kind FROM cash_entry ORDER BY seq")]
+    assert kinds == (["opening", "rounding"] if agreed else ["opening"])
+
+
+def test_each_fill_since_the_last_agreement_widens_the_tolerance_by_half_a_cent(store: Store, tmp_path: Path) -> None:
+    """The broker rounds cash to cents at each fill; and the count survives a restart."""
+    store.record_decision(decision(1, intent(1)), now_ns=200)
+    store.record_order_event("ar-1", OrderEvent.PARTIAL_FILL, fill=fill(1, cumulative="1", quantity="1"), now_ns=201)
+    store.record_order_event("ar-1", OrderEvent.PARTIAL_FILL, fill=fill(1, cumulative="2", quantity="1"), now_ns=202)
+    assert store.cash_tolerance_usd == D("0.020")
+    store.close()
+    store = open_store(tmp_path / "ledger.db", "run-2")
+    assert store.cash_tolerance_usd == D("0.020")
+
+    held = {"AAPL": Position(D(2), D(100))}
+    assert store.reconcile(
+        cause_of="periodic", checked=1, found=(), cash_usd=D("99800.02"), equity_usd=D(1), positions=held, now_ns=300
+    ).agreed
+    assert store.cash_tolerance_usd == D("0.01")
+
+
+def test_a_halt_lasts_until_a_person_resumes(store: Store, tmp_path: Path) -> None:
+    store.halt("a reason", now_ns=300)
+    store.close()
+    store = open_store(tmp_path / "ledger.db", "run-2")
+    assert store.facts(now_ns=1).halted_reason == "a reason"
+
+    store.resume("looked at it", now_ns=400)
+
+    assert store.facts(now_ns=1).halted_reason is None
+
+
+# --- replay, reading ---
+
+
+def test_as_of_shows_what_stood_before_a_run(store: Store, tmp_path: Path) -> None:
+    store.record_decision(decision(1, intent(1)), now_ns=200)
+    store.close()
+    second = open_store(tmp_path / "ledger.db", "run-2", now_ns=500)
+    begun_with = second.facts(now_ns=600)
+    second.record_order_event("ar-1", OrderEvent.FILL, fill=fill(1), now_ns=501)
+
+    before_second, before_first = second.as_of("run-2"), second.as_of("run-1")
+
+    assert repr(before_second.facts(now_ns=600)) == repr(begun_with)
+    assert before_first.facts(now_ns=600).cash_usd is None
+    assert before_first.ledger_id == "ledger-a"
+    assert rows(before_first, "decision") == 0
+    with pytest.raises(BadInput, match="no run 'run-9'; its last runs: run-2, run-1"):
+        second.as_of("run-9")
+
+
+def test_the_command_line_reads_while_the_trader_writes(store: Store, tmp_path: Path) -> None:
+    store.record_decision(decision(1, intent(1), intent(2, symbol="IBM")), now_ns=200)
+    store.record_order_event("ar-1", OrderEvent.ACCEPTED, broker_order_id="b-1", now_ns=201)
+    store.record_order_event("ar-1", OrderEvent.FILL, broker_order_id="b-1", fill=fill(1), now_ns=202)
+
+    with Reader(tmp_path / "ledger.db") as reader:
+        assert [(o["client_order_id"], o["status"]) for o in reader.orders()] == [
+            ("ar-1", "filled"),
+            ("ar-2", "recorded"),
+        ]
+        assert [o["client_order_id"] for o in reader.orders(status="open")] == ["ar-2"]
+        assert [o["client_order_id"] for o in reader.orders(symbol="IBM")] == ["ar-2"]
+        assert [o["client_order_id"] for o in reader.orders(limit=1)] == ["ar-2"]
+        assert [f["price_usd"] for f in reader.fills()] == [D(100)]
+        assert [(p["symbol"], p["quantity"], p["cost_usd"]) for p in reader.positions()] == [("AAPL", D(10), D(1000))]
+        store.halt("enough", now_ns=300)
+        summary = reader.summary()
+    assert (summary.orders, summary.fills, summary.open_orders, summary.halted_reason) == (2, 1, 1, "enough")
+    assert summary.cash_usd == D(99_000)
+
+
+def test_a_fresh_ledger_has_a_summary_too(tmp_path: Path) -> None:
+    open_store(tmp_path / "ledger.db")
+    with Reader(tmp_path / "ledger.db") as reader:
+        summary = reader.summary()
+    assert (summary.cash_usd, summary.equity_usd, summary.orders, summary.disagreements) == (None, None, 0, 0)
