@@ -5,6 +5,7 @@ closed at the last close with the costs of a sale, and counts as a trade.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import types
@@ -65,9 +66,10 @@ class Backtest:
 
 
 _TRADE_ROWS = types.Array(F64, 2, "C")
+_tuple_of: Any = types.Tuple  # numba has no annotations
 
 
-@compiled(types.UniTuple(F64, 2), F64, F64, FLOATS_IN)
+@compiled(_tuple_of((F64, F64)), F64, F64, FLOATS_IN)
 def _sale(quantity: float, reference: float, costs: FloatArray) -> tuple[float, float]:
     """Price and proceeds of selling `quantity` at `reference`."""
     price = reference * (1.0 - costs[0])
@@ -78,7 +80,7 @@ def _sale(quantity: float, reference: float, costs: FloatArray) -> tuple[float, 
 
 
 @compiled(
-    types.Tuple((I64, types.boolean, F64, F64)),
+    _tuple_of((I64, types.boolean, F64, F64)),
     FLOATS_IN, FLOATS_IN, SIGNALS_IN, FLOATS_IN, F64, FLOATS_OUT, _TRADE_ROWS,
 )  # fmt: skip
 def _kernel(

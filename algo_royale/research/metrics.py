@@ -130,8 +130,8 @@ def _tails(returns: FloatArray) -> Metrics:
     low, high = (float(q) for q in np.quantile(returns, [0.05, 0.95]))
     return {
         "tail_ratio": abs(high) / abs(low) if low != 0.0 else None,
-        "var_95": -low,
-        "cvar_95": -float(returns[returns <= low].mean()),
+        "var_95": 0.0 - low,
+        "cvar_95": 0.0 - float(returns[returns <= low].mean()),
     }
 
 
@@ -226,7 +226,8 @@ def compute(
 def stitch(parts: Sequence[FloatArray], start_equity: float) -> tuple[FloatArray, FloatArray]:
     """Session returns of consecutive test windows in time order, and the equity they compound to."""
     returns = np.concatenate(parts) if parts else np.empty(0)
-    return returns, start_equity * np.cumprod(1.0 + returns)
+    equity: FloatArray = start_equity * np.cumprod(1.0 + returns)
+    return returns, equity
 
 
 def summarise(rows: Sequence[Mapping[str, float | int | None]]) -> dict[str, dict[str, float | int | None]]:

@@ -156,7 +156,9 @@ def optimise(
             asked.set_user_attr("error", failures[-1])
             _fail(study, asked.number)
             if len(failures) > FAILED_SHARE_MAX * n_trials:
-                raise StudyFailed(f"{len(failures)} of {n_trials} trials failed; the last one:\n{failures[-1]}") from None
+                raise StudyFailed(
+                    f"{len(failures)} of {n_trials} trials failed; the last one:\n{failures[-1]}"
+                ) from None
             continue
         trial = _trial(asked.number, point, done, min_trades)
         asked.set_constraint("feasible", _violation(done, min_trades))
@@ -169,9 +171,8 @@ def _open(objective: Objective, storage: "optuna.storages.BaseStorage | None") -
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna.create_study(
-        study_name="study", storage=storage, load_if_exists=True, directions=list(objective.directions)
-    )
+    directions = [optuna.study.StudyDirection[direction.upper()] for direction in objective.directions]
+    return optuna.create_study(study_name="study", storage=storage, load_if_exists=True, directions=directions)
 
 
 def _sampler(seed: int) -> "optuna.samplers.BaseSampler":

@@ -52,13 +52,13 @@ class ResearchConfig:
     windows: WindowConfig | None = None
     trials: int = 100
     portfolio_trials: int = 50
-    objective: Objective = Objective()
+    objective: Objective = field(default_factory=Objective)
     min_trades: int = 10
     seed: int = 20240501
-    costs: CostRules = CostRules()
+    costs: CostRules = field(default_factory=CostRules)
     start_equity: float = 100_000.0
     rf: float = 0.0
-    viability: ViabilityConfig = ViabilityConfig()
+    viability: ViabilityConfig = field(default_factory=ViabilityConfig)
     weights: WeightConfig = field(default_factory=WeightConfig)
 
     def __post_init__(self) -> None:
@@ -237,23 +237,37 @@ def _signal_units(
             for window in own:
                 optimisations.append(
                     Unit(
-                        key=optimisation_key(symbol, strategy, window), label=f"{symbol} {strategy} {window.window_id}",
-                        stage="signal_optimization", strategy=strategy, window=window, config_hash=searched, **common,
-                    )  # fmt: skip
+                        key=optimisation_key(symbol, strategy, window),
+                        label=f"{symbol} {strategy} {window.window_id}",
+                        stage="signal_optimization",
+                        strategy=strategy,
+                        window=window,
+                        config_hash=searched,
+                        **common,
+                    )
                 )
             evaluations.append(
                 Unit(
                     key=f"{artifacts.signal_folder(symbol, strategy)}/{artifacts.EVALUATION}",
-                    label=f"{symbol} {strategy}", stage="signal_evaluation", strategy=strategy, inputs=inputs,
-                    depends_on=tuple(optimisation_key(*i) for i in inputs), config_hash=judged, **common,
-                )  # fmt: skip
+                    label=f"{symbol} {strategy}",
+                    stage="signal_evaluation",
+                    strategy=strategy,
+                    inputs=inputs,
+                    depends_on=tuple(optimisation_key(*i) for i in inputs),
+                    config_hash=judged,
+                    **common,
+                )
             )
         depends_on = tuple(u.key for u in evaluations if u.symbol == symbol)
         summaries.append(
             Unit(
-                key=f"signal/{symbol}/{artifacts.SUMMARY}", label=symbol, stage="symbol_summary",
-                depends_on=depends_on, config_hash=judged, **common,
-            )  # fmt: skip
+                key=f"signal/{symbol}/{artifacts.SUMMARY}",
+                label=symbol,
+                stage="symbol_summary",
+                depends_on=depends_on,
+                config_hash=judged,
+                **common,
+            )
         )
     return optimisations + evaluations + summaries
 
@@ -283,18 +297,26 @@ def _portfolio_units(
             )
             optimisations.append(
                 Unit(
-                    key=keys[window], label=f"{strategy} {window.window_id}", stage="portfolio_optimization",
-                    strategy=strategy, window=window, inputs=inputs,
-                    depends_on=tuple(optimisation_key(*i) for i in inputs), **common,
-                )  # fmt: skip
+                    key=keys[window],
+                    label=f"{strategy} {window.window_id}",
+                    stage="portfolio_optimization",
+                    strategy=strategy,
+                    window=window,
+                    inputs=inputs,
+                    depends_on=tuple(optimisation_key(*i) for i in inputs),
+                    **common,
+                )
             )
     for strategy in config.portfolios:
         evaluations.append(
             Unit(
-                key=f"{artifacts.portfolio_folder(config.symbols, strategy)}/{artifacts.EVALUATION}", label=strategy,
-                stage="portfolio_evaluation", strategy=strategy, depends_on=tuple(u.key for u in optimisations),
+                key=f"{artifacts.portfolio_folder(config.symbols, strategy)}/{artifacts.EVALUATION}",
+                label=strategy,
+                stage="portfolio_evaluation",
+                strategy=strategy,
+                depends_on=tuple(u.key for u in optimisations),
                 **common,
-            )  # fmt: skip
+            )
         )
     if not evaluations:
         return []

@@ -278,7 +278,10 @@ def input_searched(config: ResearchConfig, item: Input) -> Searched:
 
 
 def evaluate_windows(
-    config: ResearchConfig, own: Sequence[Searched], candidates: Sequence[Sequence[Searched]], dimensions: Sequence[Dimension]
+    config: ResearchConfig,
+    own: Sequence[Searched],
+    candidates: Sequence[Sequence[Searched]],
+    dimensions: Sequence[Dimension],
 ) -> dict[str, Any]:
     """Judge one strategy on its test windows alone; `candidates` are all strategies (this one too) it was compared with.
 
@@ -286,7 +289,9 @@ def evaluate_windows(
     """
     oos = [s.document["test"]["metrics"] for s in own]
     in_sample = [m for s in own if (m := s.document["optimization"]["metrics"]) is not None]
-    values, stitched = stitched_values(config, [_parts(s) for s in own], [[_parts(s) for s in c] for c in candidates])
+    values, stitched = stitched_values(
+        config, [test_part(s) for s in own], [[test_part(s) for s in c] for c in candidates]
+    )
     verdict = viability.judge(values, config.viability)
     points = [(s, p) for s in own if (p := s.point(dimensions)) is not None]
     common = viability.most_common(dimensions, [p for _, p in points])
@@ -318,7 +323,7 @@ def evaluate_windows(
 Part = tuple[FloatArray, TradeResults]
 
 
-def _parts(searched: Searched) -> Part:
+def test_part(searched: Searched) -> Part:
     a = searched.arrays
     return a["test_returns"], TradeResults(a["test_trade_pnl"], a["test_trade_returns"])
 
