@@ -1,0 +1,297 @@
+"""The command line's root: global options, commands that are imported only when they run, and errors as one line.
+
+Nothing here may import anything heavy: `algo-royale --help` answers in half a second.
+"""
+
+import difflib
+import os
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+from click.core import ParameterSource
+
+from algo_royale.errors import AlgoRoyaleError, BadConfiguration
+
+if TYPE_CHECKING:
+    from algo_royale.config import BrokerKeys, Config, Loaded
+
+ENVIRONMENTS = ("dev_integration", "prod_paper", "prod_live")
+PREFIX = "ALGO_ROYALE"
+INTERRUPTED = 130
+
+# name -> (module:attribute, the line that `--help` shows). The line is here so that help need not import the command;
+# a test keeps both in step.
+_CLI = "algo_royale.app.cli"
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "demo": (f"{_CLI}.demo:demo_command", ""),
+    "run-backtest": (f"{_CLI}.backtest:run_backtest_command", ""),
+    "run-trader": (f"{_CLI}.trader:run_trader_command", ""),
+    "run-exchange": (f"{_CLI}.exchange:run_exchange_command", ""),
+    "status": (f"{_CLI}.ledger:status_command", ""),
+    "stop": (f"{_CLI}.ledger:stop_command", ""),
+    "orders": (f"{_CLI}.ledger:orders_command", ""),
+    "positions": (f"{_CLI}.ledger:positions_command", ""),
+    "fills": (f"{_CLI}.ledger:fills_command", ""),
+    "messages": (f"{_CLI}.messages:messages_group", ""),
+    "actors": (f"{_CLI}.messages:actors_group", ""),
+    "replay": (f"{_CLI}.messages:replay_command", ""),
+    "strategies": (f"{_CLI}.strategies:strategies_group", ""),
+    "db": (f"{_CLI}.db:db_group", ""),
+    "config": (f"{_CLI}.config:config_group", "Show or check the configuration."),
+    "doctor": (f"{_CLI}.config:doctor_command", "Check that this machine and environment can run."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The global options, as `ctx.obj`. Files and variables are read when `config` is first asked for."""
+
+    env: str = "dev_integration"
+    home: Path = Path("var")
+    config_files: tuple[Path, ...] = ()
+    json: bool = False
+    verbosity: int = 0
+    color: bool | None = None
+
+    @property
+    def directory(self) -> Path:
+        """Everything this environment writes lands below here."""
+        return self.home / self.env
+
+    @property
+    def loaded(self) -> "Loaded":
+        """The configuration and where each value came from. Raises BadConfiguration."""
+        return _loaded(self.env, self.config_files, None)
+
+    @property
+    def config(self) -> "Config":
+        return self.loaded.config
+
+    def with_flags(self, flags: Mapping[str, Mapping[str, Any]]) -> "Config":
+        """The configuration with flags on top: section -> key -> value; a value of None was not given."""
+        from algo_royale.config import Layer
+
+        given = {name: {k: v for k, v in keys.items() if v is not None} for name, keys in flags.items()}
+        return _load(self.env, self.config_files, Layer("command line", given)).config
+
+    def keys(self) -> "BrokerKeys | None":
+        """The broker's keys from the environment or from [broker] keys_file, which nobody else may be able to read."""
+        from algo_royale.config import broker_keys
+
+        path = self.config.broker.keys_file
+        return broker_keys(os.environ, _private_text(Path(path).expanduser()) if path else None)
+
+
+@lru_cache(maxsize=8)
+def _loaded(env: str, files: tuple[Path, ...], _: None) -> "Loaded":
+    return _load(env, files, None)
+
+
+def _load(env: str, files: Sequence[Path], flags: Any) -> "Loaded":
+    from algo_royale.config import environment_layers, load, toml_layer
+
+    layers = []
+    for path in (config_directory() / "base.toml", config_directory() / f"{env}.toml", *files):
+        try:
+            layers.append(toml_layer(str(path) if path in files else path.name, path.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadConfiguration(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    return load(env, [*layers, *environment_layers(os.environ), *([flags] if flags else [])])
+
+
+def config_directory() -> Path:
+    """Where base.toml is: beside the installed package, or config/ of the checkout."""
+    package = Path(__file__).parent.parent.parent
+    installed = package / "config_data"
+    return installed if installed.is_dir() else package.parent / "config"
+
+
+def _private_text(path: Path) -> str:
+    try:
+        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise BadConfiguration(f"{path}: others can read this keys file; run: chmod 600 {path}")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadConfiguration(f"{path}: {error.strerror}") from error
+
+
+# --- global options ------------------------------------------------------------------------------------------------------
+
+
+def _set(field: str) -> Any:
+    """A callback that puts the option into `ctx.obj`; what was not given leaves it as it is."""
+
+    def callback(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        if ctx.obj is None:
+            ctx.obj = Settings()
+        if field == "color" and os.environ.get("NO_COLOR"):
+            ctx.color = False
+        if ctx.resilient_parsing or ctx.get_parameter_source(str(param.name)) is ParameterSource.DEFAULT:
+            return
+        given = tuple(value) if field == "config_files" else value
+        if field == "color":
+            ctx.color = given = False
+        if field == "verbosity":
+            given = ctx.obj.verbosity + (value if param.name == "verbose" else -value)
+        ctx.obj = replace(ctx.obj, **{field: given})
+
+    return callback
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"algo-royale {version('algo-royale')}")
+        ctx.exit()
+
+
+def global_options(*, hidden: bool = False) -> list[click.Option]:
+    """Fresh copies, for the root, for a command with a script of its own, and hidden for use behind any command."""
+    path = click.Path(path_type=Path)
+    file = click.Path(exists=True, dir_okay=False, path_type=Path)
+    shared: dict[str, Any] = {"expose_value": False, "hidden": hidden, "show_envvar": True, "show_default": True}
+
+    def option(names: list[str], envvar: str | None, field: str, **more: Any) -> click.Option:
+        return click.Option(names, callback=_set(field), envvar=None if hidden else envvar, **shared, **more)
+
+    return [
+        option(["--env"], f"{PREFIX}_ENV", "env", type=click.Choice(ENVIRONMENTS), default="dev_integration",
+               help="Environment: the twin on this machine, Alpaca with play money, or with money."),
+        option(["--config"], f"{PREFIX}_CONFIG", "config_files", type=file, multiple=True, metavar="FILE",
+               help="TOML file over the environment's; repeatable, later wins."),
+        option(["--home"], f"{PREFIX}_HOME", "home", type=path, default=Path("var"), metavar="DIR",
+               help="Everything written lands below DIR/<env>/."),
+        option(["--json"], f"{PREFIX}_JSON", "json", is_flag=True, help="Print the result as one JSON document."),
+        option(["--verbose", "-v"], f"{PREFIX}_VERBOSE", "verbosity", count=True, help="Log more; repeatable."),
+        option(["--quiet", "-q"], f"{PREFIX}_QUIET", "verbosity", count=True, help="Log less; repeatable."),
+        option(["--no-color"], None, "color", is_flag=True, help="Plain text even on a terminal (as NO_COLOR does)."),
+        click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, hidden=hidden, callback=_version,
+                     help="Show the version and exit."),
+    ]  # fmt: skip
+
+
+# --- the root ------------------------------------------------------------------------------------------------------------
+
+
+class Root(click.Group):
+    """Knows its commands by name and imports one when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return command(cmd_name) if cmd_name in COMMANDS else None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "see --help for the commands"
+            raise click.UsageError(f"no such command {args[0]!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        if not kwargs.get("standalone_mode", True):
+            return super().main(*args, **kwargs)
+        kwargs["standalone_mode"] = False
+        _run(super().main, *args, **kwargs)
+
+
+@cache
+def command(name: str) -> click.Command:
+    """Import a command; its options show default and variable, and take the global options behind it too."""
+    module, attribute = COMMANDS[name][0].split(":")
+    found: click.Command = getattr(import_module(module), attribute)
+    _prepare(found)
+    return found
+
+
+def _prepare(found: click.Command) -> None:
+    for param in found.params:
+        if isinstance(param, click.Option) and not param.hidden:
+            param.show_default, param.show_envvar = param.show_default is not False, True
+    if isinstance(found, click.Group):
+        for inner in found.commands.values():
+            _prepare(inner)
+    else:
+        taken = {name for param in found.params for name in param.opts}
+        found.params.extend(o for o in global_options(hidden=True) if not taken.intersection(o.opts))
+
+
+def _run(invoke: Any, *args: Any, **kwargs: Any) -> NoReturn:
+    """Turn what a command returns or raises into an exit code. A bug keeps its traceback."""
+    try:
+        result = invoke(*args, **kwargs)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except AlgoRoyaleError as error:
+        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of a pipe has left; there is nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(result if isinstance(result, int) and not isinstance(result, bool) else 0)
+
+
+root = Root(
+    name="algo-royale",
+    params=list(global_options()),
+    context_settings={"auto_envvar_prefix": PREFIX, "help_option_names": ["-h", "--help"], "max_content_width": 120},
+    no_args_is_help=True,
+    help="""Research trading strategies on US equities, and trade what the research found viable.
+
+\b
+Examples:
+  algo-royale demo
+  algo-royale run-backtest --symbols AAPL,IBM
+  algo-royale --env prod_paper run-trader""",
+)
+
+
+def main() -> NoReturn:
+    """The console script `algo-royale`."""
+    root.main(prog_name="algo-royale")
+    raise AssertionError("root.main exits")
+
+
+def _script(name: str) -> NoReturn:
+    """A command as a console script of its own, global options among its own."""
+    found = command(name)
+    own = [p for p in found.params if not (isinstance(p, click.Option) and p.hidden and p.name in _GLOBAL)]
+    found.params = [*own, *global_options()]
+    _run(
+        found.main, prog_name=name, standalone_mode=False, auto_envvar_prefix=f"{PREFIX}_{name.upper().replace('-', '_')}",
+        help_option_names=["-h", "--help"], max_content_width=120,
+    )  # fmt: skip
+
+
+_GLOBAL = frozenset(str(option.name) for option in global_options())
+
+
+def run_backtest() -> NoReturn:
+    _script("run-backtest")
+
+
+def run_trader() -> NoReturn:
+    _script("run-trader")
+
+
+def run_exchange() -> NoReturn:
+    _script("run-exchange")
