@@ -150,12 +150,14 @@ class Strategy:
 
     def reset_position(self, state: State) -> State:
         """The same memory of the past with a flat position, as at the first bar of a period."""
+        self._own(state)
         memory = state.memory.copy()
         memory[-5:] = _POSITION
         return State(state.owner, memory)
 
     def is_in(self, state: State) -> bool:
         """Whether the last signals say in (from ENTER until EXIT)."""
+        self._own(state)
         pos, pending = state.memory[-5 + _POS], state.memory[-5 + _PENDING]
         return bool(pending == ENTER or (pos == 1.0 and pending != EXIT))
 
@@ -199,8 +201,7 @@ class Strategy:
         return reasons
 
     def _advance(self, bars: Bars, state: State) -> tuple[Run, State, dict[str, FloatArray]]:
-        if state.owner != self.id:
-            raise BadInput(f"a state of strategy {state.owner} was given to {self.name} {self.id}")
+        self._own(state)
         self._check(bars)
         memory = state.memory.copy()
         run = Run(np.empty(len(bars), np.int8), np.empty(len(bars), np.bool_))
@@ -223,6 +224,12 @@ class Strategy:
             gate &= c.verdicts(values, n)
         enter, leave = _any(self._slots["entry"], values, n), _any(self._slots["exit"], values, n)
         return [enter, gate, leave, _any(self._logic_entry, values, n), _any(self._logic_exit, values, n)]
+
+    def _own(self, state: State) -> None:
+        if state.owner != self.id:
+            raise BadInput(f"a state of strategy {state.owner} was given to {self.name} {self.id}")
+        if len(state.memory) != len(self._program.initial) + len(_POSITION):
+            raise BadInput(f"{len(state.memory)} numbers are not the state of {self.name} {self.id}")
 
     def _check(self, bars: Bars) -> None:
         if bars.timeframe is not self.timeframe:
