@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from actors.kernel import Actor, Ref
 from actors.messages import (
+    AccountEntry,
     BrokerMessage,
     BrokerSnapshot,
     BrokerSnapshotRequested,
@@ -292,16 +293,19 @@ class BrokerActor(Actor[BrokerMessage]):
         self.tell(self._orders, snapshot)
 
     def _snapshot(self, message: BrokerSnapshotRequested) -> BrokerSnapshot:
-        """Orders, fills, positions and cash of one instant: fills are read before and after, until none came in between."""
-        fills = self._broker.fills(after_ns=message.since_ns)
+        """Orders, positions and cash of one instant, and what led to them: activities are read before and after, until none
+        came in between."""
+        since_ns = message.since_ns
+        fills, entries = self._broker.fills(after_ns=since_ns), self._broker.entries(after_ns=since_ns)
         for _ in range(SNAPSHOT_TRIES):
-            listed = self._broker.orders(status="all", after_ns=max(0, message.since_ns - ORDERS_LOOKBACK_NS))
+            listed = self._broker.orders(status="all", after_ns=max(0, since_ns - ORDERS_LOOKBACK_NS))
             positions, account = self._broker.positions(), wire.parse_account(self._broker.account())
-            before, fills = fills, self._broker.fills(after_ns=message.since_ns)
-            if len(fills) == len(before):
+            before = len(fills), len(entries)
+            fills, entries = self._broker.fills(after_ns=since_ns), self._broker.entries(after_ns=since_ns)
+            if (len(fills), len(entries)) == before:
                 break
         else:
-            raise BrokerUnavailable(f"fills kept coming through {SNAPSHOT_TRIES} attempts at a snapshot")
+            raise BrokerUnavailable(f"the account kept moving through {SNAPSHOT_TRIES} attempts at a snapshot")
         orders = [wire.parse_order(item) for item in listed]
         client_ids = {order.broker_order_id: order.client_order_id for order in orders}
         return BrokerSnapshot(
@@ -312,6 +316,7 @@ class BrokerActor(Actor[BrokerMessage]):
             positions=tuple(_position(wire.parse_position(item)) for item in positions),
             cash_usd=account.cash_usd,
             equity_usd=account.equity_usd,
+            entries=tuple(_entry(wire.parse_entry(item)) for item in entries if item.get("status") != "canceled"),
         )
 
 
@@ -338,10 +343,21 @@ def _polled(order: wire.WireOrder, now_ns: int) -> TradeUpdated:
 
 def _fill(fill: wire.WireFill, client_ids: Mapping[str, str]) -> FillRecord:
     """An activity names its order by the broker's id; "" where that order is older than the snapshot's reach."""
+    # The activity's id ends with what the stream calls the execution's id, unless it is only the order's again.
+    execution_id = fill.activity_id.rpartition("::")[2]
+    if execution_id == fill.broker_order_id:
+        execution_id = fill.activity_id
     return FillRecord(
-        execution_id=fill.activity_id, client_order_id=client_ids.get(fill.broker_order_id, ""),
+        execution_id=execution_id, client_order_id=client_ids.get(fill.broker_order_id, ""),
         broker_order_id=fill.broker_order_id, symbol=fill.symbol, side=fill.side, quantity=fill.quantity,
         cumulative_quantity=fill.cumulative_quantity, price_usd=fill.price_usd, fees_usd=Decimal(0), at_ns=fill.at_ns,
+    )  # fmt: skip
+
+
+def _entry(entry: wire.WireEntry) -> AccountEntry:
+    return AccountEntry(
+        entry_id=entry.activity_id, kind=entry.kind, symbol=entry.symbol, quantity=entry.quantity,
+        cash_usd=entry.cash_usd, at_ns=entry.at_ns,
     )  # fmt: skip
 
 

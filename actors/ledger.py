@@ -11,7 +11,7 @@ from actors.messages import LedgerMessage
 from algo_royale.errors import LedgerError
 from algo_royale.ledger import Position
 from algo_royale.orders import Fill, OrderEvent, OrderIntent
-from db.store import NewDecision, RecordedOrder, RefusedIntent, Store
+from db.store import NewDecision, NewEntry, RecordedOrder, RefusedIntent, Store
 
 
 class LedgerActor(Actor[LedgerMessage]):
@@ -123,6 +123,7 @@ class LedgerActor(Actor[LedgerMessage]):
             cause_of=message.cause_of, checked=message.checked, found=message.differences,
             cash_usd=message.account_cash_usd, equity_usd=message.account_equity_usd,
             positions={p.symbol: Position(p.quantity, p.average_cost_usd) for p in message.positions},
+            entries=[NewEntry(e.entry_id, e.kind, e.symbol, e.quantity, e.cash_usd, e.at_ns) for e in message.entries],
             now_ns=self.now_ns,
         )  # fmt: skip
         self._recorded += 1

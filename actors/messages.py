@@ -82,7 +82,8 @@ class FillRecord(Part):
     symbol: str
     side: str
     quantity: Decimal
-    cumulative_quantity: Decimal  # of the order after this fill: (client_order_id, cumulative_quantity) is a fill's identity
+    # of the order after this fill: (client_order_id, cumulative_quantity) is a fill's identity
+    cumulative_quantity: Decimal
     price_usd: Decimal
     fees_usd: Decimal = Decimal(0)
     at_ns: int = 0
@@ -94,6 +95,17 @@ class PositionRecord(Part):
     symbol: str
     quantity: Decimal
     average_cost_usd: Decimal
+
+
+class AccountEntry(Part):
+    """Cash or shares that moved at the broker without an order: a split, a dividend, a fee, a deposit."""
+
+    entry_id: str
+    kind: str  # the broker's word, in lower case
+    symbol: str
+    quantity: Decimal  # shares added
+    cash_usd: Decimal  # US dollars added
+    at_ns: int
 
 
 class OrderRecord(Part):
@@ -326,6 +338,7 @@ class RecordReconciliation(Message):
     account_cash_usd: Decimal
     account_equity_usd: Decimal
     positions: tuple[PositionRecord, ...]
+    entries: tuple[AccountEntry, ...] = ()
 
 
 class Reconciled(Message):
@@ -434,6 +447,7 @@ class BrokerSnapshot(Message):
     positions: tuple[PositionRecord, ...]
     cash_usd: Decimal
     equity_usd: Decimal
+    entries: tuple[AccountEntry, ...] = ()
 
 
 class BrokerStateChanged(Message):
@@ -448,13 +462,22 @@ ClockMessage = TimerFired
 MarketDataMessage = FrameReceived | ConnectionChanged | HistoryRequested | SessionPhaseChanged | TimerFired
 SignalMessage = FeedStarted | HistoryLoaded | HistoryUnavailable | BarClosed | TimerFired
 PortfolioMessage = (
-    SymbolWarmed | SignalReported | LedgerSnapshot | OrderChanged | Reconciled | SessionPhaseChanged | TradingHalted | TimerFired
+    SymbolWarmed
+    | SignalReported
+    | LedgerSnapshot
+    | OrderChanged
+    | Reconciled
+    | SessionPhaseChanged
+    | TradingHalted
+    | TimerFired
 )
 OrdersMessage = (
     DecisionRecorded | LedgerSnapshot | OrderAccepted | OrderRejected | SubmissionUncertain | TradeUpdated | BrokerSnapshot
     | BrokerStateChanged | OrderChanged | Reconciled | SessionPhaseChanged | TradingHalted | JobDue | TimerFired
 )  # fmt: skip
-LedgerMessage = RecordDecision | RecordOrderEvent | RecordReconciliation | RecordSession | SnapshotRequested | HaltTrading
+LedgerMessage = (
+    RecordDecision | RecordOrderEvent | RecordReconciliation | RecordSession | SnapshotRequested | HaltTrading
+)
 BrokerMessage = SubmitOrder | CancelOrder | BrokerSnapshotRequested | FrameReceived | ConnectionChanged | TimerFired
 
 

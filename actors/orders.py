@@ -136,7 +136,9 @@ class OrdersActor(Actor[OrdersMessage]):
                     self._record(ours.client_order_id, theirs.broker_order_id, OrderEvent.FILL, fill=fill)
             event = EVENTS.get(theirs.status)
             if event is not None and REACHED.get(event) != ours.status:
-                self._record(ours.client_order_id, theirs.broker_order_id, event, detail=f"{snapshot.cause_of} snapshot")
+                self._record(
+                    ours.client_order_id, theirs.broker_order_id, event, detail=f"{snapshot.cause_of} snapshot"
+                )
         known = {order.client_order_id for order in snapshot.orders}
         for order in self._orders.values():
             if order.client_order_id not in known and order.status != OrderStatus.RECORDED.value:
@@ -151,6 +153,7 @@ class OrdersActor(Actor[OrdersMessage]):
                 account_cash_usd=snapshot.cash_usd,
                 account_equity_usd=snapshot.equity_usd,
                 positions=snapshot.positions,
+                entries=snapshot.entries,
             ),
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import peewee
 
 from algo_royale.errors import BadInput, LedgerError
-from algo_royale.ledger import FLAT, Account, Position
+from algo_royale.ledger import FLAT, Account
 from algo_royale.orders import Fill
 from db.database import execute, open_database, to_text
 from db.migrations import Migration, MigrationState, migrate, migration_states
@@ -112,18 +112,31 @@ def _check_orders(database: peewee.SqliteDatabase) -> list[str]:
 
 
 def _check_account(database: peewee.SqliteDatabase) -> list[str]:
-    """All fills over the opening positions, in the order they were booked, against the newest rows."""
-    opening = execute(database, "SELECT symbol, quantity, average_cost_usd FROM position_entry WHERE kind = 'opening'")
-    account = Account(cash=Decimal(0), positions={s: Position(Decimal(q), Decimal(c)) for s, q, c in opening})
+    """The opening positions, all fills and what moved without one, against the newest rows and the cash they explain."""
+    account = Account(cash=Decimal(0))
     columns = "execution_id, client_order_id, broker_order_id, symbol, side, quantity, cumulative_quantity, price_usd, fees_usd"
     for row in execute(database, f"SELECT {columns} FROM fill ORDER BY seq"):
         account = account.apply_fill(_fill(row))
+    held: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for symbol, position in account.positions.items():
+        held[symbol] += position.quantity
+    for symbol, change in execute(database, "SELECT symbol, quantity_change FROM position_entry WHERE kind <> 'fill'"):
+        held[symbol] += Decimal(change)
     now = positions_now(database)
-    return [
-        f"{symbol}: the fills give {to_text(account.quantity(symbol))}, the newest entry says {to_text(held)}"
-        for symbol in sorted(set(now) | set(account.positions))
-        if (held := now.get(symbol, FLAT).quantity) != account.quantity(symbol)
+    problems = [
+        f"{symbol}: fills and entries give {to_text(held[symbol])}, the newest entry says {to_text(newest)}"
+        for symbol in sorted(set(now) | set(held))
+        if (newest := now.get(symbol, FLAT).quantity) != held[symbol]
     ]
+    cash = sum(
+        (Decimal(amount) for (amount,) in execute(database, "SELECT amount_usd FROM cash_entry WHERE kind = 'fill'")),
+        Decimal(0),
+    )
+    if cash != account.cash:
+        problems.append(
+            f"cash entries of fills sum to {to_text(cash)}, the fills themselves to {to_text(account.cash)}"
+        )
+    return problems
 
 
 def _fill(row: tuple[str, ...]) -> Fill:

@@ -76,6 +76,8 @@ _INDEXES = (
     "CREATE INDEX position_entry_by_symbol ON position_entry (symbol, seq)",
     "CREATE INDEX session_equity_by_date ON session_equity (session_date, seq)",
     "CREATE INDEX orders_by_time ON orders (at_ns)",
+    "CREATE UNIQUE INDEX cash_entry_once ON cash_entry (reference) WHERE kind NOT IN ('opening', 'rounding')",
+    "CREATE UNIQUE INDEX position_entry_once ON position_entry (reference) WHERE kind <> 'opening'",
     "CREATE INDEX fill_by_time ON fill (filled_ns)",
 )
 

@@ -68,6 +68,18 @@ class NewDecision:
     missing: Sequence[str] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class NewEntry:
+    """Shares or cash that the broker moved without an order of ours; `entry_id` is the broker's, and booked once."""
+
+    entry_id: str
+    kind: str
+    symbol: str
+    quantity: Decimal
+    cash_usd: Decimal
+    at_ns: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderChange:
     """What an order event did. `applied` is False when it said nothing new; then nothing was written."""
@@ -328,10 +340,11 @@ class Store:
 
     def reconcile(
         self, *, cause_of: str, checked: int, found: Sequence[str], cash_usd: Decimal, equity_usd: Decimal,
-        positions: Mapping[str, Position], now_ns: int,
+        positions: Mapping[str, Position], now_ns: int, entries: Sequence[NewEntry] = (),
     ) -> ReconciliationOutcome:  # fmt: skip
         """Compare with the broker's cash and positions and commit both sides with the verdict.
 
+        `entries` (splits, dividends, fees, deposits) since the ledger's opening are booked first, each once.
         `found` are differences that the caller has seen and repaired by events; they are kept, they do not count against
         agreement. A ledger that knows no account yet adopts the broker's as opening entries. Cash may differ by a cent, and
         half a cent for every fill since the last agreement (the broker rounds cash to cents): such a difference is booked
@@ -339,11 +352,14 @@ class Store:
         """
         cash_usd, equity_usd = exact(cash_usd), exact(equity_usd)
         positions = {symbol: _exact_position(held) for symbol, held in positions.items() if held.quantity}
-        before, tolerance = self._account, self.cash_tolerance_usd
         differences: tuple[str, ...] = ()
-        if before is not None:
-            differences = compare(before, cash_usd=cash_usd, positions=positions, tolerance_usd=tolerance)
         with self._write():
+            before = self._account
+            if before is not None:
+                before = self._book_entries(before, entries, now_ns)
+                differences = compare(
+                    before, cash_usd=cash_usd, positions=positions, tolerance_usd=self.cash_tolerance_usd
+                )
             self._insert(
                 "INSERT INTO reconciliation (run_id, at_ns, cause_of, checked, agreed, differences, ledger_cash_usd, "
                 "broker_cash_usd, broker_equity_usd, ledger_positions, broker_positions) "
@@ -382,6 +398,27 @@ class Store:
                 "opening", "account", symbol, held.quantity, held.average_cost_usd, held, Decimal(0), now_ns
             )
         return Account(cash=cash_usd, positions=dict(sorted(positions.items())))
+
+    def _book_entries(self, account: Account, entries: Sequence[NewEntry], now_ns: int) -> Account:
+        """Book what is new. What happened before the opening is part of the opening's figures."""
+        opened = self._rows("SELECT at_ns FROM cash_entry WHERE kind = 'opening'")
+        for entry in entries:
+            if entry.at_ns <= opened[0][0] or self._rows(
+                "SELECT 1 FROM cash_entry WHERE reference = ?1 UNION SELECT 1 FROM position_entry WHERE reference = ?1",
+                entry.entry_id,
+            ):  # fmt: skip
+                continue
+            if entry.cash_usd:
+                account = replace(account, cash=exact(account.cash + entry.cash_usd))
+                self._insert_cash(entry.kind, entry.entry_id, entry.cash_usd, account.cash, now_ns)
+            if entry.quantity and entry.symbol:
+                held = _moved(account.positions.get(entry.symbol, FLAT), entry.quantity)
+                positions = {s: p for s, p in {**account.positions, entry.symbol: held}.items() if p.quantity}
+                account = replace(account, positions=dict(sorted(positions.items())))
+                self._insert_position(
+                    entry.kind, entry.entry_id, entry.symbol, entry.quantity, Decimal(0), held, Decimal(0), now_ns
+                )
+        return account
 
     def record_session(
         self, *, session_date: str, phase: str, equity_usd: Decimal, cash_usd: Decimal, now_ns: int
@@ -573,6 +610,14 @@ def halted_reason(database: peewee.SqliteDatabase) -> str | None:
     """Why trading is halted; None when it is not."""
     rows = execute(database, "SELECT kind, reason FROM halt ORDER BY seq DESC LIMIT 1")
     return rows[0][1] if rows and rows[0][0] == "halted" else None
+
+
+def _moved(held: Position, quantity: Decimal) -> Position:
+    """A position after shares were added or taken without a price: what was paid is spread over what is left."""
+    after = held.quantity + quantity
+    if not after:
+        return FLAT
+    return Position(exact(after), exact(held.average_cost_usd * held.quantity / after))
 
 
 def _text_or_none(value: Decimal | None) -> str | None:

@@ -66,6 +66,18 @@ class WireFill:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WireEntry:
+    """An activity that is no trade; `kind` is the broker's word in lower case, quantity and cash are signed."""
+
+    activity_id: str
+    kind: str
+    symbol: str
+    quantity: Decimal
+    cash_usd: Decimal
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WirePosition:
     """Signed quantity (negative: short) and average entry price."""
 
@@ -218,6 +230,23 @@ def parse_fill(wire: Wire) -> WireFill:
         cumulative_quantity=decimal(wire, "cum_qty"),
         price_usd=decimal(wire, "price"),
         at_ns=parse_time_ns(_text(wire, "transaction_time")),
+    )
+
+
+def parse_entry(wire: Wire) -> WireEntry:
+    """A non-trade activity. Its time is that of its booking; where only its date is known, the end of that day in UTC."""
+    created = wire.get("created_at")
+    if created:
+        at_ns = parse_time_ns(created)
+    else:
+        at_ns = parse_time_ns(f"{_text(wire, 'date')}T23:59:59Z")
+    return WireEntry(
+        activity_id=_text(wire, "id"),
+        kind=_text(wire, "activity_type").lower(),
+        symbol=wire.get("symbol") or "",
+        quantity=optional_decimal(wire, "qty") or Decimal(0),
+        cash_usd=optional_decimal(wire, "net_amount") or Decimal(0),
+        at_ns=at_ns,
     )
 
 

@@ -17,7 +17,7 @@ from algo_royale.ledger import Position
 from algo_royale.orders import Fill, OrderEvent, OrderIntent, OrderStatus
 from db.admin import check
 from db.database import execute
-from db.store import NewDecision, Reader, RefusedIntent, Store
+from db.store import NewDecision, NewEntry, Reader, RefusedIntent, Store
 
 DAY_NS = 86_400_000_000_000
 
@@ -379,6 +379,32 @@ def test_each_fill_since_the_last_agreement_widens_the_tolerance_by_half_a_cent(
         cause_of="periodic", checked=1, found=(), cash_usd=D("99800.02"), equity_usd=D(1), positions=held, now_ns=300
     ).agreed
     assert store.cash_tolerance_usd == D("0.01")
+
+
+def entry(kind: str, entry_id: str, *, quantity: str = "0", cash: str = "0", at_ns: int = 250) -> NewEntry:
+    return NewEntry(entry_id, kind, "IBM" if D(quantity) else "", D(quantity), D(cash), at_ns)
+
+
+def test_splits_and_fees_are_booked_once_and_explain_the_difference(tmp_path: Path) -> None:
+    """A two for one split doubles the shares and halves their cost; entries older than the opening are part of it."""
+    store = with_cash(open_store(tmp_path / "ledger.db"), "1000", IBM=Position(D(3), D("101.5")))
+    told = [
+        entry("jnlc", "deposit", cash="1000", at_ns=101),
+        entry("split", "s-1", quantity="3"),
+        entry("fee", "f-1", cash="-0.37"),
+    ]
+
+    for _ in range(2):
+        assert store.reconcile(
+            cause_of="periodic", checked=1, found=(), cash_usd=D("999.63"), equity_usd=D(1), now_ns=300, entries=told,
+            positions={"IBM": Position(D(6), D("50.75"))},
+        ).agreed  # fmt: skip
+
+    assert store.facts(now_ns=1).positions == {"IBM": Position(D(6), D("50.75"))}
+    assert store.facts(now_ns=1).cash_usd == D("999.63")
+    booked = execute(store.database, "SELECT kind, amount_usd FROM cash_entry ORDER BY seq")
+    assert booked == [("opening", "1000"), ("fee", "-0.37")]
+    assert check(store.database) == []
 
 
 def test_a_halt_lasts_until_a_person_resumes(store: Store, tmp_path: Path) -> None:
