@@ -41,7 +41,7 @@ class ThreadInbox:
     def __init__(self) -> None:
         self._tokens: SimpleQueue[Mailbox] = SimpleQueue()
         self.wake = self._tokens.put
-        self._lock = threading.Lock()  # held to take an item, and by the fencer: whoever is fenced takes nothing
+        self.held = threading.Lock()  # held to take an item, and by the fencer: whoever is fenced takes nothing
         self._envelope: Envelope[Any] = Envelope(None)
 
     def bind(self, incarnation: Incarnation) -> None:
@@ -54,7 +54,7 @@ class ThreadInbox:
         envelope, mailbox, claim = self._envelope, self.mailbox, self.incarnation.claim
         control, data = mailbox.control, mailbox.data
         while True:
-            with self._lock:
+            with self.held:
                 if self.fenced:
                     envelope.message = RELEASED
                     return envelope
@@ -78,7 +78,7 @@ class ThreadInbox:
 
     def bar(self, mailbox: Mailbox) -> None:
         """Hand out nothing any more."""
-        with self._lock:
+        with self.held:
             self.fenced = True
         self.wake(mailbox)
 

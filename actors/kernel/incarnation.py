@@ -234,6 +234,7 @@ class Incarnation:
         if self._stopped or not self._built:
             return
         self._stopped = True
+        self.actor._cause = self.actor._corr = 0
         try:
             self.actor.stopped(reason)
         except BaseException as error:  # noqa: BLE001 - it is ending anyway; the event tells
@@ -270,4 +271,3 @@ class Incarnation:
     def release_timers(self) -> None:
         """All timers of an ended incarnation are void; the heap drops them by looking at `over` and `fenced`."""
         self.timers.clear()
-        self.runtime.timers_changed()

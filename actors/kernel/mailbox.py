@@ -55,7 +55,7 @@ NOBODY = Nobody()
 class Mailbox:
     """The two lanes of one address. Many threads put; one reader at a time takes (see the inbox views)."""
 
-    __slots__ = ("capacity", "closed", "control", "data", "office", "overflow", "path", "reader", "view")
+    __slots__ = ("capacity", "closed", "control", "data", "epitaph", "office", "overflow", "path", "reader", "view")
 
     def __init__(self, path: str, spec: MailboxSpec, office: Office) -> None:
         self.path = path
@@ -71,6 +71,7 @@ class Mailbox:
         self.view: View = NOBODY
         self.reader: Any = None  # the stepped system's incarnation
         self.closed = False
+        self.epitaph = "terminated" if path else "no actor at this path"
 
     def __len__(self) -> int:
         return len(self.data)
@@ -85,7 +86,7 @@ class Mailbox:
         if view.waiting:
             view.wake(self)
         if self.closed:
-            self.drain(Outcome.DEAD, "terminated")
+            self.drain(Outcome.DEAD, self.epitaph)
             return False
         return True
 
@@ -118,7 +119,7 @@ class Mailbox:
     def close(self) -> None:
         """Refuse everything from now on, and end what is queued. For good."""
         self.closed = True
-        self.drain(Outcome.DEAD, "terminated")
+        self.drain(Outcome.DEAD, self.epitaph)
         while True:
             try:
                 self.control.popleft()

@@ -57,6 +57,20 @@ class Paced(Protocol):
     def advance_to(self, when_ns: int) -> None: ...
 
 
+class Bell(Protocol):
+    """What an edge thread waits on for an answer; as a mailbox's view it rings for every message."""
+
+    waiting: bool
+
+    def wake(self, mailbox: Mailbox, /) -> None: ...
+
+    def ring(self) -> None: ...
+
+    def wait(self, done: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until `done`, which becomes true before a ring; False if it did not in time."""
+        ...
+
+
 class Cell:
     """The half of an actor that survives restarts: address, mailbox, counters."""
 
@@ -174,8 +188,14 @@ class Runtime:
     def observe(self, path: str, timeout_s: float = 5.0) -> Mapping[str, object]:
         """An actor's `observe()`, taken in its thread. Edge only; raises TimeoutError."""
         answers: deque[Mapping[str, object]] = deque()
-        self.send_control(path, Observe(answers.append))
-        if not self._wait(lambda: bool(answers), timeout_s):
+        bell = self.make_bell()
+
+        def reply(answer: Mapping[str, object]) -> None:
+            answers.append(answer)
+            bell.ring()
+
+        self.send_control(path, Observe(reply))
+        if not bell.wait(lambda: bool(answers), timeout_s):
             raise TimeoutError(f"{path} did not answer within {timeout_s} s")
         return answers.popleft()
 
@@ -187,9 +207,10 @@ class Runtime:
         self.count_end()
         path = f"edge/{number}"
         cell = self.ensure_cell(path, "edge", ChildSpec(id=str(number), factory=_nobody))
+        bell = cell.mailbox.view = self.make_bell()
         try:
             ref.tell(msgspec.structs.replace(message, reply_to=path))
-            if not self._wait(lambda: bool(cell.mailbox.data), timeout):
+            if not bell.wait(lambda: bool(cell.mailbox.data), timeout):
                 raise TimeoutError(f"{ref.path} did not answer within {timeout} s")
             record = cell.mailbox.data.popleft()
             assert isinstance(record, Record)
@@ -317,9 +338,6 @@ class Runtime:
     def cancel_timer(self, timer: Timer) -> None:
         self.timers.cancel(timer)
 
-    def timers_changed(self) -> None:
-        """Hook: the first due instant may be another."""
-
     def next_timer_ns(self) -> int | None:
         """When the next timer is due, if there is one."""
         return self.timers.next_due()
@@ -408,5 +426,6 @@ class Runtime:
     def root_changed(self) -> None:
         """Hook: the root has started or ended."""
 
-    def _wait(self, done: Callable[[], bool], timeout_s: float) -> bool:
+    def make_bell(self) -> "Bell":
+        """Something that an edge thread can wait for."""
         raise NotImplementedError

@@ -100,6 +100,22 @@ class _Thaw:
     done: bool
 
 
+class _StepBell:
+    """An edge that waits drives the system meanwhile."""
+
+    waiting = False
+
+    def __init__(self, system: "SteppedSystem") -> None:
+        self._system = system
+
+    def wake(self, mailbox: Mailbox) -> None: ...
+
+    def ring(self) -> None: ...
+
+    def wait(self, done: Callable[[], bool], timeout_s: float) -> bool:
+        return self._system.run_until(done, timeout_s)
+
+
 class SteppedSystem(Runtime):
     """Runs a tree of actors one message at a time, in the thread that calls it."""
 
@@ -145,7 +161,7 @@ class SteppedSystem(Runtime):
     def start(self, root_spec: ChildSpec) -> Ref[Any]:
         """Start the tree and run until all of it stands; raises StartFailed if it does not."""
         root = self._begin(root_spec)
-        self._wait(lambda: self._root_up or self._root_ended is not None, float("inf"))
+        self.run_until(lambda: self._root_up or self._root_ended is not None, float("inf"))
         if not self._root_up or self._root_ended is not None:
             reason = self._root_ended or Reason(Ending.START_FAILED, "hangs")
             self.stop(0.0)
@@ -158,7 +174,7 @@ class SteppedSystem(Runtime):
             return self._result
         if self._root is not None and self._root_ended is None:
             self.request_stop(EXIT_OK, "stopped as asked")
-            self._wait(lambda: self._root_ended is not None, deadline_s)
+            self.run_until(lambda: self._root_ended is not None, deadline_s)
         late = self._root is not None and self._root_ended is None
         if late:
             for cell in list(self.cells.values()):
@@ -216,8 +232,8 @@ class SteppedSystem(Runtime):
                 self.run_until_idle()
         self.clock.move_to(when_ns)
 
-    def _wait(self, done: Callable[[], bool], timeout_s: float) -> bool:
-        """Run, and let time pass when nobody is ready, until `done` or nothing more can happen in time."""
+    def run_until(self, done: Callable[[], bool], timeout_s: float = float("inf")) -> bool:
+        """Run, and let time pass when nobody is ready, until `done`; False if that cannot happen in (virtual) time."""
         limit_ns = self.now_ns() + timeout_s * 1e9
         while not done():
             if self.step():
@@ -394,6 +410,9 @@ class SteppedSystem(Runtime):
         while len(mailbox) >= mailbox.capacity and self.step():
             pass
         return len(mailbox) < mailbox.capacity
+
+    def make_bell(self) -> _StepBell:
+        return _StepBell(self)
 
     def _record(self, record: Record) -> None:
         self._trace.append(record)

@@ -157,6 +157,8 @@ class Supervisor(Actor[Any]):
         ):
             child.wanted, child.forget = False, True
         else:
+            if before is _Phase.RUNNING and self._lived_long(child):
+                child.failures = 0
             self._restart(child, reason)
 
     def _on_stuck(self, path: str, generation: int, reason: Reason) -> None:
@@ -192,7 +194,6 @@ class Supervisor(Actor[Any]):
 
     def _restart(self, failed: _Child, reason: Reason) -> None:
         """Schedule the restart of `failed` and of those its strategy takes along; or give up."""
-        period_ns = round(self._intensity.period * 1e9 * self._runtime.pace)
         own = failed.spec.intensity
         if self._too_many(self._restarts_ns, self._intensity) or (
             own is not None and self._too_many(failed.restarts_ns, own)
@@ -202,8 +203,6 @@ class Supervisor(Actor[Any]):
             self.cell_error(cause)
             self._go_down(Reason(Ending.ESCALATED, cause))
             return
-        if failed.ran and self.now_ns - failed.started_ns >= period_ns:
-            failed.failures = 0
         failed.failures += 1
         failed.cell.state = "backoff"
         self._back_off(failed)
@@ -214,6 +213,10 @@ class Supervisor(Actor[Any]):
             sibling.stale = True
             if sibling.spec.restart is Restart.TEMPORARY:
                 sibling.wanted, sibling.forget = False, True
+
+    def _lived_long(self, child: _Child) -> bool:
+        """Whether it ran for so long that its next failure is a first one."""
+        return self.now_ns - child.started_ns >= self._intensity.period * 1e9 * self._runtime.pace
 
     def _taken_along(self, failed: _Child) -> list[_Child]:
         children = list(self._children.values())
@@ -309,7 +312,7 @@ class Supervisor(Actor[Any]):
     def _start_next(self, *, in_order: bool) -> None:
         """Start who is wanted; in order, one waits for those before it, also through their backoff."""
         for child in self._children.values():
-            if child.stale:
+            if child.stale and child.phase is _Phase.DOWN:
                 child.cell.mailbox.drain(Outcome.DISCARDED, "of the epoch before a restart")
                 child.stale = False
         for child in list(self._children.values()):

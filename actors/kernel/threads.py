@@ -12,16 +12,17 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
 
-from actors.kernel._pykka import ThreadIncarnation, make_thread_incarnation
+from actors.kernel._pykka import ThreadInbox, ThreadIncarnation, make_thread_incarnation
 from actors.kernel.control import ChildStuck, Control, Ending, Reason
 from actors.kernel.incarnation import START, Incarnation
 from actors.kernel.mailbox import BlockingLane, Mailbox
 from actors.kernel.record import TIMER, Record, Sink
 from actors.kernel.ref import Ref, running
-from actors.kernel.runtime import EXIT_DEADLINE, EXIT_OK, NotIdle, Runtime, StartFailed, count_value
+from actors.kernel.runtime import EXIT_OK, NotIdle, Runtime, StartFailed, count_value
 from actors.kernel.spec import ChildSpec
 from actors.kernel.timers import Timer, TimerHeap
 from algo_royale.clock import Clock, ManualClock
@@ -48,9 +49,11 @@ class ThreadSystem(Runtime):
         self._manual = clock if isinstance(clock, ManualClock) else None
         self._guards = TimerHeap()
         self._changed = threading.Condition()
-        self._next_wake_s = 0.0
         self._idle: threading.Event | None = None
-        self._root_event = threading.Event()
+        self._root_decided = threading.Event()  # started, or failed to
+        self._root_over = threading.Event()
+        self._news: SimpleQueue[int] = SimpleQueue()
+        self._interrupts = 0
         self._closing = False
         self._keeper: threading.Thread | None = None
         self._incarnations: list[ThreadIncarnation] = []
@@ -62,7 +65,7 @@ class ThreadSystem(Runtime):
         """Start the tree and wait until all of it stands; raises StartFailed if it does not."""
         self._keeper = spawn_thread("kernel-timers", self._keep_time)
         root = self._begin(root_spec)
-        self._root_event.wait()
+        self._root_decided.wait()
         if not self._root_up or self._root_ended is not None:
             reason = self._root_ended or Reason(Ending.START_FAILED)
             self.stop(5.0)
@@ -74,22 +77,19 @@ class ThreadSystem(Runtime):
         if self._result is not None:
             return self._result
         due = time.monotonic() + deadline_s
-        if self._root is not None and self._root_ended is None:
-            self.request_stop(EXIT_OK, "stopped as asked")
-            self._wait(lambda: self._root_ended is not None, deadline_s)
-        late = self._root is not None and self._root_ended is None
+        late = False
+        if self._root is not None:
+            if self._root_ended is None:
+                self.request_stop(EXIT_OK, "stopped as asked")
+            late = not self._root_over.wait(deadline_s)
         if late:
-            self.request_stop(EXIT_DEADLINE, f"not stopped within {deadline_s} s")
             for cell in list(self.cells.values()):
                 if cell.alive:
                     self.fence(cell, "shutdown deadline passed", what="abandoned")
         for incarnation in self._incarnations:
-            if incarnation.thread is not threading.current_thread() and incarnation.thread.ident is not None:
-                hopeless = incarnation.fenced and bool(incarnation.zones.serial or incarnation in self.abandoned)
-                incarnation.thread.join(0.05 if hopeless else max(0.2, due - time.monotonic()))
+            incarnation.thread.join(0.05 if incarnation.fenced else max(0.2, due - time.monotonic()))
         self._closing = True
-        with self._changed:
-            self._changed.notify_all()
+        self._wake_keeper()
         if self._keeper is not None:
             self._keeper.join(1.0)
         return self._settle(late=late)
@@ -97,26 +97,25 @@ class ThreadSystem(Runtime):
     def run(self, deadline_s: float = 30.0) -> int:
         """Block the main thread until the system ends or SIGTERM or SIGINT asks it to; a second SIGINT returns 130."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        interrupts: list[int] = []
-
-        def asked(number: int, _frame: FrameType | None) -> None:
-            interrupts.append(number)
-            if interrupts.count(signal.SIGINT) > 1:
-                self._root_event.set()
-            self.request_stop(EXIT_OK, signal.Signals(number).name)
-
-        with _handlers(asked):
+        # A handler may interrupt anything, so it takes no lock: SimpleQueue.put is made for that.
+        with _handlers(lambda number, _frame: self._news.put(number)):
             while self.exit_code is None:
-                self._root_event.wait()
-                self._root_event.clear()
+                self._hear(self._news.get())
             due = time.monotonic() + deadline_s
-            while self._root_ended is None and time.monotonic() < due:
-                if interrupts.count(signal.SIGINT) > 1:
+            while self._root_ended is None and (left := due - time.monotonic()) > 0:
+                with contextlib.suppress(Empty):
+                    self._hear(self._news.get(timeout=left))
+                if self._interrupts > 1:
                     self._settle(late=True)
                     return CODE_INTERRUPTED
-                self._root_event.wait(max(0.0, due - time.monotonic()))
-                self._root_event.clear()
             return self.stop(max(0.0, due - time.monotonic()))
+
+    def _hear(self, number: int) -> None:
+        """A signal has come, or (0) the root has changed."""
+        if number == signal.SIGINT:
+            self._interrupts += 1
+        if number:
+            self.request_stop(EXIT_OK, signal.Signals(number).name)
 
     # --- pace -------------------------------------------------------------------------------------------------------
 
@@ -144,7 +143,7 @@ class ThreadSystem(Runtime):
             raise TypeError("only a ManualClock can be moved")
         while (due_ns := self.timers.next_due()) is not None and due_ns <= when_ns:
             self._manual.move_to(due_ns)
-            self._fire(self.timers, self.now_ns())
+            self._fire_together(self.timers.pop_due(self.now_ns()))
             if due_ns < when_ns:
                 self.run_until_idle()
         self._manual.move_to(when_ns)
@@ -187,7 +186,7 @@ class ThreadSystem(Runtime):
 
     def add_timer(self, when_ns: int, owner: Incarnation, item: object) -> Timer:
         timer = super().add_timer(when_ns, owner, item)
-        if self._manual is None:
+        if self._manual is None and self.timers.is_first(timer):
             self._wake_keeper()
         return timer
 
@@ -206,23 +205,18 @@ class ThreadSystem(Runtime):
         return True
 
     def root_changed(self) -> None:
-        self._root_event.set()
+        self._root_decided.set()
+        if self._root_ended is not None:
+            self._root_over.set()
+        self._news.put(0)
         self.idle_hint()
 
     def request_stop(self, exit_code: int, reason: str) -> None:
         super().request_stop(exit_code, reason)
-        self._root_event.set()
+        self._news.put(0)
 
-    def _wait(self, done: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait for a condition that some actor will make true."""
-        due = time.monotonic() + timeout_s
-        while not done():
-            left = due - time.monotonic()
-            if left <= 0:
-                return False
-            self._root_event.wait(min(left, 0.002))
-            self._root_event.clear()
-        return True
+    def make_bell(self) -> "_ThreadBell":
+        return _ThreadBell()
 
     # --- the timer thread -------------------------------------------------------------------------------------------
 
@@ -252,10 +246,35 @@ class ThreadSystem(Runtime):
         return wait_s
 
     def _fire(self, heap: TimerHeap, now_ns: int) -> None:
-        """Queue what is due; readers are woken only when all of it is queued."""
-        due = heap.pop_due(now_ns)
-        for timer in due:
+        for timer in heap.pop_due(now_ns):
             deliver(self, timer)
+
+    def _fire_together(self, due: list[Timer]) -> None:
+        """Queue timers while their readers are held, so that nobody runs before all of them are queued."""
+        with contextlib.ExitStack() as held:
+            for mailbox in dict.fromkeys(timer.mailbox for timer in due):
+                if isinstance(mailbox.view, ThreadInbox):
+                    held.enter_context(mailbox.view.held)
+            for timer in due:
+                deliver(self, timer)
+
+
+class _ThreadBell:
+    """An edge thread waits on an event."""
+
+    waiting = True
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def wake(self, mailbox: Mailbox) -> None:
+        self._event.set()
+
+    def ring(self) -> None:
+        self._event.set()
+
+    def wait(self, done: Callable[[], bool], timeout_s: float) -> bool:
+        return self._event.wait(timeout_s) and done()
 
 
 def deliver(runtime: Runtime, timer: Timer) -> None:

@@ -42,6 +42,10 @@ class TimerHeap:
             heapq.heappush(self._heap, timer)
         return timer
 
+    def is_first(self, timer: Timer) -> bool:
+        with self._lock:
+            return bool(self._heap) and self._heap[0] is timer
+
     def cancel(self, timer: Timer) -> None:
         """Void it. The heap is rebuilt when most of it is void, so that replaced timers do not pile up."""
         with self._lock:
