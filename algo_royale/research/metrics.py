@@ -226,7 +226,7 @@ def compute(
 def stitch(parts: Sequence[FloatArray], start_equity: float) -> tuple[FloatArray, FloatArray]:
     """Session returns of consecutive test windows in time order, and the equity they compound to."""
     returns = np.concatenate(parts) if parts else np.empty(0)
-    equity: FloatArray = start_equity * np.cumprod(1.0 + returns)
+    equity = np.asarray(start_equity * np.cumprod(1.0 + returns), np.float64)
     return returns, equity
 
 
