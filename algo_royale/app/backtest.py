@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -18,6 +19,11 @@ from algo_royale.research import plan as planning
 from algo_royale.research import stages
 from algo_royale.research.plan import Plan, ResearchConfig
 
+def iso(at_ns: int) -> str:
+    """UTC nanoseconds as ISO-8601 with Z, to the second."""
+    return datetime.fromtimestamp(at_ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 ROOT = "root"
 COORDINATOR = f"{ROOT}/backtest/coordinator"
 
@@ -29,10 +35,13 @@ class MakeRunner:
     config: ResearchConfig
 
     def __call__(self) -> RunUnit:
-        units = {unit.key: unit for unit in planning.plan(self.config).units}
+        units, clock = {unit.key: unit for unit in planning.plan(self.config).units}, WallClock()
 
         def run(key: str) -> None:
-            stages.commit(stages.run_unit(units[key], self.config), self.config)
+            began_s = clock.monotonic_s()
+            result = stages.run_unit(units[key], self.config)
+            took_s = round(clock.monotonic_s() - began_s, 3)
+            stages.commit(result, units[key], self.config, created_at=iso(clock.now_ns()), run_time_sec=took_s)
 
         return run
 
@@ -85,6 +94,7 @@ def run_backtest(
 
     The first Ctrl-C lets the running units finish; the second one kills the workers and ends the process with 130.
     """
+    os.environ.update(stages.WORKER_ENVIRONMENT)  # read by the workers when they import numpy
     last = Progress()
     done = threading.Event()
 

@@ -65,12 +65,20 @@ class TwinMarket:
         self._now_ns, self._next_ns = self._clock()
 
     def _clock(self) -> tuple[int, int | None]:
-        answer = self._session.get(f"{self._url}/sim/clock", timeout=10).json()
-        return int(answer["now_ns"]), answer.get("next_event_ns")
+        try:
+            answer = self._session.get(f"{self._url}/sim/clock", timeout=10).json()
+        except requests.RequestException as error:
+            raise BrokerUnavailable(f"no exchange twin answers at {self._url}: {error}") from error
+        return int(answer["now_ns"]), answer["next_event_ns"]
 
     @property
     def now_ns(self) -> int:
         return self._now_ns
+
+    def has_ended(self) -> bool:
+        """Whether the twin has no event left; asks it."""
+        self._now_ns, self._next_ns = self._clock()
+        return self._next_ns is None
 
     def next_event_ns(self) -> int | None:
         return self._next_ns

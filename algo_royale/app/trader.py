@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -17,7 +18,8 @@ import msgspec
 import requests
 
 from actors.alpaca import AlpacaRest, AlpacaStreams
-from actors.kernel import MessageLog, RunInfo, ThreadSystem
+from actors.kernel import ThreadSystem
+from actors.kernel.journal import LogReader, MessageLog, RunInfo
 from actors.trading import Trader, tree
 from algo_royale.app.exchange_process import ExchangeProcess
 from algo_royale.app.pacing import TwinMarket, run_paced
@@ -28,7 +30,7 @@ from algo_royale.errors import BadConfiguration, BadInput, BrokerUnavailable
 from algo_royale.market import Timeframe
 from algo_royale.research import artifacts
 from algo_royale.research.handover import TradingPlan, engine_config
-from algo_royale.sessions import calendar
+from algo_royale.sessions import calendar, new_york_date
 from db.store import Reader, Store
 
 TWIN_KEYS = ("TWINKEY", "twin-secret")
@@ -54,14 +56,6 @@ class Endpoints:
     data_stream_url: str
     keys: tuple[str, str]
     twin: bool
-
-    @classmethod
-    def of_twin(cls, url: str) -> "Endpoints":
-        ws = url.replace("http://", "ws://", 1)
-        return cls(
-            trading_url=url, data_url=url, trading_stream_url=f"{ws}/stream", data_stream_url=f"{ws}/v2/iex",
-            keys=TWIN_KEYS, twin=True,
-        )  # fmt: skip
 
     @classmethod
     def of_config(cls, broker: Broker, keys: BrokerKeys | None, *, twin: bool) -> "Endpoints":
@@ -96,28 +90,36 @@ def trader_parts(
     )  # fmt: skip
 
 
-@contextlib.contextmanager
-def twin_process(plan: TradingPlan, config: Config, *, speed: str, start: date | None, until: date | None) -> Iterator[str]:
-    """The Alpaca twin in a process of its own, over the sessions that the research has not judged on."""
-    first = calendar().next_session(
-        calendar().offset(start or date.fromisoformat(plan.last_session), 0).close_ns - 1 if start is None
-        else calendar().offset(start, 0).open_ns - 1
-    )  # fmt: skip
-    catalog = open_catalog(config.research.data)
-    last = max(
-        datetime.fromtimestamp(int(catalog.bars(s, Timeframe(plan.timeframe)).start_ns[-1]) / 1e9, UTC).date()
-        for s in plan.names
-    )
-    if first.date > last:
+def sessions_to_trade(plan: TradingPlan, config: Config, *, start: date | None, until: date | None) -> tuple[date, date]:
+    """First and last session for the twin: by default all that the data hold after the research's last judgement."""
+    cal, catalog = calendar(), open_catalog(config.research.data)
+    timeframe = Timeframe(plan.timeframe)
+    last = max(new_york_date(int(catalog.bars(symbol, timeframe).start_ns[-1])) for symbol in plan.names)
+    judged = cal.offset(date.fromisoformat(plan.last_session), 0)
+    first = cal.next_session(judged.close_ns).date if start is None else cal.offset(start, 0).date
+    if first > last:
         raise BadInput(
             f"no session to trade: the data end on {last} and the research has judged up to {plan.last_session}; "
             "keep a holdout in run-backtest, or give --start"
         )
-    with ExchangeProcess(
-        data=config.research.data, symbols=plan.names, start=first.date, end=min(until or last, last), speed=speed,
-        seed=config.exchange.seed, cash=config.account.cash, costs=config.costs, multiplier=config.exchange.multiplier,
-    ) as twin:  # fmt: skip
-        yield twin.url
+    return first, min(until or last, last)
+
+
+@contextlib.contextmanager
+def twin_process(plan: TradingPlan, config: Config, *, first: date, last: date, speed: str) -> Iterator[Endpoints]:
+    """The Alpaca twin in a process of its own."""
+    costs = [f"--cost={name}={value}" for name, value in config.costs.model_dump().items()]
+    options = [
+        f"--data={config.research.data}", f"--symbols={','.join(plan.names)}", f"--start={first}", f"--end={last}",
+        f"--speed={speed}", f"--seed={config.exchange.seed}", f"--cash={config.account.cash}",
+        f"--port={config.exchange.port}", f"--host={config.exchange.host}", *costs,
+        f"--cost=price_tick={config.account.price_tick}",
+    ]  # fmt: skip
+    with ExchangeProcess(options) as twin:
+        yield Endpoints(
+            trading_url=twin.url, data_url=twin.url, trading_stream_url=twin.trading_stream,
+            data_stream_url=twin.data_stream, keys=(twin.key_id, twin.secret_key), twin=True,
+        )  # fmt: skip
 
 
 def live_start(now_ns: int) -> int:
@@ -198,7 +200,7 @@ def run_trader(
         client.close()
     return _summary(
         home, run_id, config, plan, system, exit_code, began_ns=info.started_ns, ended_ns=clock.now_ns(),
-        elapsed_s=wall.monotonic_s() - began, facts_before=facts,
+        elapsed_s=wall.monotonic_s() - began,
     )  # fmt: skip
 
 
@@ -237,34 +239,49 @@ def _wait(
 
 def _summary(
     home: Path, run_id: str, config: Config, plan: TradingPlan, system: ThreadSystem, exit_code: int, *, began_ns: int,
-    ended_ns: int, elapsed_s: float, facts_before: Any,
+    ended_ns: int, elapsed_s: float,
 ) -> dict[str, Any]:  # fmt: skip
+    """The document of `run-trader --json`; money as text. Counts are of this run."""
     with Reader(home / "ledger.db") as reader:
-        counts = reader.run_counts(run_id)
-        summary = reader.summary()
-        positions = reader.positions()
-    equity_start = facts_before.cash_usd if facts_before.cash_usd is not None else counts["equity_start"]
+        orders = [row for row in reader.orders(since_ns=began_ns)]
+        checks = [row for row in reader.reconciliations() if row["run_id"] == run_id]
+        decisions = [row for row in reader.decisions() if row["run_id"] == run_id]
+        refused = len([row for row in reader.refusals() if row["run_id"] == run_id])
+        fills = [row for row in reader.fills() if row["run_id"] == run_id]
+        summary, positions = reader.summary(), reader.positions()
+    with LogReader(home / "runs" / run_id / "messages.db") as log:
+        kinds = {kind: count for kind, count in log.stats().kinds.items()}
+    ended = Counter(str(row["status"]) for row in orders)
     return {
         "run_id": run_id,
         "environment": config.environment,
         "started_at": _iso(began_ns),
         "ended_at": _iso(ended_ns),
-        "sessions": counts["sessions"],
+        "sessions": len({row["session_date"] for row in decisions}),
         "symbols": list(plan.names),
-        "bars": counts["decisions"] * len(plan.names),
-        "signals": counts["decisions"],
-        "orders": counts["orders"],
-        "fills": counts["fills"],
-        "equity_start": _money(equity_start),
+        "bars": kinds.get("BarClosed", 0),
+        "signals": kinds.get("SignalReported", 0),
+        "orders": {
+            "submitted": len(orders) - ended["recorded"],
+            "filled": ended["filled"],
+            "rejected": ended["rejected"],
+            "canceled": ended["canceled"] + ended["expired"],
+            "refused": refused,
+        },
+        "fills": len(fills),
+        "equity_start": _money(checks[0]["broker_equity_usd"] if checks else None),
         "equity_end": _money(summary.equity_usd),
         "cash": _money(summary.cash_usd),
-        "positions": positions,
+        "positions": [{"symbol": p["symbol"], "quantity": str(p["quantity"]), "cost_usd": _money(p["cost_usd"])} for p in positions],
         "restarts": sum(int(str(row["restarts"])) for row in system.tree()),
         "dead_letters": system.dead_letter_count,
-        "reconciliations": counts["reconciliations"],
+        "reconciliations": {
+            "checked": len(checks),
+            "differences": sum(1 for row in checks if not row["agreed"]),
+        },
         "exit_code": exit_code,
         "elapsed_s": round(elapsed_s, 3),
-    }
+    }  # fmt: skip
 
 
 def _money(value: Decimal | None) -> str | None:

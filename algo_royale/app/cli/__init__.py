@@ -275,7 +275,8 @@ def _script(name: str) -> NoReturn:
     """A command as a console script of its own, global options among its own."""
     found = command(name)
     own = [p for p in found.params if not (isinstance(p, click.Option) and p.hidden and p.name in _GLOBAL)]
-    found.params = [*own, *global_options()]
+    taken = {name for param in own for name in param.opts}
+    found.params = [*own, *(o for o in global_options() if not taken.intersection(o.opts))]
     _run(
         found.main, prog_name=name, standalone_mode=False, auto_envvar_prefix=f"{PREFIX}_{name.upper().replace('-', '_')}",
         help_option_names=["-h", "--help"], max_content_width=120,

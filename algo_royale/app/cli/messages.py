@@ -1,0 +1,523 @@
+"""`messages`, `actors` and `replay`: what a run's message log has to say, also while the run goes on.
+
+Tables on a terminal, tab-separated lines in a pipe, one JSON document with `--json` (`tail`: one per line). Times are
+New York's, in ISO 8601.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from zoneinfo import ZoneInfo
+
+import click
+
+from algo_royale.errors import BadInput, UnknownName
+
+if TYPE_CHECKING:
+    from actors.kernel.journal import ActorState, Entry, LogReader, TraceLine
+    from actors.kernel.replay import ReplayReport
+
+NEW_YORK = ZoneInfo("America/New_York")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SUMMARY_LIMIT = 200
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Globals(Protocol):
+    """The options before the command that these commands read from `ctx.obj`."""
+
+    home: Path
+    env: str
+    json: bool
+
+
+# --- finding and reading a run ---------------------------------------------------------------------------------------
+
+
+def find_log(options: Globals, run: str | None) -> Path:
+    """The message log of a run: by run id, by path (of the file or its folder), or the newest of the environment."""
+    runs = options.home / options.env / "runs"
+    if run is not None:
+        given = Path(run)
+        for path in (runs / run / "messages.db", given / "messages.db", given):
+            if path.is_file():
+                return path
+        known = [path.parent.name for path in runs.glob("*/messages.db")]
+        if not known:
+            raise BadInput(f"no run {run!r}: there is no message log under {runs}")
+        raise UnknownName("run", run, known)
+    logs = list(runs.glob("*/messages.db"))
+    if not logs:
+        raise BadInput(
+            f"no message log under {runs}; start `run-trader`, or `run-backtest --log`, or name one with --run"
+        )
+    return max(logs, key=_touched)
+
+
+def _touched(path: Path) -> tuple[float, str]:
+    wal = path.with_name(path.name + "-wal")
+    return max(file.stat().st_mtime for file in (path, wal) if file.exists()), str(path)
+
+
+@contextmanager
+def _open(options: Globals, run: str | None) -> "Iterator[LogReader]":
+    import actors.messages  # noqa: F401 - so that bodies decode into their classes
+    from actors.kernel.journal import LogReader
+
+    with LogReader(find_log(options, run)) as reader:
+        if reader.off_reason():
+            click.echo(f"note: this log was turned off before its run ended: {reader.off_reason()}", err=True)
+        if reader.gaps():
+            click.echo(f"note: {reader.gaps()} records are missing from this log (queue overflow)", err=True)
+        yield reader
+
+
+# --- showing ---------------------------------------------------------------------------------------------------------
+
+
+def when(at_ns: int) -> str:
+    """ISO 8601 in New York, to the millisecond; "-" for no time."""
+    if not at_ns:
+        return "-"
+    return (_EPOCH + timedelta(microseconds=at_ns // 1000)).astimezone(NEW_YORK).isoformat(timespec="milliseconds")
+
+
+def to_ns(text: str) -> int:
+    """UTC nanoseconds of an ISO date or time; New York where it names no offset."""
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadInput(f"{text!r} is not an ISO date or time such as 2013-01-03 or 2013-01-03T16:00") from None
+    if instant.tzinfo is None:
+        instant = instant.replace(tzinfo=NEW_YORK)
+    return (instant - _EPOCH) // timedelta(microseconds=1) * 1000
+
+
+def summary(message: Any) -> str:
+    """One line of a message: its fields in their order, long parts cut."""
+    fields = _plain(message)
+    shown = [f"{name}={_short(name, value)}" for name, value in fields.items() if name not in ("at_ns", "type")]
+    line = " ".join(shown)
+    return line if len(line) <= _SUMMARY_LIMIT else line[: _SUMMARY_LIMIT - 3] + "..."
+
+
+def _plain(message: Any) -> dict[str, Any]:
+    from actors.kernel.journal import Unknown
+
+    if isinstance(message, Unknown):
+        return message.fields if isinstance(message.fields, dict) else {"fields": message.fields}
+    return {name: getattr(message, name) for name in message.__struct_fields__}
+
+
+def _short(name: str, value: Any) -> str:
+    if name.endswith("_ns") and isinstance(value, int) and value > 10**15:
+        return when(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, str | Decimal | int) or value is None:
+        text = str(value)
+        return text if len(text) <= 60 else text[:57] + "..."
+    if isinstance(value, Mapping):
+        return "{" + " ".join(f"{key}={_short(str(key), item)}" for key, item in value.items()) + "}"
+    if isinstance(value, Iterable):
+        items = list(value)
+        if len(items) > 3:
+            return f"[{len(items)} items]"
+        return "[" + ", ".join(_short("", item) for item in items) + "]"
+    inner = {field: getattr(value, field) for field in getattr(value, "__struct_fields__", ())}
+    return "{" + " ".join(f"{field}={_short(field, item)}" for field, item in inner.items() if item is not None) + "}"
+
+
+def _document(entry: "Entry") -> dict[str, Any]:
+    return {
+        "id": entry.id, "cause": entry.cause, "corr": entry.corr, "sender": entry.sender, "sender_generation": entry.gen,
+        "recipient": entry.recipient, "recipient_generation": entry.attempt, "type": entry.kind, "sent": when(entry.sent_ns),
+        "sent_ns": entry.sent_ns, "handled": when(entry.handled_ns), "handled_ns": entry.handled_ns, "took_us": entry.took_us,
+        "outcome": entry.outcome.name.lower(), "detail": entry.detail, "message": _plain(entry.message),
+    }  # fmt: skip
+
+
+def _print_json(document: object, *, indent: bool = True) -> None:
+    import msgspec
+
+    encoded = msgspec.json.encode(document, enc_hook=str)  # money as strings, NaN as null
+    click.echo(msgspec.json.format(encoded, indent=2 if indent else -1).decode())
+
+
+def _print_table(
+    title: str, headers: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()
+) -> None:
+    """A table on a terminal; tab-separated lines under a header line otherwise."""
+    if not sys.stdout.isatty():
+        for row in (headers, *rows):
+            click.echo("\t".join(str(cell) for cell in row))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for header in headers:
+        table.add_column(header, justify="right" if header in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_coloured(escape(str(cell))) for cell in row))
+    Console().print(table)
+
+
+_COLOURS = {
+    "ok": "green",
+    "running": "green",
+    "conflated": "yellow",
+    "ended": "cyan",
+    "stopped": "cyan",
+} | dict.fromkeys(
+    ("failed", "dead", "overflow", "fenced", "discarded", "hung", "vanished", "escalated", "halted", "terminated"),
+    "red",
+)
+
+
+def _coloured(cell: str) -> str:
+    colour = _COLOURS.get(cell)
+    return f"[{colour}]{cell}[/{colour}]" if colour else cell
+
+
+_ENTRY_HEADERS = ("id", "time", "from", "to", "type", "outcome", "took_us", "summary")
+
+
+def _entry_row(entry: "Entry") -> tuple[object, ...]:
+    told = summary(entry.message)
+    return (
+        entry.id, when(entry.at_ns), entry.sender, entry.recipient, entry.kind, entry.outcome.name.lower(), entry.took_us,
+        f"{entry.detail} | {told}" if entry.detail else told,
+    )  # fmt: skip
+
+
+def _print_entries(options: Globals, reader: "LogReader", title: str, entries: "Sequence[Entry]") -> None:
+    if options.json:
+        _print_json({"run": reader.run().id, "messages": [_document(entry) for entry in entries]})
+    else:
+        _print_table(title, _ENTRY_HEADERS, map(_entry_row, entries), right=("id", "took_us"))
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
+
+
+def _run_option(command: F) -> F:
+    return click.option("--run", metavar="RUN", help="Run id or path of a log.  [default: the newest run]")(command)
+
+
+def _filter_options(command: F) -> F:
+    outcomes = ["ok", "failed", "dead", "overflow", "fenced", "discarded", "conflated"]
+    for option in (
+        click.option("--outcome", type=click.Choice(outcomes), multiple=True, help="How it ended; repeatable."),
+        click.option("--corr", type=int, help="Only this correlation."),
+        click.option("--type", "kind", metavar="NAME", help="Message type, or a glob such as 'Order*'."),
+        click.option("--actor", metavar="PATH", help="Sender or recipient: a path, its last part, or a glob."),
+        _run_option,
+    ):
+        command = option(command)
+    return command
+
+
+def _filters(actor: str | None, kind: str | None, corr: int | None, outcome: Sequence[str]) -> dict[str, Any]:
+    from actors.kernel.record import Outcome
+
+    chosen = [Outcome[name.upper()] for name in outcome] or None
+    return {"actor": actor, "kind": kind, "corr": corr, "outcomes": chosen}
+
+
+def _limit(limit: int) -> int | None:
+    return limit or None
+
+
+_limit_option = click.option(
+    "--limit", type=click.IntRange(min=0), default=50, show_default=True, help="The newest N; 0 for all."
+)
+
+
+@click.group("messages")
+def messages_group() -> None:
+    """Read a run's message log: who told whom what, why, and how it ended.
+
+    \b
+    Examples:
+      algo-royale messages list --actor portfolio --limit 20
+      algo-royale messages trace 1234
+      algo-royale messages dead
+    """
+
+
+@messages_group.command("list")
+@_filter_options
+@click.option("--since", metavar="TIME", help="From this ISO date or time on (New York).")
+@click.option("--until", metavar="TIME", help="Before this ISO date or time (New York).")
+@_limit_option
+@click.pass_obj
+def list_command(
+    options: Globals, run: str | None, actor: str | None, kind: str | None, corr: int | None, outcome: Sequence[str],
+    since: str | None, until: str | None, limit: int,
+) -> None:  # fmt: skip
+    """List messages in the order of handling.
+
+    \b
+    Examples:
+      algo-royale messages list --type 'Order*' --since 2013-01-03
+      algo-royale messages list --actor signal:AAPL --outcome failed --limit 0
+      algo-royale --json messages list --corr 1234
+    """
+    with _open(options, run) as reader:
+        entries = reader.messages(
+            **_filters(actor, kind, corr, outcome),
+            since_ns=to_ns(since) if since else None,
+            until_ns=to_ns(until) if until else None,
+            limit=_limit(limit),
+        )
+        _print_entries(options, reader, f"messages of {reader.run().id}", entries)
+
+
+@messages_group.command("show")
+@click.argument("message_id", type=int, metavar="ID")
+@_run_option
+@click.pass_obj
+def show_command(options: Globals, run: str | None, message_id: int) -> None:
+    """Show one message with all its fields.
+
+    \b
+    Examples:
+      algo-royale messages show 1234
+    """
+    with _open(options, run) as reader:
+        entry = reader.show(message_id)
+        if entry is None:
+            raise BadInput(f"run {reader.run().id} has no message {message_id}")
+        if options.json:
+            _print_json({"run": reader.run().id} | _document(entry))
+            return
+        document = _document(entry)
+        body = document.pop("message")
+        for name, value in document.items():
+            if not name.endswith("_ns"):
+                click.echo(f"{name:<21} {value}")
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(body, enc_hook=str), indent=2).decode())
+
+
+@messages_group.command("trace")
+@click.argument("number", type=int, metavar="ID")
+@_run_option
+@click.pass_obj
+def trace_command(options: Globals, run: str | None, number: int) -> None:
+    """Print the causal tree around a message, or of a correlation: what came of what, how long it took, how it ended.
+
+    \b
+    Examples:
+      algo-royale messages trace 1234
+      algo-royale --json messages trace 1234 --run 20130103-101500
+    """
+    with _open(options, run) as reader:
+        lines = reader.trace(number)
+        if not lines:
+            raise BadInput(f"run {reader.run().id} has no message or correlation {number}")
+        if options.json:
+            found = [{"depth": len(line.last), **_document(line.entry)} for line in lines]
+            _print_json({"run": reader.run().id, "corr": lines[0].entry.corr, "messages": found})
+            return
+        for line in lines:
+            _print_trace_line(line, marked=line.entry.id == number and len(lines) > 1)
+
+
+def _print_trace_line(line: "TraceLine", *, marked: bool) -> None:
+    guides = "".join("   " if last else "│  " for last in line.last[:-1])
+    joint = "" if not line.last else ("└─ " if line.last[-1] else "├─ ")
+    entry = line.entry
+    outcome = entry.outcome.name.lower()
+    click.echo(guides + joint, nl=False)
+    click.secho(f"{entry.kind} #{entry.id}", bold=True, nl=False)
+    click.echo(f" {entry.sender} -> {entry.recipient} {when(entry.at_ns)} {entry.took_us} us ", nl=False)
+    click.secho(outcome, fg=_COLOURS.get(outcome), nl=False)
+    click.echo(f" [{entry.detail}]" if entry.detail else "", nl=False)
+    click.echo(f" {summary(entry.message)}{'  <' if marked else ''}")
+
+
+@messages_group.command("tail")
+@_filter_options
+@click.option(
+    "--lines", type=click.IntRange(min=0), default=10, show_default=True, help="How many of the past to show."
+)
+@click.option("--follow/--no-follow", default=True, show_default=True, help="Wait for more until the run ends.")
+@click.pass_obj
+def tail_command(
+    options: Globals, run: str | None, actor: str | None, kind: str | None, corr: int | None, outcome: Sequence[str],
+    lines: int, follow: bool,
+) -> None:  # fmt: skip
+    """Print the newest messages and follow the run until it ends (Ctrl-C to leave). With --json, one document a line.
+
+    \b
+    Examples:
+      algo-royale messages tail --actor orders
+      algo-royale messages tail --type SignalReported --no-follow --lines 100
+    """
+    with _open(options, run) as reader:
+        filters = _filters(actor, kind, corr, outcome)
+        start = reader.last_seq()
+        past = [entry for entry in reader.messages(**filters, limit=lines or 1) if entry.seq <= start] if lines else []
+        for entry in past:
+            _print_tail(options, entry)
+        if follow:
+            for entry in reader.follow(after_seq=start, **filters):
+                _print_tail(options, entry)
+
+
+def _print_tail(options: Globals, entry: "Entry") -> None:
+    if options.json:
+        _print_json(_document(entry), indent=False)
+    else:
+        click.echo("\t".join(str(cell) for cell in _entry_row(entry)))
+
+
+@messages_group.command("dead")
+@_run_option
+@_limit_option
+@click.pass_obj
+def dead_command(options: Globals, run: str | None, limit: int) -> None:
+    """List dead letters: messages whose handler failed, and messages that reached no handler.
+
+    \b
+    Examples:
+      algo-royale messages dead
+      algo-royale --json messages dead --limit 0
+    """
+    with _open(options, run) as reader:
+        _print_entries(options, reader, f"dead letters of {reader.run().id}", reader.dead_letters(_limit(limit)))
+
+
+@messages_group.command("stats")
+@_run_option
+@click.pass_obj
+def stats_command(options: Globals, run: str | None) -> None:
+    """Count messages by actor and type, with the handlers' times.
+
+    \b
+    Examples:
+      algo-royale messages stats
+    """
+    import msgspec
+
+    with _open(options, run) as reader:
+        stats, header = reader.stats(), reader.run()
+    if options.json:
+        _print_json({"run": header.id, "exit_code": header.exit_code} | msgspec.to_builtins(stats))
+        return
+    click.echo(
+        f"run {header.id} ({header.kind}): {stats.messages} messages, {stats.dropped} dropped, "
+        f"{when(stats.first_ns)} to {when(stats.last_ns)}, "
+        + ("still running or killed" if header.ended_ns is None else f"exit code {header.exit_code}")
+    )
+    headers = ("actor", "handled", "failed", "dead", "took_us_p50", "took_us_p99")
+    rows = [(a.path, a.handled, a.failed, a.dead, a.took_us_p50, a.took_us_p99) for a in stats.actors]
+    _print_table("by actor", headers, rows, right=headers[1:])
+    _print_table("by type", ("type", "messages"), stats.kinds.items(), right=("messages",))
+
+
+# --- actors ----------------------------------------------------------------------------------------------------------
+
+
+@click.group("actors")
+def actors_group() -> None:
+    """Look at a run's actors.
+
+    \b
+    Examples:
+      algo-royale actors tree
+    """
+
+
+@actors_group.command("tree")
+@_run_option
+@click.pass_obj
+def tree_command(options: Globals, run: str | None) -> None:
+    """Print the supervisor tree: state, generation, restarts, mailbox and last error of every actor.
+
+    \b
+    Examples:
+      algo-royale actors tree
+      algo-royale --json actors tree --run 20130103-101500
+    """
+    import msgspec
+
+    with _open(options, run) as reader:
+        tree, header = reader.tree(), reader.run()
+    if options.json:
+        _print_json({"run": header.id, "exit_code": header.exit_code, "actors": msgspec.to_builtins(tree)})
+        return
+    headers = ("actor", "state", "generation", "restarts", "failures", "mailbox", "handled", "dead", "last_error")
+    _print_table(f"actors of {header.id}", headers, map(_tree_row, tree), right=headers[2:8])
+
+
+def _tree_row(actor: "ActorState") -> tuple[object, ...]:
+    depth = actor.path.count("/")
+    name = "  " * depth + actor.path.rsplit("/", 1)[-1] if sys.stdout.isatty() else actor.path
+    mailbox = "-" if actor.mailbox is None else actor.mailbox
+    return (
+        name, actor.state, actor.generation, actor.restarts, actor.failures, mailbox, actor.handled, actor.dead,
+        actor.last_error,
+    )  # fmt: skip
+
+
+# --- replay ----------------------------------------------------------------------------------------------------------
+
+_REPLAYERS = {"trader": "algo_royale.app.trader:replay_factories"}
+"""By the kind of a run: a function of (folder of the run, header, runtime) that gives the factories of its actors."""
+
+
+@click.command("replay")
+@click.argument("run")
+@click.option("--actor", metavar="PATH", help="Only this actor: a path, its last part, or a glob.")
+@click.option("--until", metavar="TIME", help="Up to this ISO date or time (New York).")
+@click.option("--show-state", is_flag=True, help="Print what each actor knew at the end.")
+@click.pass_obj
+def replay_command(options: Globals, run: str, actor: str | None, until: str | None, show_state: bool) -> None:
+    """Feed every actor its recorded inbox and compare what it sends with the record. Exit code 1 if anything differs.
+
+    \b
+    Examples:
+      algo-royale replay 20130103-101500
+      algo-royale replay 20130103-101500 --actor portfolio --until 2013-01-04 --show-state
+    """
+    from importlib import import_module
+
+    from actors.kernel.replay import ReplayRuntime, replay
+
+    path = find_log(options, run)
+    with _open(options, run) as reader:
+        header, runtime = reader.run(), ReplayRuntime()
+        if header.kind not in _REPLAYERS:
+            raise BadInput(f"runs of kind {header.kind!r} cannot be replayed; these can: {', '.join(_REPLAYERS)}")
+        module, function = _REPLAYERS[header.kind].split(":")
+        factories = getattr(import_module(module), function)(path.parent, header, runtime)
+        until_ns = to_ns(until) if until else None
+        report = replay(reader, factories, actor, runtime=runtime, until_ns=until_ns)
+    _print_replay(options, report, show_state)
+    if not report.same:
+        raise SystemExit(1)
+
+
+def _print_replay(options: Globals, report: "ReplayReport", show_state: bool) -> None:
+    if options.json:
+        import msgspec
+
+        document = msgspec.to_builtins(report, enc_hook=str)
+        _print_json(document | {"same": report.same, "exact": report.exact})
+        return
+    for line in report.lines():
+        click.echo(line)
+    if show_state:
+        for actor in report.actors:
+            click.echo(f"{actor.path}: {json.dumps(dict(actor.state), default=str)}")
+    click.echo("every replayed actor sent what is recorded" if report.same else "the replay differs from the record")

@@ -1,0 +1,85 @@
+"""`strategies list|show`: what can be searched, and over which values."""
+
+import json
+from typing import Any
+
+import click
+
+
+@click.group(name="strategies")
+def strategies_group() -> None:
+    """Signal strategies and what they search."""
+
+
+@strategies_group.command("list")
+@click.pass_obj
+def list_command(settings: Any) -> None:
+    """List the signal and portfolio strategies.
+
+    \b
+    Examples:
+      algo-royale strategies list
+      algo-royale --json strategies list
+    """
+    from algo_royale.market import Timeframe
+    from algo_royale.portfolio.weights import PORTFOLIOS
+    from algo_royale.portfolio.weights import space as portfolio_space
+    from algo_royale.strategies import STRATEGIES, required_history, space
+
+    rows = [
+        {
+            "kind": "signal",
+            "name": name,
+            "dimensions": len(space(name, Timeframe.DAY_1)),
+            "history_bars": required_history(name, Timeframe.DAY_1),
+        }
+        for name in STRATEGIES
+    ] + [
+        {"kind": "portfolio", "name": name, "dimensions": len(portfolio_space(name)), "history_bars": None}
+        for name in PORTFOLIOS
+    ]
+    if settings.json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("kind", "strategy", "dimensions", "history (bars)", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(row["kind"], row["name"], str(row["dimensions"]), str(row["history_bars"] or ""))
+    Console().print(table)
+
+
+@strategies_group.command("show")
+@click.argument("name")
+@click.option("--timeframe", default="1Day", show_default=True, type=click.Choice(["1Min", "5Min", "15Min", "1Hour", "1Day"]))
+@click.pass_obj
+def show_command(settings: Any, name: str, timeframe: str) -> None:
+    """Show the search space of NAME.
+
+    \b
+    Examples:
+      algo-royale strategies show RSIStrategy
+    """
+    from algo_royale.market import Timeframe
+    from algo_royale.strategies import space
+
+    rows = [
+        {
+            "name": p.name, "kind": p.kind, "low": p.low, "high": p.high, "log": p.log, "choices": p.choices,
+            "default": p.default,
+        }
+        for p in space(name, Timeframe(timeframe))
+    ]  # fmt: skip
+    if settings.json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("parameter", "kind", "values", "default", box=None, pad_edge=False)
+    for row in rows:
+        choices: Any = row["choices"]
+        values = ", ".join(map(str, choices)) if choices else f"{row['low']} .. {row['high']}{' (log)' if row['log'] else ''}"
+        table.add_row(str(row["name"]), str(row["kind"]), values, str(row["default"]))
+    Console().print(table)
