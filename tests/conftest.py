@@ -25,6 +25,16 @@ def shared(path: str) -> Path:
     return found
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--prove", action="store_true", help="run the long proofs in their full size (make prove)")
+
+
+@pytest.fixture
+def proving(request: pytest.FixtureRequest) -> bool:
+    """True when a proof is to run in its full size; the suite runs a reduced one. Such tests carry the marker `prove`."""
+    return bool(request.config.getoption("--prove"))
+
+
 @pytest.fixture(autouse=True)
 def _environment_of_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the developer's own settings, keys or proxies."""
