@@ -1,0 +1,121 @@
+"""Weights become whole orders: figures by hand, and money that is never exceeded."""
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from algo_royale.costs import CostRules
+from algo_royale.errors import BadConfiguration
+from algo_royale.portfolio.sizing import (
+    TRADER_RULES,
+    AccountRules,
+    Desire,
+    buy_cost,
+    desire,
+    floor_lot,
+    in_order,
+    scale_buys,
+    scale_desires,
+)
+
+EQUITY = Decimal(100_000)
+D = Decimal
+
+
+@pytest.mark.parametrize(
+    ("weight", "price", "projected", "target", "ordered"),
+    [
+        (0.35, "33.33", "0", "1050", "1050"),  # floor(35000 / 33.33)
+        (0.35, "33.33", "1200", "1050", "-150"),
+        (0.35, "100", "346", "346", "0"),  # 4 shares, 400 dollars: inside half a percent
+        (0.35, "100", "345", "350", "5"),  # 500 dollars: not inside
+        (0.0, "100", "3", "0", "-3"),  # out sells everything, however small
+        (0.0, "100", "0", "0", "0"),
+        (0.35, "50000", "0", "0", "0"),  # not one share to be had
+    ],
+)
+def test_a_weight_becomes_a_whole_number_of_shares(
+    weight: float, price: str, projected: str, target: str, ordered: str
+) -> None:
+    wanted = desire("A", weight, EQUITY, D(price), D(projected), TRADER_RULES)
+
+    assert (wanted.target_quantity, wanted.ordered) == (D(target), D(ordered))
+
+
+def test_less_than_the_minimum_notional_is_left_alone() -> None:
+    rules = AccountRules(drift_band=D(0), min_notional=D(50), lot=D(1))
+
+    assert desire("A", 0.1, D(1000), D(49), D(1), rules).ordered == 0
+    assert desire("A", 0.1, D(1000), D(50), D(1), rules).ordered == 1
+
+
+@given(st.decimals(0, 10**9, places=9), st.sampled_from([D(1), D("0.000001"), D("0.25")]))
+def test_a_lot_is_floored_not_rounded(quantity: Decimal, lot: Decimal) -> None:
+    floored = floor_lot(quantity, lot)
+
+    assert floored % lot == 0 and floored <= quantity < floored + lot
+
+
+def test_sells_come_first_then_buys_each_in_symbol_order() -> None:
+    wanted = [
+        Desire(symbol=s, target_quantity=D(1), ordered=D(q))
+        for s, q in (("D", 1), ("C", -1), ("B", 2), ("A", 0), ("AA", -3))
+    ]
+
+    assert [d.symbol for d in in_order(wanted)] == ["AA", "C", "B", "D"]
+
+
+def test_buys_are_scaled_by_one_factor_and_floored() -> None:
+    rules = AccountRules(lot=D(1), costs=CostRules(slippage_bps=D(0)))
+
+    # 300*10 + 100*20 = 5000 wanted, 2500 there
+    assert scale_buys([D(300), D(100)], [D(10), D(20)], D(2500), rules) == [D(150), D(50)]
+    assert scale_buys([D(300), D(100)], [D(10), D(20)], D(2499), rules) == [D(149), D(49)]
+    assert scale_buys([D(300), D(100)], [D(10), D(20)], D(5000), rules) == [D(300), D(100)]
+    assert scale_buys([D(300), D(100)], [D(10), D(20)], D(-5), rules) == [D(0), D(0)]
+
+
+def test_scaling_keeps_the_target_so_that_the_rest_is_bought_later() -> None:
+    rules = AccountRules(lot=D(1), costs=CostRules(slippage_bps=D(0)))
+    wanted = [
+        Desire(symbol="A", target_quantity=D(10), ordered=D(10)),
+        Desire(symbol="B", target_quantity=D(0), ordered=D(-7)),
+    ]
+
+    scaled = scale_desires(wanted, {"A": D(10)}, D(55), rules)
+
+    assert [(d.target_quantity, d.ordered) for d in scaled] == [(D(10), D(5)), (D(0), D(-7))]
+
+
+orders = st.lists(st.tuples(st.integers(1, 10**10), st.integers(1, 10**6)), min_size=1, max_size=6)
+
+
+@given(
+    orders,
+    st.integers(0, 10**9),
+    st.sampled_from([D(1), D("0.000001")]),
+    st.sampled_from([0, 5, 300]),
+    st.sampled_from([0, 7]),
+)
+def test_scaled_buys_never_cost_more_than_there_is(
+    rows: list[tuple[int, int]], cents: int, lot: Decimal, bps: int, least: int
+) -> None:
+    rules = AccountRules(lot=lot, costs=CostRules(slippage_bps=D(bps), commission_bps=D(bps), commission_min=D(least)))
+    wanted = [floor_lot(D(q) / 10**6, lot) for q, _ in rows]
+    prices, power = [D(p) / 100 for _, p in rows], D(cents) / 100
+
+    scaled = scale_buys(wanted, prices, power, rules)
+
+    cost = sum((buy_cost(q, p, rules) for q, p in zip(scaled, prices, strict=True)), D(0))
+    assert cost <= power
+    assert all(0 <= s <= w and s % lot == 0 for s, w in zip(scaled, wanted, strict=True))
+    if sum((buy_cost(q, p, rules) for q, p in zip(wanted, prices, strict=True)), D(0)) <= power:
+        assert scaled == wanted
+
+
+def test_rules_that_make_no_sense_are_refused() -> None:
+    for wrong in ({"lot": D(0)}, {"account": "ira"}, {"shortfall": "hope"}, {"drift_band": D(-1)}):
+        with pytest.raises(BadConfiguration):
+            AccountRules(**wrong)  # type: ignore[arg-type]
