@@ -113,8 +113,8 @@ class BrokerActor(Actor[BrokerMessage]):
     def _connect(self) -> None:
         if self._handle is not None:
             self._handle.close()
-        # Numbered by time, so that a frame of a former incarnation's socket is never taken for one of ours.
-        self._connection = max(self.now_ns, self._connection + 1)
+        # Numbered by incarnation, so that a frame of a former one's socket is never taken for one of ours.
+        self._connection = max(self.generation * 1_000_000, self._connection) + 1
         self._state = "connecting"
         self._counts["connections"] += 1
         me, clock = self.ref(self.path), self.system.clock
