@@ -1,0 +1,464 @@
+"""The broker actor over the twin's core: whatever is lost on the way, at most one order per intent and no fill unheard."""
+
+import itertools
+import json
+from collections.abc import Sequence
+from decimal import Decimal as D
+from typing import Any
+
+import pytest
+
+from actors.broker import BrokerActor, Reconnect
+from actors.direct import DirectBroker, DirectFaults, DirectStreams
+from actors.kernel import Actor, ChildSpec, CrashAt, SteppedSystem, Supervisor
+from actors.messages import (
+    BrokerSnapshot,
+    BrokerSnapshotRequested,
+    BrokerStateChanged,
+    CancelOrder,
+    FrameReceived,
+    OrderAccepted,
+    OrderRecord,
+    OrderRejected,
+    SubmissionUncertain,
+    SubmitOrder,
+    TradeUpdated,
+)
+from algo_royale.errors import BrokerUnavailable
+from twins import KEY, SECRET, SESSIONS, small_exchange
+
+HOUR_NS = 3_600_000_000_000
+
+
+class Probe(Actor[Any]):
+    def __init__(self, heard: list[Any]) -> None:
+        self._heard = heard
+
+    def receive(self, message: Any) -> None:
+        self._heard.append(message)
+
+
+class Bench:
+    """A broker actor, the twin behind it, and a probe where the dispatcher would be."""
+
+    def __init__(self, *, keys: tuple[str, str] = (KEY, SECRET), faults: Any = None, live: bool = True) -> None:
+        self.exchange = small_exchange()
+        self.faults = DirectFaults()
+        self.broker = DirectBroker(self.exchange, key=KEY, secret=SECRET, faults=self.faults)
+        self.streams = DirectStreams(self.exchange, faults=self.faults)
+        self.heard: list[Any] = []
+        start_ns = self.exchange.now_ns
+        self.system = SteppedSystem(start_ns, faults=faults) if faults else SteppedSystem(start_ns)
+        orders = self.system.ref("root/orders")
+        specs = [
+            ChildSpec(id="orders", factory=lambda: Probe(self.heard)),
+            ChildSpec(
+                id="broker",
+                factory=lambda: BrokerActor(
+                    self.broker, self.streams, keys=keys, orders=orders, reconnect=Reconnect(base_s=1.0, limit_s=30.0)
+                ),
+            ),
+        ]
+        self.system.start(ChildSpec(id="root", factory=lambda: Supervisor(specs)))
+        self.settle()
+        if live:
+            assert self.heard == [BrokerStateChanged(at_ns=start_ns, connected=True, detail="listening")]
+            self.heard.clear()
+
+    def settle(self) -> None:
+        self.system.run_until_idle()
+        while self.streams.pump():
+            self.system.run_until_idle()
+
+    def run_for(self, seconds: float) -> None:
+        """Let virtual time pass for both sides, timer by timer."""
+        end_ns = self.system.clock.now_ns() + int(seconds * 1e9)
+        while True:
+            due = [at for at in (self.exchange.next_event_ns(), self.system.next_timer_ns()) if at is not None]
+            at_ns = min([end_ns, *due])
+            self.exchange.advance(at_ns)
+            self.system.clock.move_to(at_ns)
+            self.settle()
+            self.system.advance_to(at_ns)
+            self.settle()
+            if at_ns >= end_ns:
+                return
+
+    def tell(self, *messages: Any) -> list[Any]:
+        for message in messages:
+            self.system.ref("root/broker").tell(message)
+        self.settle()
+        return self.heard
+
+    def of(self, kind: type) -> list[Any]:
+        return [message for message in self.heard if isinstance(message, kind)]
+
+    @property
+    def orders_at_broker(self) -> list[str]:
+        return [order.client_order_id for order in self.exchange.orders]
+
+
+def order(n: int = 1, **other: Any) -> OrderRecord:
+    fields: dict[str, Any] = {
+        "client_order_id": f"ar-{n}", "broker_order_id": None, "decision_id": "d", "symbol": "IBM", "side": "buy",
+        "quantity": D(3), "filled_quantity": D(0), "status": "recorded",
+    }  # fmt: skip
+    return OrderRecord(**fields | other)
+
+
+def submit(n: int = 1, *, lookup_first: bool = False, **other: Any) -> SubmitOrder:
+    return SubmitOrder(at_ns=1, order=order(n, **other), lookup_first=lookup_first)
+
+
+def snapshot_request(since_ns: int = 0) -> BrokerSnapshotRequested:
+    return BrokerSnapshotRequested(at_ns=1, cause_of="start", since_ns=since_ns)
+
+
+# --- submitting ---
+
+
+def test_an_order_is_accepted_and_its_events_follow() -> None:
+    bench = Bench()
+    bench.tell(submit())
+    assert [m.status for m in bench.of(OrderAccepted)] == ["accepted"]
+
+    bench.run_for(3601)  # the open is an hour away
+
+    updates: list[TradeUpdated] = bench.of(TradeUpdated)
+    assert [u.event for u in updates] == ["accepted", "new", "fill"]
+    fill = updates[-1]
+    assert (fill.fill_quantity, fill.fill_price_usd, fill.filled_quantity) == (D(3), D("190.095"), D(3))  # 190 + 5 bps
+    assert fill.execution_id is not None
+
+
+@pytest.mark.parametrize("lookup_first", [False, True])
+def test_a_lost_answer_is_looked_up_and_adopted(lookup_first: bool) -> None:
+    """The order is there although nobody said so: it must not be sent a second time."""
+    bench = Bench()
+    bench.faults.only = "POST"
+    bench.faults.lost_answers = 1
+
+    bench.tell(submit(lookup_first=lookup_first))
+    bench.tell(submit(lookup_first=True))
+
+    assert bench.orders_at_broker == ["ar-1"]
+    assert bench.of(OrderAccepted)[-1].adopted
+    assert bench.of(OrderRejected) == []
+
+
+def test_an_order_that_certainly_did_not_arrive_is_sent_again_under_its_id() -> None:
+    bench = Bench()
+    bench.faults.only = "POST"
+    bench.faults.unavailable_before = 1
+
+    bench.tell(submit())
+
+    assert bench.orders_at_broker == ["ar-1"]
+    assert [m.adopted for m in bench.of(OrderAccepted)] == [False]
+
+
+def test_when_even_the_look_up_fails_we_say_that_we_do_not_know() -> None:
+    """Never rejected, never accepted: and nothing is sent blindly."""
+    bench = Bench()
+    bench.faults.unavailable_before = 2
+
+    bench.tell(submit())
+
+    assert bench.orders_at_broker == []
+    (uncertain,) = bench.heard
+    assert isinstance(uncertain, SubmissionUncertain)
+    bench.tell(submit(lookup_first=True))
+    assert bench.orders_at_broker == ["ar-1"]
+
+
+def test_a_duplicate_is_the_order_itself() -> None:
+    bench = Bench()
+    bench.tell(submit())
+
+    bench.tell(submit())  # as if the first answer had never been handled
+
+    assert bench.orders_at_broker == ["ar-1"]
+    assert [m.adopted for m in bench.of(OrderAccepted)] == [False, True]
+
+
+def test_a_malformed_order_is_rejected_although_its_code_is_that_of_a_duplicate() -> None:
+    bench = Bench()
+
+    bench.tell(submit(order_type="limit"))
+
+    (rejected,) = bench.heard
+    assert (rejected.status, rejected.code, rejected.reason) == (422, 40010001, "limit orders require a limit price")
+
+
+def test_a_no_is_told_once_and_never_tried_again() -> None:
+    bench = Bench()
+
+    bench.tell(submit(quantity=D(100_000)))
+
+    (rejected,) = bench.heard
+    assert (rejected.client_order_id, rejected.status, rejected.code) == ("ar-1", 403, 40310000)
+    assert rejected.reason == "insufficient buying power"
+
+
+def test_a_rate_limit_is_not_answered_with_more_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    asked: list[str] = []
+
+    def limited(method: str, path: str, data: Any = None) -> Any:
+        asked.append(f"{method} {path}")
+        raise BrokerUnavailable("429: rate limit exceeded", retry_after_s=3.0)
+
+    monkeypatch.setattr(bench.broker, "request", limited)
+    bench.tell(submit())
+
+    assert asked == ["POST /orders"]
+    assert [type(m) for m in bench.heard] == [SubmissionUncertain]
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_crash_around_a_submit_never_makes_two_orders(where: str) -> None:
+    """The dispatcher asks again with a look-up; whether the first one had gone out or not, there is one order."""
+    probe = Bench()
+    index = probe.system.handled_count
+    bench = Bench(faults=CrashAt(index, where))
+    bench.tell(submit())
+    bench.run_for(30)
+
+    bench.tell(submit(lookup_first=True))
+
+    assert bench.orders_at_broker == ["ar-1"]
+    assert bench.of(BrokerStateChanged)[-1].connected
+
+
+def test_a_cancel_reaches_the_broker_also_after_a_failure() -> None:
+    bench = Bench()
+    bench.tell(submit())
+    broker_order_id = bench.of(OrderAccepted)[0].broker_order_id
+    bench.faults.unavailable_before = 1
+
+    bench.tell(CancelOrder(at_ns=1, client_order_id="ar-1", broker_order_id=broker_order_id))
+    bench.run_for(5)
+
+    assert [u.event for u in bench.of(TradeUpdated)] == ["accepted", "canceled"]
+    bench.tell(CancelOrder(at_ns=1, client_order_id="ar-1", broker_order_id="no-such-order"))  # refused, and no crash
+
+
+# --- the stream ---
+
+
+def test_the_broker_counts_as_connected_only_when_it_listens() -> None:
+    """Authorized is not enough: a fill before `listening` would be unheard."""
+    bench = Bench(live=False)
+    frames: list[str] = []
+    bench.faults.frames = lambda _, taken: frames.extend(taken) or [f for f in taken if "listening" not in f]
+    bench.streams.drop("trading")
+    bench.settle()
+    bench.heard.clear()
+    bench.run_for(2)
+
+    assert any("authorized" in frame for frame in frames)
+    assert not any(m.connected for m in bench.of(BrokerStateChanged))
+
+
+def test_a_lost_connection_is_told_and_mended() -> None:
+    bench = Bench()
+
+    bench.streams.drop("trading")
+    bench.settle()
+    assert [m.connected for m in bench.heard] == [False]
+    bench.run_for(10)
+
+    assert [m.connected for m in bench.heard] == [False, True]
+    bench.tell(submit())
+    bench.run_for(3601)
+    assert [u.event for u in bench.of(TradeUpdated)] == ["accepted", "new", "fill"]
+
+
+def test_attempts_grow_rarer_and_start_again_after_success() -> None:
+    """Exponential with jitter of a quarter, limited; no storm on a broker that is down."""
+    bench = Bench()
+    opened: list[int] = []
+    original = bench.streams.open
+
+    def failing(*args: Any) -> Any:
+        opened.append(bench.system.clock.now_ns())
+        bench.streams.drop("trading")
+        handle = original(*args)
+        bench.streams.drop("trading", "handshake: OSError")
+        return handle
+
+    bench.streams.open = failing  # type: ignore[method-assign]
+    bench.streams.drop("trading")
+    bench.run_for(300)
+    gaps = [round((b - a) / 1e9, 1) for a, b in itertools.pairwise(opened)]
+
+    for gap, planned in zip(gaps, (2, 4, 8, 16, 30, 30, 30), strict=False):
+        assert 0.75 * planned <= gap <= 1.25 * planned
+    assert len(opened) < 16
+    bench.streams.open = original  # type: ignore[method-assign]
+    bench.run_for(60)
+    assert bench.of(BrokerStateChanged)[-1].connected
+
+
+def test_a_second_connection_is_refused_and_waited_for() -> None:
+    """The twin, as the broker, lets one trading stream in; ours comes back when the other has gone."""
+    bench = Bench()
+    bench.streams.drop("trading")
+    intruder = bench.exchange.open_stream("trading")
+    bench.run_for(60)
+    assert not bench.of(BrokerStateChanged)[-1].connected
+
+    intruder.close()
+    bench.run_for(200)
+
+    assert bench.of(BrokerStateChanged)[-1].connected
+
+
+def test_wrong_keys_are_told_as_such_and_tried_rarely() -> None:
+    bench = Bench(keys=(KEY, "wrong"), live=False)
+    bench.run_for(1000)
+
+    states = bench.of(BrokerStateChanged)
+    assert not any(m.connected for m in states)
+    assert "not authorized" in states[0].detail
+    assert 5 <= len(states) <= 12  # about every two minutes
+
+
+def test_a_handshake_that_hangs_is_given_up() -> None:
+    bench = Bench()
+    bench.faults.frames = lambda _, taken: []  # mute
+    bench.streams.drop("trading")
+    bench.run_for(15)
+    bench.faults.frames = None
+    bench.run_for(60)
+
+    assert [m.connected for m in bench.of(BrokerStateChanged)] == [False, True]
+
+
+JUNK = ["", "{", "[1, 2]", "null", '{"stream": "trade_updates", "data": {}}', '{"stream": "news"}', '"text"', "[[]]",
+        '{"stream": "trade_updates", "data": {"event": "fill", "order": {"id": "x"}}}', '{"T": "subscription"}']  # fmt: skip
+
+
+@pytest.mark.parametrize("junk", JUNK)
+def test_a_frame_that_makes_no_sense_is_counted_and_stops_nothing(junk: str) -> None:
+    bench = Bench()
+    bench.faults.frames = lambda _, taken: [junk, *taken]
+
+    bench.tell(submit())
+    bench.settle()
+
+    assert [u.event for u in bench.of(TradeUpdated)] == ["accepted"]
+    counts = bench.system.observe("root/broker")
+    assert int(str(counts["bad_frames"])) + int(str(counts["unknown_frames"])) == 1
+
+
+def test_an_event_nobody_knows_is_passed_on_as_it_is() -> None:
+    bench = Bench()
+
+    def rename(_: str, taken: Sequence[str]) -> Sequence[str]:
+        return [frame.replace('"event":"accepted"', '"event":"brand_new","surprise":1') for frame in taken]
+
+    bench.faults.frames = rename
+    bench.tell(submit())
+
+    assert [u.event for u in bench.of(TradeUpdated)] == ["brand_new"]
+
+
+def test_a_frame_of_an_older_connection_is_ignored() -> None:
+    bench = Bench()
+    stale = json.dumps({"stream": "authorization", "data": {"status": "unauthorized", "action": "authenticate"}})
+    bench.tell(FrameReceived(at_ns=1, endpoint="trading", connection=1, text=stale))
+
+    assert bench.heard == []
+
+
+# --- the broker's truth ---
+
+
+def test_a_snapshot_is_the_broker_s_truth() -> None:
+    bench = Bench()
+    bench.tell(submit(1), submit(2, symbol="AAPL", quantity=D(10)))
+    bench.run_for(3601)
+    bench.heard.clear()
+
+    (snapshot,) = bench.tell(snapshot_request())
+
+    assert isinstance(snapshot, BrokerSnapshot)
+    assert [(o.client_order_id, o.status, o.filled_quantity) for o in snapshot.orders] == [
+        ("ar-1", "filled", D(3)), ("ar-2", "filled", D(10)),
+    ]  # fmt: skip
+    assert [(f.client_order_id, f.quantity, f.cumulative_quantity, f.price_usd) for f in snapshot.fills] == [
+        ("ar-1", D(3), D(3), D("190.095")), ("ar-2", D(10), D(10), D("20.01")),
+    ]  # fmt: skip
+    assert [(p.symbol, p.quantity) for p in snapshot.positions] == [("AAPL", D(10)), ("IBM", D(3))]
+    assert snapshot.cash_usd == D(100_000) - 3 * D("190.095") - 10 * D("20.01")
+
+
+def test_a_fill_has_one_identity_on_the_stream_and_in_a_snapshot() -> None:
+    bench = Bench()
+    bench.tell(submit())
+    bench.run_for(3601)
+    streamed = bench.of(TradeUpdated)[-1]
+
+    polled = bench.tell(snapshot_request())[-1].fills[0]
+
+    assert (polled.execution_id, polled.cumulative_quantity) == (streamed.execution_id, streamed.filled_quantity)
+
+
+def test_shares_that_moved_without_an_order_are_in_the_snapshot() -> None:
+    bench = Bench()
+    bench.tell(submit(1, symbol="AAPL", quantity=D(10)))
+    bench.run_for((SESSIONS[3].open_ns - bench.exchange.now_ns) / 1e9 + 1)  # over the split
+
+    snapshot = bench.tell(snapshot_request())[-1]
+
+    assert [(e.kind, e.symbol, e.quantity) for e in snapshot.entries if e.kind == "split"] == [("split", "AAPL", D(10))]
+    assert [(p.symbol, p.quantity) for p in snapshot.positions] == [("AAPL", D(20))]
+
+
+def test_no_snapshot_is_given_before_the_stream_is_live() -> None:
+    """Orders would go whose fills nobody hears. The dispatcher asks again when it is told of the connection."""
+    bench = Bench()
+    bench.streams.drop("trading")
+    bench.settle()
+
+    bench.tell(snapshot_request())
+
+    assert bench.of(BrokerSnapshot) == []
+    bench.run_for(10)
+    assert bench.of(BrokerStateChanged)[-1].connected
+    bench.tell(snapshot_request())
+    assert len(bench.of(BrokerSnapshot)) == 1
+
+
+def test_a_snapshot_that_fails_is_told_as_disconnected_and_delivered_later() -> None:
+    bench = Bench()
+    bench.faults.unavailable_before = 1
+
+    bench.tell(snapshot_request())
+    assert [(m.connected, m.detail) for m in bench.heard] == [(False, "no snapshot: injected: no connection")]
+    bench.run_for(5)
+
+    assert [type(m) for m in bench.heard] == [BrokerStateChanged, BrokerSnapshot]
+
+
+def test_a_snapshot_taken_while_the_account_moves_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions read after a fill and fills read before it would look like a disagreement."""
+    bench = Bench()
+    bench.tell(submit())
+    real = bench.broker.positions
+    calls: list[int] = []
+
+    def moving() -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            bench.exchange.advance(bench.exchange.now_ns + HOUR_NS + 1)  # the open, just now
+        return real()
+
+    monkeypatch.setattr(bench.broker, "positions", moving)
+    bench.tell(snapshot_request())
+    (snapshot,) = bench.of(BrokerSnapshot)
+
+    assert len(calls) == 2
+    assert [f.quantity for f in snapshot.fills] == [D(3)]
+    assert [p.quantity for p in snapshot.positions] == [D(3)]
