@@ -10,8 +10,9 @@ are always taken in name order. Every `BarsClosed` yields exactly one `Decision`
   changed     the vector of effective states (signal in, not stale, history long enough) differs from the vector of the last
               decision that had targets. All weights are allocated anew and every symbol is sized.
   unfinished  the vector is the same, but a symbol holds something else than the last `target_quantity`: an order was refused,
-              rejected, lost, only partly filled or scaled down. These symbols alone are sized again, to the last weight at
-              today's equity and price, until the difference is inside the drift band (`target_quantity` then becomes what is held).
+              rejected, lost, only partly filled or scaled down, and no order of it is open. These symbols alone are sized
+              again, to the last weight at today's equity and price, until the difference is inside the drift band
+              (`target_quantity` then becomes what is held).
 **After a restart** the outcome is the same, for both conditions are read from committed facts alone: the targets of the last
 decision that had any, and the positions and open orders of the ledger. Nothing else is remembered from bar to bar but prices,
 which `rebuild` takes from each symbol's recent closes, and the session's starting equity, which is the equity of the last
@@ -307,7 +308,7 @@ def _observe(state: EngineState, event: BarsClosed, config: EngineConfig, *, mar
     return EngineState(
         account=state.account, history=history, missed=tuple(missed), signal_in=tuple(signal_in), scores=tuple(scores),
         decided=state.decided, weights=state.weights, goals=state.goals, prices=prices, orders=state.orders,
-        bar_end_ns=event.bar_end_ns, session=event.session, session_index=state.session_index, session_start_equity=base,
+        bar_end_ns=event.bar_end_ns, session=session, session_index=state.session_index, session_start_equity=base,
         equity=equity, recent_ns=tuple(t for t in state.recent_ns if t > since), halted_reason=state.halted_reason,
         ignored_fills=state.ignored_fills,
     )  # fmt: skip
@@ -322,7 +323,11 @@ def _decide(state: EngineState, event: BarsClosed, config: EngineConfig) -> tupl
     )
     changed = config.rebalance == "every_bar" or effective != state.decided
     held = [state.account.quantity(symbol) for symbol in symbols]
-    unfinished = tuple(map(Decimal.__ne__, held, state.goals))
+    in_flight = _in_flight(state) if state.orders else {}
+    unfinished = tuple(
+        quantity != goal and symbol not in in_flight
+        for symbol, quantity, goal in zip(symbols, held, state.goals, strict=True)
+    )
     missing = tuple(s for s in symbols if s not in event.bars) if len(event.bars) < len(symbols) else ()
     decision = Decision(
         decision_id=decision_id(config.ledger_id, event.bar_end_ns), bar_end_ns=event.bar_end_ns,
@@ -331,8 +336,7 @@ def _decide(state: EngineState, event: BarsClosed, config: EngineConfig) -> tupl
     )  # fmt: skip
     if not changed and not any(unfinished):
         return state, (decision,)
-    weights, fallback = (_weigh(state, effective, config)) if changed else (state.weights, False)
-    in_flight = _in_flight(state)
+    weights, fallback = _weigh(state, effective, config) if changed else (state.weights, False)
     desires = [
         _desire(state, symbol, weights[i], held[i] + in_flight.get(symbol, _ZERO), state.goals[i], config)
         if changed or unfinished[i]

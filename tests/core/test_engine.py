@@ -1,0 +1,452 @@
+"""The decision core, event by event: figures by hand, and a restart at any bar that changes nothing."""
+
+import dataclasses
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.messages import LedgerSnapshot, OrderRecord, PositionRecord, TargetWeight
+from algo_royale import engine
+from algo_royale.engine import (
+    AccountReconciled,
+    BarsClosed,
+    Decision,
+    EngineConfig,
+    EngineState,
+    FillApplied,
+    Halted,
+    OrderEnded,
+    RecentCloses,
+    Resumed,
+    SymbolBar,
+    SymbolSplit,
+    observe,
+    rebuild,
+    start,
+    step,
+)
+from algo_royale.errors import BadConfiguration
+from algo_royale.ledger import Account, Position
+from algo_royale.orders import Fill, OrderStatus
+from algo_royale.portfolio.sizing import TRADER_RULES, AccountRules
+from algo_royale.research.simulate import Market, prepare, simulate
+from algo_royale.risk import RefusalCode, RiskLimits
+from markets import random_symbol
+
+D = Decimal
+CASH = D(100_000)
+HOUR_NS = 3_600_000_000_000
+EQUAL, MINIMUM = "EqualWeightPortfolioStrategy", "MinimumVariancePortfolioStrategy"
+
+
+def config(*symbols: str, **changes: Any) -> EngineConfig:
+    facts = {"ledger_id": "test", "symbols": symbols or ("A", "B"), "strategy": EQUAL, "rules": TRADER_RULES}
+    return EngineConfig(**{**facts, **changes})
+
+
+def bars(hour: int, **symbols: tuple[object, bool]) -> BarsClosed:
+    """Bars of hour `hour` (four of them a session) as symbol=(close, state in)."""
+    closes = {s: SymbolBar(D(str(c)), float(str(c)), inside, float(inside)) for s, (c, inside) in symbols.items()}
+    return BarsClosed(hour * HOUR_NS, f"2010-01-{1 + hour // 4:02}", closes)
+
+
+def told(state: EngineState, cfg: EngineConfig, *events: engine.Event) -> tuple[EngineState, list[Decision]]:
+    decisions: list[Decision] = []
+    for event in events:
+        state, more = step(state, event, cfg)
+        decisions += more
+    return state, decisions
+
+
+def filled(
+    state: EngineState, order_id: str, quantity: object | None = None, price: object | None = None
+) -> FillApplied:
+    order = state.orders[order_id]
+    shares = order.open_quantity if quantity is None else D(str(quantity))
+    fill = Fill(
+        execution_id="e", client_order_id=order_id, broker_order_id="b", symbol=order.symbol, side=order.side, quantity=shares,
+        cumulative_quantity=order.filled_quantity + shares,
+        price_usd=order.reference_price_usd if price is None else D(str(price)),
+    )  # fmt: skip
+    return FillApplied(fill)
+
+
+def all_filled(state: EngineState, cfg: EngineConfig) -> EngineState:
+    for order_id in list(state.orders):
+        state, _ = step(state, filled(state, order_id), cfg)
+    return state
+
+
+def wanted(decision: Decision) -> list[tuple[str, str, Decimal]]:
+    return [(a.intent.side, a.intent.symbol, a.intent.quantity) for a in decision.approved]
+
+
+def refusals(decision: Decision) -> list[tuple[str, RefusalCode]]:
+    return [(r.intent.symbol, r.code) for r in decision.refused]
+
+
+def test_a_signal_becomes_sized_orders_once() -> None:
+    cfg = config()
+    event = bars(1, B=(50, True), A=(33.33, True))
+
+    state, (decision,) = told(start(cfg, CASH), cfg, event)
+
+    assert wanted(decision) == [("buy", "A", D(1050)), ("buy", "B", D(700))]  # 35 % of 100,000 at 33.33 and at 50
+    assert [(t.symbol, t.weight, t.target_quantity) for t in decision.targets] == [
+        ("A", 0.35, D(1050)),
+        ("B", 0.35, D(700)),
+    ]
+    assert (decision.equity_usd, decision.bar_end_ns) == (CASH, HOUR_NS)
+    assert step(state, event, cfg) == (state, ())
+
+
+def test_orders_in_flight_count_as_held() -> None:
+    cfg = config()
+    state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, True), B=(50, False)))
+
+    state, (again,) = told(state, cfg, bars(2, A=(101, True), B=(50, False)))
+
+    assert wanted(again) == [] and refusals(again) == []
+
+
+def test_an_order_in_flight_keeps_a_second_one_of_its_symbol_back_until_it_ended() -> None:
+    cfg = config()
+    state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, True), B=(50, False)))
+    (order_id,) = state.orders
+
+    state, (turned,) = told(state, cfg, bars(2, A=(100, False), B=(50, False)))
+    state, (after,) = told(
+        state,
+        cfg,
+        filled(state, order_id, 100),
+        OrderEnded(order_id, OrderStatus.EXPIRED),
+        bars(3, A=(100, False), B=(50, False)),
+    )
+
+    assert refusals(turned) == [("A", RefusalCode.DUPLICATE_INTENT)]
+    assert wanted(after) == [("sell", "A", D(100))]
+
+
+def test_prices_alone_move_nothing() -> None:
+    cfg = config()
+    state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, True), B=(50, False)))
+    state = all_filled(state, cfg)
+
+    _, (quiet,) = told(state, cfg, bars(2, A=(200, True), B=(50, False)))
+
+    assert quiet.targets == () and quiet.approved == () and quiet.equity_usd == CASH + 35_000
+
+
+def test_every_bar_rebalances_beyond_the_drift_band() -> None:
+    cfg = config(rebalance="every_bar")
+    state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, True), B=(50, False)))
+    state = all_filled(state, cfg)
+
+    state, (near,) = told(state, cfg, bars(2, A=("100.70", True), B=(50, False)))
+    _, (far,) = told(state, cfg, bars(3, A=(200, True), B=(50, False)))
+
+    assert wanted(near) == []  # 160 dollars off
+    assert wanted(far) == [("sell", "A", D(114))]  # 350 held, floor(.35 * 135000 / 200) = 236
+
+
+def test_sells_are_decided_before_buys() -> None:
+    cfg = config("A", "B", "C")
+    state, _ = told(start(cfg, CASH), cfg, bars(1, A=(10, False), B=(10, True), C=(10, True)))
+    state = all_filled(state, cfg)
+
+    _, (decision,) = told(state, cfg, bars(2, A=(10, True), B=(10, True), C=(10, False)))
+
+    assert wanted(decision) == [("sell", "C", D(3500)), ("buy", "A", D(3500))]
+
+
+def test_what_was_not_filled_is_bought_at_the_next_bar() -> None:
+    cfg = config()
+    state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, True), B=(50, False)))
+    (order_id,) = state.orders
+    state, _ = told(state, cfg, filled(state, order_id, 300), OrderEnded(order_id, OrderStatus.EXPIRED))
+
+    state, (retry,) = told(state, cfg, bars(2, A=(100, True), B=(50, False)))
+    state, (quiet,) = told(all_filled(state, cfg), cfg, bars(3, A=(100, True), B=(50, False)))
+
+    assert wanted(retry) == [("buy", "A", D(50))]
+    assert quiet.targets == ()
+
+
+def test_a_rest_inside_the_band_is_let_go() -> None:
+    cfg = config()
+    state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, True), B=(50, False)))
+    (order_id,) = state.orders
+    state, _ = told(state, cfg, filled(state, order_id, 346), OrderEnded(order_id, OrderStatus.CANCELED))
+
+    state, (let_go,) = told(state, cfg, bars(2, A=(100, True), B=(50, False)))
+    _, (quiet,) = told(state, cfg, bars(3, A=(150, True), B=(50, False)))
+
+    assert wanted(let_go) == [] and let_go.targets[0].target_quantity == 346
+    assert quiet.targets == ()
+
+
+def test_a_refused_order_is_tried_again_at_each_bar() -> None:
+    cfg = config(limits=RiskLimits(restricted=frozenset({"A"})))
+    free = config()
+    state, (first,) = told(start(cfg, CASH), cfg, bars(1, A=(100, True), B=(50, True)))
+    state = all_filled(state, cfg)
+
+    state, (second,) = told(state, cfg, bars(2, A=(100, True), B=(60, True)))
+    _, (third,) = told(state, free, bars(3, A=(100, True), B=(50, True)))
+
+    assert refusals(first) == refusals(second) == [("A", RefusalCode.SYMBOL_RESTRICTED)]
+    assert wanted(third) == [("buy", "A", D(350))]  # B is not touched
+
+
+def test_a_symbol_silent_for_too_long_is_sold_and_comes_back() -> None:
+    cfg = config()
+    state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, True), B=(50, True)))
+    state = all_filled(state, cfg)
+
+    state, (once, twice) = told(state, cfg, bars(2, A=(100, True)), bars(3, A=(100, True)))
+    state = all_filled(state, cfg)
+    _, (back,) = told(state, cfg, bars(4, A=(100, True), B=(50, True)))
+
+    assert once.targets == () and once.missing == ("B",)
+    assert wanted(twice) == [("sell", "B", D(700))] and not twice.targets[1].state_in
+    assert wanted(back) == [("buy", "B", D(700))]
+
+
+def test_a_symbol_without_history_enough_waits_for_it_and_then_enters() -> None:
+    cfg = config("A", strategy=MINIMUM, params={"lookback": 20})
+    _, decisions = told(start(cfg, CASH), cfg, *(bars(h, A=(100 + h % 3, True)) for h in range(1, 23)))
+
+    assert [bool(d.approved) for d in decisions] == [False] * 20 + [True, False]
+
+
+def test_the_daily_loss_is_counted_from_the_last_decision_of_the_session_before() -> None:
+    cfg = config("A", "B", limits=RiskLimits(daily_loss_fraction=D("0.1")))
+    state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, True), B=(50, False)))
+    state = all_filled(state, cfg)
+
+    state, _ = told(state, cfg, bars(3, A=(80, True), B=(50, False)))  # 93,000 at the session's end
+    state, (fine,) = told(state, cfg, bars(4, A=(60, True), B=(50, True)))  # 86,000: 7.5 % below it
+    state, (over,) = told(state, cfg, bars(5, A=(50, True), B=(50, True)))  # 82,500: 11.3 % below it
+
+    assert wanted(fine) == [("buy", "A", D(151)), ("buy", "B", D(602))]
+    assert state.session_start_equity == 93_000
+    assert over.refused == ()  # its orders are still in flight
+    state, _ = told(state, cfg, *(OrderEnded(order_id, OrderStatus.REJECTED) for order_id in list(state.orders)))
+    _, (refused,) = told(state, cfg, bars(6, A=(50, True), B=(50, True)))
+    assert refusals(refused) == [("A", RefusalCode.DAILY_LOSS), ("B", RefusalCode.DAILY_LOSS)]
+
+
+def test_nothing_is_approved_while_halted() -> None:
+    cfg = config()
+    _, (halted, resumed) = told(
+        start(cfg, CASH), cfg, Halted("ledger differs"), bars(1, A=(100, True), B=(50, False)), Resumed(),
+        bars(2, A=(100, True), B=(50, False)),
+    )  # fmt: skip
+
+    assert refusals(halted) == [("A", RefusalCode.HALTED)] and "ledger differs" in halted.refused[0].reason
+    assert wanted(resumed) == [("buy", "A", D(350))]
+
+
+def test_orders_per_minute_count_over_bars() -> None:
+    cfg = config("A", "B", "C", limits=RiskLimits(orders_per_minute=2))
+    _, (decision,) = told(start(cfg, CASH), cfg, bars(1, A=(10, True), B=(10, True), C=(10, True)))
+
+    assert [s for _, s, _ in wanted(decision)] == ["A", "B"] and refusals(decision) == [("C", RefusalCode.ORDER_RATE)]
+
+
+def test_buys_fit_the_buying_power_and_the_rest_follows() -> None:
+    """A margin account counts this bar's sales; a cash account does not, and buys once they have settled."""
+    margin, cash = TRADER_RULES, dataclasses.replace(TRADER_RULES, account="cash")
+    for rules, expected in ((margin, D(3500)), (cash, D(2998))):
+        cfg = config("A", "B", "C", rules=rules)
+        state, _ = told(start(cfg, CASH), cfg, bars(1, A=(10, True), B=(10, True), C=(10, False)))
+        state = all_filled(state, cfg)  # 30,000 in cash
+
+        state, (decision,) = told(state, cfg, bars(2, A=(10, True), B=(10, False), C=(10, True)))
+
+        assert wanted(decision) == [("sell", "B", D(3500)), ("buy", "C", expected)]
+        assert decision.targets[2].target_quantity == 3500
+
+
+def test_fills_that_are_told_twice_or_of_unknown_orders_change_nothing() -> None:
+    cfg = config()
+    state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, True), B=(50, False)))
+    (order_id,) = state.orders
+    fill = filled(state, order_id, 100)
+    once, _ = step(state, fill, cfg)
+
+    twice, _ = step(once, fill, cfg)
+    late, _ = step(all_filled(once, cfg), fill, cfg)
+
+    assert twice.account == once.account and twice.ignored_fills == 1
+    assert late.account.quantity("A") == 350 and late.ignored_fills == 1
+
+
+def test_a_split_changes_quantities_and_orders_nothing() -> None:
+    cfg = config()
+    state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, True), B=(50, False)))
+    state = all_filled(state, cfg)
+
+    state, _ = told(state, cfg, SymbolSplit("A", D(7)))
+    assert (state.account.quantity("A"), state.account.equity(state.prices)) == (D(2450), CASH)
+    event = bars(2, A=(14, True), B=(50, False))
+    _, (quiet,) = told(state, cfg, event)
+
+    assert quiet.targets == ()
+
+
+def test_reconciled_facts_replace_the_fold() -> None:
+    cfg = config()
+    state, _ = told(start(cfg, CASH), cfg, AccountReconciled(D(5), {"A": Position(D(2), D(3))}))
+
+    assert state.account == Account(cash=D(5), positions={"A": Position(D(2), D(3))})
+
+
+def test_observing_a_bar_takes_prices_and_leaves_the_books_alone() -> None:
+    cfg = config()
+    state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, False), B=(50, False)))
+
+    seen = observe(state, bars(9, A=(120, True), B=(50, False)), cfg)
+
+    assert seen.prices["A"] == 120 and seen.signal_in == (True, False)
+    assert (seen.equity, seen.session, seen.session_start_equity) == (
+        state.equity,
+        state.session,
+        state.session_start_equity,
+    )
+    assert step(seen, bars(9, A=(120, True), B=(50, False)), cfg) == (seen, ())
+
+
+@pytest.mark.parametrize("wrong", [{"symbols": ()}, {"symbols": ("A", "A")}, {"rebalance": "monthly"}])
+def test_a_configuration_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadConfiguration):
+        config(**wrong) if "symbols" not in wrong else EngineConfig(ledger_id="t", strategy=EQUAL, **wrong)
+
+
+# --- restart ---------------------------------------------------------------------------------------------------------
+
+
+def snapshot(state: EngineState, decisions: Sequence[Decision], cash: Decimal | None = None) -> LedgerSnapshot:
+    """What a ledger that committed `decisions` and the account's fills would tell; nothing else of `state` is used."""
+    last = decisions[-1] if decisions else None
+    targeted = [d for d in decisions if d.targets]
+    earlier = [d for d in decisions if last is not None and d.session_date < last.session_date]
+    orders = [OrderRecord(
+        client_order_id=o.client_order_id, broker_order_id=None, decision_id=o.decision_id, symbol=o.symbol, side=o.side,
+        quantity=o.quantity, filled_quantity=o.filled_quantity, status=o.status.value,
+        reference_price_usd=o.reference_price_usd,
+    ) for o in state.orders.values()]  # fmt: skip
+    fields = TargetWeight.__struct_fields__
+    return LedgerSnapshot(
+        at_ns=0, ledger_id="test", cash_usd=state.account.cash if cash is None else cash,
+        positions=tuple(PositionRecord(symbol=s, quantity=p.quantity, average_cost_usd=p.average_cost_usd) for s, p in
+                        state.account.positions.items()),
+        open_orders=tuple(orders), last_decision_bar_end_ns=last.bar_end_ns if last else 0, live_start_ns=0,
+        session_start_equity_usd=earlier[-1].equity_usd if earlier else decisions[0].equity_usd if decisions else None,
+        orders_recent_ns=tuple(d.bar_end_ns for d in decisions for _ in d.approved),
+        halted_reason=state.halted_reason,
+        last_targets=tuple(
+            TargetWeight(**{name: getattr(t, name) for name in fields}) for t in targeted[-1].targets
+        ) if targeted else (),
+        last_equity_usd=last.equity_usd if last else None, last_session_date=last.session_date if last else "",
+    )  # fmt: skip
+
+
+def closes_until(market: Market, steps: int) -> dict[str, RecentCloses]:
+    out = {}
+    for symbol in market.symbols:
+        old = market.history[symbol]
+        rows = [(m.closed.bar_end_ns, m.closed.bars[symbol]) for m in market.steps[:steps] if symbol in m.closed.bars]
+        times = [*old.bar_ends_ns, *(end for end, _ in rows)]
+        out[symbol] = RecentCloses(
+            times,
+            [*old.adjusted_closes, *(bar.adjusted_close for _, bar in rows)],
+            rows[-1][1].close_usd if rows else None,
+        )
+    return out
+
+
+LIMITS = RiskLimits(
+    order_notional_usd=D(45_000), gross_exposure_fraction=D("0.9"), daily_loss_fraction=D("0.02"), orders_per_minute=2
+)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.integers(0, 10_000), st.sampled_from(["EqualWeightPortfolioStrategy", "InverseVolatilityPortfolioStrategy"]),
+    st.sampled_from([RiskLimits(), LIMITS]), st.integers(2, 40), st.integers(0, 2),
+)  # fmt: skip
+def test_a_restart_at_any_bar_decides_what_an_uninterrupted_run_decides(
+    seed: int, strategy: str, limits: RiskLimits, at: int, moment: int
+) -> None:
+    """Restart before the bar is decided, after its decision, or after that decision's orders filled."""
+    inputs = {s: random_symbol(s, seed + i, 70, gaps=0.1, flips=0.2) for i, s in enumerate("ABC")}
+    market = prepare(inputs, int(inputs["A"].traded.start_ns[15]), 2**62)
+    params = {"lookback": 10} if "Inverse" in strategy else {}
+    cfg = config("A", "B", "C", strategy=strategy, params=params, limits=limits)
+    decisions, state, restarted = [], start(cfg, CASH, engine.history_before(cfg, market.history, 2**62)[0]), 0
+    uninterrupted = simulate(market, cfg, CASH)
+    for index, now in enumerate(market.steps):
+        for order in sorted(state.orders.values(), key=lambda o: (o.side == "buy", o.symbol)):
+            if order.symbol in now.opens:
+                price = engine_price(order.side, now.opens[order.symbol], cfg.rules)
+                state, _ = step(state, filled(state, order.client_order_id, price=price), cfg)
+            else:
+                state, _ = step(state, OrderEnded(order.client_order_id, OrderStatus.EXPIRED), cfg)
+            if moment == 2 and index == at:
+                last = market.steps[index - 1].closed
+                state, more = rebuild(cfg, snapshot(state, decisions), closes_until(market, index), last, decide=True)
+                assert more == ()
+                restarted += 1
+        if moment == 0 and index == at:
+            state, more = rebuild(cfg, snapshot(state, decisions), closes_until(market, index), now.closed, decide=True)
+        else:
+            state, more = step(state, now.closed, cfg)
+        decisions += more
+        if moment == 1 and index == at:
+            state, more = rebuild(
+                cfg, snapshot(state, decisions), closes_until(market, index + 1), now.closed, decide=True
+            )
+            assert more == ()
+    assert [d for d in decisions if d.targets] == list(uninterrupted.decisions)
+    assert state.equity == uninterrupted.final_equity
+
+
+def engine_price(side: str, opened: Decimal, rules: AccountRules) -> Decimal:
+    """Slippage of 5 basis points on a tick of 0.0001, written out once more."""
+    assert rules is TRADER_RULES
+    return (opened * (D("1.0005") if side == "buy" else D("0.9995"))).quantize(D("0.0001"))
+
+
+def test_without_known_cash_nothing_is_rebuilt() -> None:
+    cfg = config()
+    known = snapshot(start(cfg, CASH), ())
+    unknown = LedgerSnapshot(**{**{f: getattr(known, f) for f in known.__struct_fields__}, "cash_usd": None})
+
+    with pytest.raises(BadConfiguration, match="reconcile"):
+        rebuild(cfg, unknown, {}, bars(1, A=(1, True)), decide=True)
+
+
+def test_an_order_of_a_symbol_without_any_price_is_refused_by_name() -> None:
+    cfg = config()
+    held = Account(cash=CASH, positions={"B": Position(D(5), D(7))})
+    known = snapshot(dataclasses.replace(start(cfg, CASH), account=held), ())
+
+    _, (decision,) = rebuild(cfg, known, {}, bars(1, A=(100, True)), decide=True)
+
+    assert refusals(decision) == [("B", RefusalCode.PRICE_MISSING)] and wanted(decision) == [("buy", "A", D(350))]
+
+
+def test_history_of_other_symbols_times_is_carried_forward() -> None:
+    cfg = config("A", "B", strategy="InverseVolatilityPortfolioStrategy", params={"lookback": 10})
+    closes = {"A": RecentCloses([1, 2, 3, 4], [10.0, 11.0, 12.0, 13.0]), "B": RecentCloses([2, 3], [5.0, 6.0])}
+
+    history, missed = engine.history_before(cfg, closes, 5)
+
+    assert history[-4:].tolist()[1:] == [[11, 5], [12, 6], [13, 6]] and np.isnan(history[-4, 1])
+    assert missed == (0, 1)
