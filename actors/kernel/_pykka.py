@@ -8,6 +8,7 @@ are pinned by tests/kernel/test_pykka_contract.py.
 
 import contextlib
 import threading
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -35,42 +36,45 @@ class ThreadInbox:
 
     waiting = False
     fenced = False
-    mailbox: Mailbox
-    incarnation: Incarnation
 
     def __init__(self) -> None:
         self._tokens: SimpleQueue[Mailbox] = SimpleQueue()
         self.wake = self._tokens.put
-        self.held = threading.Lock()  # held to take an item, and by the fencer: whoever is fenced takes nothing
-        self._envelope: Envelope[Any] = Envelope(None)
+        self.held = threading.Lock()  # to take an item, and by the fencer: whoever is fenced takes nothing
+        self.get: Callable[[], Envelope[Any]]
 
     def bind(self, incarnation: Incarnation) -> None:
-        self.incarnation, self.mailbox = incarnation, incarnation.cell.mailbox
+        """Make `get`: a closure, because it runs once per message and attribute lookups would be half of it."""
+        envelope: Envelope[Any] = Envelope(None)
+        mailbox, held, wait = incarnation.cell.mailbox, self.held, self._tokens.get
+        control, data = mailbox.control, mailbox.data
+        take, take_control, claim = data.popleft, control.popleft, incarnation.claim.append
+        idle_hint = incarnation.runtime.idle_hint
+
+        def get() -> Envelope[Any]:
+            while True:
+                with held:
+                    if self.fenced:
+                        envelope.message = RELEASED
+                        return envelope
+                    try:
+                        item = take_control() if control else take()
+                    except IndexError:
+                        pass
+                    else:
+                        claim(item)
+                        envelope.message = item
+                        return envelope
+                self.waiting = True
+                if not (control or data or self.fenced):
+                    idle_hint()
+                    wait()
+                self.waiting = False
+
+        self.get = get
 
     def put(self, envelope: object) -> None:
         raise TypeError("tell through a Ref; Pykka's ActorRef is not used")
-
-    def get(self) -> Envelope[Any]:
-        envelope, mailbox, claim = self._envelope, self.mailbox, self.incarnation.claim
-        control, data = mailbox.control, mailbox.data
-        while True:
-            with self.held:
-                if self.fenced:
-                    envelope.message = RELEASED
-                    return envelope
-                try:
-                    item = control.popleft() if control else data.popleft()
-                except IndexError:
-                    pass
-                else:
-                    claim.append(item)
-                    envelope.message = item
-                    return envelope
-            self.waiting = True
-            if not (control or data or self.fenced):
-                self.incarnation.runtime.idle_hint()
-                self._tokens.get()
-            self.waiting = False
 
     def empty(self) -> bool:
         """Always: Pykka's teardown must drain nothing, the next incarnation reads on."""

@@ -43,7 +43,9 @@ class Ref(Generic[M_contra]):
             return bool(incarnation.actor.tell(self, message))
         runtime = self._runtime
         number = runtime.next_id()
-        return self.deliver(Record(number, 0, number, INGRESS, 0, self.path, runtime.now_ns(), message))
+        record = Record(number, 0, number, INGRESS, 0, self.path, runtime.now_ns(), message)
+        mailbox = self.mailbox
+        return mailbox.put(record) if not mailbox.closed else self.deliver(record)
 
     def tell_control(self, control: Control) -> None:
         """Queue `control` in the lane that overtakes data. For a path without an actor it is dropped, with an event."""
@@ -51,10 +53,9 @@ class Ref(Generic[M_contra]):
 
     def deliver(self, record: Record) -> bool:
         """Put a finished record into the mailbox that this path has now. Kernel only."""
-        mailbox = self.mailbox
-        if mailbox.closed:
-            mailbox = self.mailbox = self._runtime.mailbox_at(self.path)
-        return mailbox.put(record)
+        if self.mailbox.closed:
+            self.mailbox = self._runtime.mailbox_at(self.path)
+        return self.mailbox.put(record)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Ref) and other.path == self.path and other._runtime is self._runtime

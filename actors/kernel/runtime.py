@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import count
-from time import perf_counter_ns
+from time import perf_counter_ns, time_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -15,7 +15,7 @@ from actors.kernel.record import Outcome, Record, Sink
 from actors.kernel.ref import Ref, running
 from actors.kernel.spec import ChildSpec, MailboxSpec
 from actors.kernel.timers import Timer, TimerHeap
-from algo_royale.clock import Clock, ScaledClock
+from algo_royale.clock import Clock, ScaledClock, WallClock
 
 if TYPE_CHECKING:
     from actors.kernel.actor import Actor
@@ -97,7 +97,7 @@ class Runtime:
     def __init__(self, clock: Clock, seed: int, log: Sink | None) -> None:
         self.clock, self.log = clock, log
         self._seed = seed
-        self.now_ns: Callable[[], int] = clock.now_ns
+        self.now_ns: Callable[[], int] = time_ns if type(clock) is WallClock else clock.now_ns
         self.pace = clock.speed if isinstance(clock, ScaledClock) else 1.0
         self.write: Callable[[Record], object] | None = log.write if log is not None else None
         self.stopwatch: Callable[[], int] = perf_counter_ns
