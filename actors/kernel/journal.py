@@ -14,6 +14,7 @@ import fnmatch
 import itertools
 import logging
 import math
+import re
 import sqlite3
 import threading
 import time
@@ -192,7 +193,7 @@ class MessageLog:
     def __init__(
         self, path: Path, run: RunInfo, *, queue_limit: int = QUEUE_LIMIT, busy_timeout_s: float = BUSY_TIMEOUT_S
     ) -> None:
-        from actors.kernel import spawn_thread  # the package's facade imports this module
+        from actors.kernel.threads import spawn_thread  # not needed by readers
 
         self.path, self.run = path, run
         self._limit, self._busy_timeout_s = queue_limit, busy_timeout_s
@@ -214,23 +215,20 @@ class MessageLog:
 
     # -- the actors' side
 
-    def write(self, record: Record) -> None:
-        """Queue one handled (or dead) message; about a queue put."""
-        self._put(record)
-
-    def event(self, at_ns: int, path: str, gen: int, what: str, detail: str = "") -> None:
-        """Queue one event of an actor's life; an `exit` event's detail starts with the run's exit code."""
-        self._put(_Event(at_ns, path, gen, what, detail))
-
-    def _put(self, item: Record | _Event) -> None:
+    def write(self, record: "Record | _Event") -> None:
+        """Queue one ended message; about a queue put."""
         queue = self._queue
         if len(queue) >= self._limit or self._off_reason is not None:
             self._drop()
             return
-        queue.append(item)
+        queue.append(record)
         if self._asleep:
             self._asleep = False
             self._wake.set()
+
+    def event(self, at_ns: int, path: str, gen: int, what: str, detail: str = "") -> None:
+        """Queue one event of an actor's life. An `exit` event's number is the run's exit code."""
+        self.write(_Event(at_ns, path, gen, what, detail))
 
     def _drop(self) -> None:
         with self._drop_lock:
@@ -262,7 +260,7 @@ class MessageLog:
     def close(self, exit_code: int | None = None, *, ended_ns: int | None = None, timeout_s: float = 10.0) -> bool:
         """Write what is queued and the run's end, make the indexes, and end the thread. True if all of it is on disk.
 
-        `ended_ns` defaults to the time of the last record.
+        `exit_code` defaults to that of the `exit` event, `ended_ns` to the time of the last record.
         """
         if not self._closing:
             self._exit_code, self._ended_ns = exit_code, ended_ns
@@ -362,9 +360,9 @@ class MessageLog:
         return batch
 
     def _add_event(self, batch: _Batch, event: _Event) -> None:
-        if event.what == "exit" and self._exit_code is None and event.detail.split()[:1]:
-            first = event.detail.split()[0]
-            self._exit_code = int(first) if first.lstrip("-").isdigit() else None
+        if event.what == "exit" and self._exit_code is None:
+            number = re.search(r"\d+", event.detail)
+            self._exit_code = int(number.group()) if number else None
         path_id = self._path_id(batch, event.path)
         batch.events.append((next(self._seq), event.at_ns, path_id, event.gen, event.what, event.detail))
 
@@ -665,6 +663,11 @@ class LogReader:
             path for path in paths if fnmatch.fnmatchcase(path, pattern) or fnmatch.fnmatchcase(path, f"*/{pattern}")
         ]
 
+    def recipients(self) -> list[str]:
+        """Paths that have handled messages."""
+        sql = "SELECT DISTINCT p.path FROM message m JOIN path p ON p.id = m.recipient WHERE m.attempt <> 0 ORDER BY 1"
+        return [path for (path,) in self._rows(sql)]
+
     def messages(
         self,
         *,
@@ -773,7 +776,7 @@ class LogReader:
         """What one actor lived through, in order: the messages whose handler ran (to its end, or until it failed) and
         the events of its life between them, which say where one generation ends and the next begins."""
         handled = self._entries(
-            "WHERE r.path = ? AND m.handled <> 0 ORDER BY m.seq",
+            "WHERE r.path = ? AND m.attempt <> 0 ORDER BY m.seq",
             (path,),
         )
         lived: list[Entry | Event] = [*handled, *self.events(path)]
@@ -822,20 +825,20 @@ class LogReader:
         states = []
         for path in _tree_order([*events, *(path for path in stored if path not in events)]):
             lived = events.get(path, [])
-            starts = sum(event.what == "started" for event in lived)
+            generation = max((event.gen for event in lived), default=0)
             failures = [event for event in lived if event.what in _FAILURES]
             did = work.get(path, ActorStats(path, 0, 0, 0, 0, 0))
             states.append(
                 ActorState(
                     path=path,
                     state=_state_after(lived, ended),
-                    generation=max((event.gen for event in lived), default=0),
-                    restarts=max(0, starts - 1),
+                    generation=generation,
+                    restarts=max(0, generation - 1),
                     failures=len(failures),
                     mailbox=stored[path][0] if path in stored else None,
                     handled=did.handled,
                     dead=did.dead,
-                    last_error=failures[-1].detail if failures else "",
+                    last_error=failures[-1].detail.strip().rsplit("\n", 1)[-1] if failures else "",
                 )
             )
         return states

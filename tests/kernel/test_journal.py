@@ -385,7 +385,15 @@ def story(make: Callable[..., MessageLog], path: Path) -> Iterator[LogReader]:
     journal.write(record(7, sender="", recipient="root/c", corr=7, took_us=30))
     journal.write(
         record(
-            8, sender="", recipient="root/gone", corr=8, handled_ns=0, took_us=0, outcome=Outcome.DEAD, detail="no such"
+            8,
+            sender="",
+            recipient="root/gone",
+            corr=8,
+            handled_ns=0,
+            took_us=0,
+            outcome=Outcome.DEAD,
+            attempt=0,
+            detail="no such",
         )
     )
     journal.write(record(9, sender="", recipient="root/feed", corr=9, message=Counted(at_ns=1, n=9)))

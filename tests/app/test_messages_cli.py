@@ -1,0 +1,265 @@
+"""`messages`, `actors` and `replay` on logs made here: what they print in a pipe and as JSON, and what they refuse."""
+
+import json
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from actors.kernel import Actor
+from actors.kernel.journal import MessageLog, RunInfo, off_note
+from actors.kernel.record import Outcome, Record
+from actors.messages import BarClosed, BarRow, SignalReported, TimerFired
+from algo_royale.app.cli import messages as cli
+from algo_royale.errors import AlgoRoyaleError, BadInput, UnknownName
+
+CLOSE = 1_357_246_800_000_000_000  # 2013-01-03 16:00 in New York
+FEED, SIGNAL, PORTFOLIO = "root/trading/market_data", "root/trading/signals/signal:AAPL", "root/trading/portfolio"
+
+
+@dataclass
+class Options:
+    home: Path
+    env: str = "dev_integration"
+    json: bool = False
+
+
+BAR = BarClosed(
+    at_ns=CLOSE, symbol="AAPL", timeframe="1Day",
+    bar=BarRow(start_ns=CLOSE - 10**13, end_ns=CLOSE, open=1.0, high=2.0, low=0.5, close=1.25, volume=9.0),
+)  # fmt: skip
+SAID = SignalReported(
+    at_ns=CLOSE, symbol="AAPL", bar_end_ns=CLOSE, signal=1, state_in=True, score=float("nan"), changed=True,
+    close_usd=Decimal("1.2500"), adjusted_close=1.25,
+)  # fmt: skip
+
+
+def write_run(home: Path, run: str, *, kind: str = "trader", close: bool = True) -> MessageLog:
+    """A bar makes a signal, which the portfolio fails on; the portfolio restarts; a late letter finds nobody."""
+    path = home / "dev_integration" / "runs" / run / "messages.db"
+    journal = MessageLog(path, RunInfo(run, kind, CLOSE, seed=3))
+    for actor in ("root", "root/trading", FEED, SIGNAL, PORTFOLIO):
+        journal.event(CLOSE, actor, 1, "started")
+    ok, handled = Outcome.OK, CLOSE + 1_000_000
+    journal.write(Record(1, 0, 1, FEED, 1, SIGNAL, CLOSE, BAR, handled, 250, ok, 1))
+    journal.write(
+        Record(2, 1, 1, SIGNAL, 1, PORTFOLIO, handled, SAID, handled, 80, Outcome.FAILED, 1, "ValueError: no")
+    )
+    journal.event(handled, PORTFOLIO, 1, "failed", "Traceback ...\nValueError: no")
+    journal.event(handled, PORTFOLIO, 2, "started")
+    tick = TimerFired(at_ns=CLOSE, name="watermark")
+    journal.write(Record(3, 0, 3, "timer", 2, PORTFOLIO, handled, tick, handled + 10**9, 5, ok, 2))
+    journal.write(Record(4, 0, 4, "ingress", 0, "root/gone", handled, tick, 0, 0, Outcome.DEAD, 0, "no such actor"))
+    journal.event(handled, "root", 0, "exit", "exit code 0")
+    journal.close() if close else journal.flush()
+    return journal
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    write_run(tmp_path, "20130103-1")
+    return tmp_path
+
+
+@pytest.fixture
+def run(home: Path) -> Callable[..., Result]:
+    groups = {"messages": cli.messages_group, "actors": cli.actors_group, "replay": cli.replay_command}
+
+    def invoke(*words: str, as_json: bool = False, exits: int = 0) -> Result:
+        command: click.Command = groups[words[0]]
+        result = CliRunner().invoke(command, words[1:], obj=Options(home, json=as_json))
+        if isinstance(result.exception, AlgoRoyaleError):
+            raise result.exception
+        assert result.exit_code == exits, (result.output, result.exception)
+        return result
+
+    return invoke
+
+
+def rows(result: Result) -> list[list[str]]:
+    return [line.split("\t") for line in result.stdout.splitlines()]
+
+
+def document(result: Result) -> Any:
+    def refuse(text: str) -> None:
+        raise AssertionError(f"{text} is not JSON")
+
+    return json.loads(result.stdout, parse_constant=refuse)
+
+
+def test_a_list_in_a_pipe_is_tab_separated(run: Callable[..., Result]) -> None:
+    """A header, then a line per message: New York time, who, what, how it ended, and the message in short."""
+    header, bar, signal, *_ = rows(run("messages", "list"))
+
+    assert header == ["id", "time", "from", "to", "type", "outcome", "took_us", "summary"]
+    assert bar[:7] == ["1", "2013-01-03T16:00:00.001-05:00", FEED, SIGNAL, "BarClosed", "ok", "250"]
+    assert bar[7].startswith("symbol=AAPL timeframe=1Day bar={") and "close=1.25" in bar[7]
+    assert signal[5] == "failed" and signal[7].startswith("ValueError: no | symbol=AAPL")
+    assert "bar_end_ns=2013-01-03T16:00:00.000-05:00" in signal[7] and "close_usd=1.2500" in signal[7]
+
+
+def test_a_list_as_json_has_stable_keys_money_as_strings_and_no_nan(run: Callable[..., Result]) -> None:
+    """One document; what is not a number is null."""
+    found = document(run("messages", "list", "--type", "signal*", as_json=True))
+
+    assert found["run"] == "20130103-1"
+    (said,) = found["messages"]
+    assert (said["id"], said["cause"], said["corr"], said["outcome"], said["detail"]) == (
+        2,
+        1,
+        1,
+        "failed",
+        "ValueError: no",
+    )
+    assert said["message"]["close_usd"] == "1.2500" and said["message"]["score"] is None
+    assert said["handled"] == "2013-01-03T16:00:00.001-05:00"
+
+
+def test_filters_narrow_the_list(run: Callable[..., Result]) -> None:
+    """By actor, outcome, correlation and time."""
+
+    def ids(*options: str) -> list[str]:
+        return [row[0] for row in rows(run("messages", "list", *options))[1:]]
+
+    assert ids("--actor", "portfolio") == ["2", "3"]
+    assert ids("--outcome", "failed", "--outcome", "dead") == ["2", "4"]
+    assert ids("--corr", "1") == ["1", "2"]
+    assert ids("--since", "2013-01-03T16:00:00.500", "--until", "2013-01-03T21:00:02+00:00") == ["3"]
+    assert ids("--since", "2013-01-04") == []
+    assert ids("--limit", "1") == ["4"]
+
+
+def test_show_prints_every_field(run: Callable[..., Result]) -> None:
+    """The envelope, then the body as JSON."""
+    shown = run("messages", "show", "1").stdout
+    assert "BarClosed" in shown and '"volume": 9.0' in shown and SIGNAL in shown
+    assert document(run("messages", "show", "1", as_json=True))["message"]["bar"]["close"] == 1.25
+    with pytest.raises(BadInput, match="no message 77"):
+        run("messages", "show", "77")
+
+
+def test_trace_prints_the_causal_tree(run: Callable[..., Result]) -> None:
+    """What came of what, with the time it took, how it ended and why."""
+    first, second = run("messages", "trace", "2").stdout.splitlines()
+
+    assert first.startswith(f"BarClosed #1 {FEED} -> {SIGNAL} 2013-01-03T16:00:00.001-05:00 250 us ok")
+    assert second.startswith("└─ SignalReported #2") and "failed [ValueError: no]" in second and second.endswith("<")
+    assert [m["depth"] for m in document(run("messages", "trace", "1", as_json=True))["messages"]] == [0, 1]
+    with pytest.raises(BadInput, match="77"):
+        run("messages", "trace", "77")
+
+
+def test_dead_letters_are_listed_with_their_reasons(run: Callable[..., Result]) -> None:
+    """Poison and the undelivered."""
+    assert [(row[0], row[5], row[7].split(" | ")[0]) for row in rows(run("messages", "dead"))[1:]] == [
+        ("2", "failed", "ValueError: no"), ("4", "dead", "no such actor"),
+    ]  # fmt: skip
+
+
+def test_stats_count_by_actor_and_type(run: Callable[..., Result]) -> None:
+    """And name the run and how it ended."""
+    lines = run("messages", "stats").stdout.splitlines()
+    assert lines[0].startswith("run 20130103-1 (trader): 4 messages, 0 dropped") and lines[0].endswith("exit code 0")
+    assert f"{PORTFOLIO}\t2\t1\t0\t5\t80" in lines
+    assert "TimerFired\t2" in lines
+    assert document(run("messages", "stats", as_json=True))["kinds"] == {
+        "TimerFired": 2,
+        "BarClosed": 1,
+        "SignalReported": 1,
+    }
+
+
+def test_the_actor_tree_shows_the_failure_and_the_restart(run: Callable[..., Result]) -> None:
+    """State, generation, restarts, failures and the last error, parents first."""
+    tree = {row[0]: row[1:] for row in rows(run("actors", "tree"))[1:]}
+    assert list(tree) == ["root", "root/trading", FEED, SIGNAL, PORTFOLIO]
+    assert tree[PORTFOLIO] == ["ended", "2", "1", "1", "-", "2", "0", "ValueError: no"]
+    found = document(run("actors", "tree", as_json=True))
+    assert found["exit_code"] == 0 and found["actors"][-1]["last_error"] == "ValueError: no"
+
+
+def test_tail_shows_the_past_then_follows_to_the_end(run: Callable[..., Result]) -> None:
+    """On a run that has ended there is nothing to wait for."""
+    assert [row[0] for row in rows(run("messages", "tail", "--lines", "2"))] == ["3", "4"]
+    lines = run("messages", "tail", "--lines", "1", "--no-follow", as_json=True).stdout.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [4]
+
+
+def test_the_newest_run_is_the_default_and_any_can_be_named(run: Callable[..., Result], home: Path) -> None:
+    """By id or by path; an unknown one is answered with the nearest."""
+    journal = write_run(home, "20130104-1", close=False)  # still going on
+    try:
+        assert document(run("messages", "stats", as_json=True))["run"] == "20130104-1"
+        assert "still running" in run("messages", "stats").stdout
+        assert document(run("messages", "stats", "--run", "20130103-1", as_json=True))["run"] == "20130103-1"
+        folder = str(home / "dev_integration" / "runs" / "20130103-1")
+        assert document(run("messages", "stats", "--run", folder, as_json=True))["run"] == "20130103-1"
+        with pytest.raises(UnknownName, match="20130104-1"):
+            run("messages", "stats", "--run", "20130104-2")
+    finally:
+        journal.close()
+
+
+def test_no_log_and_a_bad_time_are_one_clear_line(tmp_path: Path, run: Callable[..., Result]) -> None:
+    """What is wrong and what to do."""
+    with pytest.raises(BadInput, match="yesterday"):
+        run("messages", "list", "--since", "yesterday")
+    with pytest.raises(BadInput, match="no message log under"):
+        cli.find_log(Options(tmp_path / "nowhere"), None)
+
+
+def test_what_the_log_lacks_is_said_on_stderr(run: Callable[..., Result], home: Path) -> None:
+    """A log that was turned off says so whenever it is read."""
+    off_note(home / "dev_integration" / "runs" / "20130103-1" / "messages.db").write_text("disk is full")
+    result = run("messages", "list", as_json=True)
+    assert "disk is full" in result.stderr and "disk is full" not in result.stdout
+
+
+class Parrot(Actor[Any]):
+    """Says SAID for every bar."""
+
+    def receive(self, message: object) -> None:
+        self.tell(self.ref(PORTFOLIO), SAID)
+
+
+class Mute(Parrot):
+    def receive(self, message: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("actor", "exits"), [(Parrot, 0), (Mute, 1)])
+def test_replay_says_whether_the_actors_do_it_again(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, actor: type[Actor[Any]], exits: int
+) -> None:
+    """Exit code 1 and the first difference if one does not."""
+    module = types.ModuleType("replayers_of_a_test")
+    module.factories = lambda folder, header, runtime: {SIGNAL: actor}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(cli._REPLAYERS, "trader", f"{module.__name__}:factories")
+    out = run("replay", "20130103-1", exits=exits).stdout
+    assert f"{PORTFOLIO}: not replayed" in out
+    assert ("every replayed actor sent what is recorded" in out) is (exits == 0)
+    found = document(run("replay", "20130103-1", as_json=True, exits=exits))
+    assert found["same"] is (exits == 0) and found["exact"] is True
+
+
+def test_a_run_that_cannot_be_replayed_says_so(run: Callable[..., Result], home: Path) -> None:
+    """Its kind has no factories."""
+    write_run(home, "b-1", kind="unheard-of")
+    with pytest.raises(BadInput, match="unheard-of"):
+        run("replay", "b-1")
+
+
+@pytest.mark.parametrize("group", [cli.messages_group, cli.actors_group])
+def test_every_command_has_help_with_an_example(group: click.Group) -> None:
+    """And so has each group."""
+    for command in (group, *group.commands.values(), cli.replay_command):
+        assert command.help and "Examples:" in command.help, command.name
+        assert all(option.help for option in command.params if isinstance(option, click.Option))
