@@ -126,6 +126,7 @@ def pbo(returns: FloatArray) -> Pbo | None:
 
     16 blocks, fewer (even) so that each has at least 5 sessions; the oldest rows beyond a multiple are dropped.
     """
+    returns = np.ascontiguousarray(returns)
     n, k = returns.shape
     blocks = min(BLOCKS, n // 5 // 2 * 2)
     if blocks < 4 or k < 2:

@@ -18,9 +18,7 @@ RULES = CostRules(
 
 
 def backtest(opens: list[float], closes: list[float], signals: list[int], rules: CostRules = FREE) -> Backtest:
-    return run_arrays(
-        np.array(opens), np.array(closes), np.array(signals, np.int8), cost_array(rules), 100_000.0
-    )
+    return run_arrays(np.array(opens), np.array(closes), np.array(signals, np.int8), cost_array(rules), 100_000.0)
 
 
 def slow(opens: list[float], closes: list[float], signals: list[int], rules: CostRules) -> tuple[list, list]:

@@ -96,9 +96,7 @@ def test_a_point_is_computed_once_however_often_it_is_proposed() -> None:
 
 
 def test_a_space_without_dimensions_has_one_trial() -> None:
-    study = optimise(
-        (), lambda point: evaluation(0.3), n_trials=50, next_seed=seeds, objective=SHARPE, min_trades=0
-    )
+    study = optimise((), lambda point: evaluation(0.3), n_trials=50, next_seed=seeds, objective=SHARPE, min_trades=0)
 
     assert [t.point for t in study.trials] == [{}]
     assert study.best is study.trials[0]
@@ -159,7 +157,8 @@ def test_objective_clips_ratios_and_refuses_what_has_no_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "directions"), [(("shape_ratio",), ()), ((), ()), (("total_return",), ("up",)), (("total_return",), ("maximize",) * 2)]
+    ("names", "directions"),
+    [(("shape_ratio",), ()), ((), ()), (("total_return",), ("up",)), (("total_return",), ("maximize",) * 2)],
 )
 def test_a_wrong_objective_is_refused(names: tuple, directions: tuple) -> None:
     with pytest.raises(BadInput, match="objective"):
