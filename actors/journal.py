@@ -17,13 +17,14 @@ class JournalActor(Actor[JobDue]):
 
     def __init__(self, health: Callable[[], Mapping[str, object]]) -> None:
         self._health = health
-        self._said: Mapping[str, object] = {}
+        self._said: tuple[bool, object] = (False, None)
 
     def receive(self, message: JobDue) -> None:
         health = self._health()
-        if health != self._said and (health.get("dropped") or health.get("error")):
+        trouble = (bool(health.get("dropped")), health.get("error"))
+        if any(trouble) and trouble != self._said:
             logger.error("message log is incomplete dropped=%s error=%s", health.get("dropped"), health.get("error"))
-        self._said = health
+        self._said = trouble
 
     def observe(self) -> Mapping[str, object]:
         return self._health()

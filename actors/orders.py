@@ -66,7 +66,7 @@ class OrdersActor(Actor[OrdersMessage]):
         self._sent: set[str] = set()
         self._fresh: set[str] = set()  # heard of by a decision of this incarnation: certainly never sent before
         self._tries: dict[str, int] = {}
-        self._cause = "start"
+        self._asked_for = "start"
 
     def started(self) -> None:
         self.tell(self._ledger, SnapshotRequested(at_ns=self.now_ns, reply_to=self.path))
@@ -106,14 +106,14 @@ class OrdersActor(Actor[OrdersMessage]):
             case TimerFired(name="lookup"):
                 self._submit(message.key, lookup_first=True)
             case TimerFired():
-                self._request_snapshot(self._cause)
+                self._request_snapshot(self._asked_for)
 
     # --- reconciling ---
 
     def _request_snapshot(self, cause: str) -> None:
         if self._orders is None:
             return  # the ledger's answer will ask
-        self._cause = cause
+        self._asked_for = cause
         self.tell(
             self._broker, BrokerSnapshotRequested(at_ns=self.now_ns, cause_of=cause, since_ns=self.now_ns - LOOKBACK_NS)
         )

@@ -206,7 +206,7 @@ def run_trader(
 
 def _health(log: MessageLog) -> dict[str, object]:
     state = log.state
-    return {"dropped": state.dropped, "error": state.off_reason or ""}
+    return {"dropped": state.dropped, "error": state.reason}
 
 
 def _clock(endpoints: Endpoints, market: TwinMarket | None, *, paced: bool) -> Clock:

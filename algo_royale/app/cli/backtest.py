@@ -99,7 +99,7 @@ def research_config(config: "Config", root: Path) -> "ResearchConfig":
     )  # fmt: skip
 
 
-def backtest(settings: "Settings", config: "Config", *, fresh: bool, log_messages: bool) -> int:
+def backtest(settings: "Settings", config: "Config", *, fresh: bool, log_messages: bool, show: bool = True) -> int:
     """Run the pipeline of `config` and show it; the exit code."""
     from actors.kernel.journal import MessageLog, RunInfo
     from algo_royale.app.backtest import iso, run_backtest
@@ -132,7 +132,7 @@ def backtest(settings: "Settings", config: "Config", *, fresh: bool, log_message
         document = _document(run_id, config, research, plan, progress, workers, elapsed_s)
         if settings.json:
             click.echo(json.dumps(document, indent=2, allow_nan=False))
-        else:
+        elif show:
             _print_summary(document, config, research, plan)
     for key, error in sorted(progress.failures.items()):
         click.echo(f"failed: {key}: {error.strip().splitlines()[-1]}", err=True)

@@ -19,8 +19,8 @@ import click
 from algo_royale.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
-    from actors.kernel.journal import ActorState, Entry, LogReader, TraceLine
-    from actors.kernel.replay import ReplayReport
+    from actors.kernel.journal import ActorState, Entry, LogReader, Run, TraceLine
+    from actors.kernel.replay import Factory, ReplayReport, ReplayRuntime
 
 NEW_YORK = ZoneInfo("America/New_York")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -472,8 +472,37 @@ def _tree_row(actor: "ActorState") -> tuple[object, ...]:
 
 # --- replay ----------------------------------------------------------------------------------------------------------
 
-_REPLAYERS = {"trader": "algo_royale.app.trader:replay_factories"}
+_REPLAYERS = {"trader": f"{__name__}:trader_factories"}
 """By the kind of a run: a function of (folder of the run, header, runtime) that gives the factories of its actors."""
+
+
+def trader_factories(folder: Path, header: "Run", runtime: "ReplayRuntime") -> "Mapping[str, Factory]":
+    """Everything of a trader's tree but the two actors at the network edge, on the ledger as it was before that run."""
+    import msgspec
+
+    from actors.trading import TRADING, factories
+    from algo_royale.app.trader import TraderRecord, trader_parts
+    from algo_royale.config import Config
+    from db.store import Store
+
+    path = folder.parents[1] / "ledger.db"
+    if not path.is_file():
+        raise BadInput(f"there is no ledger at {path}, on which {header.id} could be replayed")
+    try:
+        record = msgspec.json.decode(header.config, type=TraderRecord)
+    except msgspec.MsgspecError as error:
+        raise BadInput(f"run {header.id} did not record how it was set up: {error}") from error
+    ledger = Store.open(path, run_id=header.id, now_ns=header.started_ns, live_start_ns=record.live_start_ns)
+    try:
+        before = ledger.as_of(header.id)
+    finally:
+        ledger.close()
+    parts = trader_parts(
+        record.plan, Config.model_validate(record.config), ledger_id=record.ledger_id,
+        live_start_ns=record.live_start_ns, broker=None, data=None, streams=None, keys=("", ""), store=lambda: before,
+    )  # fmt: skip
+    edges = (f"{TRADING}/broker", f"{TRADING}/market_data")
+    return {path: make for path, make in factories(parts, runtime).items() if path not in edges}
 
 
 @click.command("replay")

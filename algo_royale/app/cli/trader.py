@@ -1,0 +1,165 @@
+"""`run-trader`: trade the viable artifacts, and say what came of it."""
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from algo_royale.errors import BadConfiguration, BadInput
+
+if TYPE_CHECKING:
+    from algo_royale.app.cli import Settings
+    from algo_royale.app.trader import Endpoints
+    from algo_royale.config import Config
+    from algo_royale.research.handover import TradingPlan
+
+DAY = click.DateTime(["%Y-%m-%d"])
+
+
+@click.command("run-trader")
+@click.option("--symbols", help="Comma-separated; default all that the research found viable.", show_default=False)
+@click.option("--speed", help="Twin only: virtual seconds per second, or 'max' for as fast as both sides can.")
+@click.option("--start", type=DAY, help="Twin only: first session; default the first that the research has not judged.")
+@click.option("--until", type=DAY, help="Last session; default until stopped or until the data end.")
+@click.option("--live-account", metavar="ID", help="prod_live only: the broker's number of the account to trade.")
+@click.pass_obj
+def run_trader_command(
+    settings: "Settings", symbols: str | None, speed: str | None, start: datetime | None, until: datetime | None,
+    live_account: str | None,
+) -> int:  # fmt: skip
+    """Trade what the last backtest found viable, until stopped or until the feed ends.
+
+    In dev_integration the broker is the Alpaca twin, started here in a process of its own, over the sessions that the
+    research has not seen; prod_paper and prod_live differ by addresses and keys only. Ctrl-C or `algo-royale stop` ends
+    it in good order: orders that the broker holds stay there, and the next start takes them up again.
+
+    \b
+    Examples:
+      run-trader
+      run-trader --speed 3600 --until 2012-06-29
+      run-trader --env prod_paper
+    """
+    chosen = {
+        "symbols": None if symbols is None else tuple(s.strip() for s in symbols.split(",") if s.strip()),
+        "speed": speed if speed in (None, "max") else _speed(speed),
+        "start": start and start.date(),
+        "until": until and until.date(),
+    }
+    config = settings.with_flags({"trader": chosen})
+    summary = trade(settings, config, live_account=live_account)
+    if settings.json:
+        click.echo(json.dumps(summary, indent=2, allow_nan=False))
+    else:
+        print_summary(summary, settings)
+    return int(summary["exit_code"])
+
+
+def _speed(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise BadInput(f"--speed {text!r} is neither a number nor 'max'") from None
+
+
+def trade(settings: "Settings", config: "Config", *, live_account: str | None = None) -> dict[str, Any]:
+    """Find the plan and the broker, hold the environment's lock, and run."""
+    from algo_royale.app.backtest import iso
+    from algo_royale.app.lock import single_instance
+    from algo_royale.app.trader import run_trader, sessions_to_trade, twin_process
+    from algo_royale.clock import WallClock
+    from algo_royale.research.handover import load_plan
+
+    home, paced = settings.directory, config.trader.speed == "max"
+    run_id = f"trader-{iso(WallClock().now_ns()).replace(':', '').replace('-', '')}-{os.getpid()}"
+    with single_instance(home, "run-trader"):
+        root = home / "artifacts"
+        if not (root / "run_manifest.json").exists():
+            raise BadInput(f"nothing to trade: {root} has no artifacts; run `run-backtest` first, or see `algo-royale demo`")
+        plan = load_plan(root, symbols=config.trader.symbols or None)
+        until = config.trader.until
+        if config.environment == "dev_integration" and config.broker.is_twin:
+            first, last = sessions_to_trade(plan, config, start=config.trader.start, until=until)
+            _announce(settings, plan, config, f"the Alpaca twin, sessions {first} to {last}")
+            _set_ledger_aside(home, settings)
+            with twin_process(plan, config, first=first, last=last, speed=str(config.trader.speed)) as endpoints:
+                return run_trader(plan, config, endpoints, home=home, run_id=run_id, paced=paced, until=until)
+        endpoints = _endpoints(settings, config, live_account)
+        _announce(settings, plan, config, endpoints.trading_url)
+        paced = paced and endpoints.twin
+        return run_trader(plan, config, endpoints, home=home, run_id=run_id, paced=paced, until=until)
+
+
+def _endpoints(settings: "Settings", config: "Config", live_account: str | None) -> "Endpoints":
+    """A broker that somebody else runs: Alpaca, or (in dev_integration) a twin started with run-exchange."""
+    from actors.alpaca import AlpacaRest
+    from algo_royale.app.trader import Endpoints
+
+    twin = config.environment == "dev_integration"
+    endpoints = Endpoints.of_config(config.broker, settings.keys(), twin=twin)
+    if config.environment == "prod_live":
+        if live_account is None:
+            raise BadConfiguration("prod_live trades with money: give --live-account with the broker's account number")
+        key, secret = endpoints.keys
+        rest = AlpacaRest(key=key, secret=secret, trading_url=endpoints.trading_url, data_url=endpoints.data_url)
+        number = str(rest.account().get("account_number"))
+        rest.close()
+        if number != live_account:
+            raise BadConfiguration(f"--live-account {live_account} is not the account of these keys")
+    return endpoints
+
+
+def _announce(settings: "Settings", plan: "TradingPlan", config: "Config", where: str) -> None:
+    if settings.verbosity < 0:
+        return
+    strategy = plan.portfolio.removesuffix("PortfolioStrategy")
+    click.echo(f"{config.environment}: trading {', '.join(plan.names)} by {strategy} at {where}", err=True)
+    for symbol, why in plan.skipped.items():
+        click.echo(f"  not {symbol}: {why}", err=True)
+    if config.viability.note:
+        click.echo(f"  thresholds: {config.viability.note}", err=True)
+
+
+def _set_ledger_aside(home: Path, settings: "Settings") -> None:
+    """A new twin is a new account, so it gets a new ledger; the old one is kept."""
+    ledger = home / "ledger.db"
+    if not ledger.exists():
+        return
+    from db.store import Reader
+
+    with Reader(ledger) as reader:
+        run = reader.summary().last_run_id
+    kept = home / "ledgers" / f"{run}.db"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in ("-wal", "-shm", ""):
+        part = ledger.with_name(ledger.name + suffix)
+        if part.exists():
+            part.rename(kept.with_name(kept.name + suffix))
+    if settings.verbosity >= 0:
+        click.echo(f"  a new twin is a new account: the ledger of {run} is kept as {kept}", err=True)
+
+
+def print_summary(summary: Mapping[str, Any], settings: "Settings") -> None:
+    """What a person wants to know when it is over."""
+    orders, checks = summary["orders"], summary["reconciliations"]
+    click.echo(
+        f"{summary['sessions']} sessions from {summary['started_at'][:10]} to {summary['ended_at'][:10]}, "
+        f"{summary['bars']} bars, {summary['elapsed_s']:.1f} s"
+    )
+    click.echo(
+        f"orders: {orders['submitted']} submitted, {orders['filled']} filled, {orders['rejected']} rejected, "
+        f"{orders['canceled']} canceled or expired, {orders['refused']} refused by our own limits"
+    )
+    if summary["equity_start"] and summary["equity_end"]:
+        start, end = float(summary["equity_start"]), float(summary["equity_end"])
+        click.echo(f"equity: {start:,.2f} -> {end:,.2f} USD ({end / start - 1:+.2%}), cash {float(summary['cash']):,.2f}")
+    for position in summary["positions"]:
+        click.echo(f"  holds {position['quantity']} {position['symbol']} (cost {float(position['cost_usd']):,.2f})")
+    click.echo(
+        f"reconciled {checks['checked']} times with {checks['differences']} differences; "
+        f"{summary['restarts']} restarts, {summary['dead_letters']} dead letters"
+    )
+    click.echo(f"run {summary['run_id']} ended with {summary['exit_code']}; ask `algo-royale orders` and `messages list`")
