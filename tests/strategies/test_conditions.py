@@ -152,6 +152,17 @@ def test_the_price_of_a_condition_can_be_another_one(make_bars) -> None:  # type
     assert by_close.params == {"sma": 2} and by_open.params == {"sma": 2, "price": "open"}
 
 
+def test_a_threshold_that_is_just_reached_is_not_passed(closes) -> None:  # type: ignore[no-untyped-def]
+    """The RSI of a price that does not move is 50, exactly; its average is the price itself."""
+    still = closes([64.0] * 30)
+
+    assert not says(condition("RSIEntry", {"period": 14, "oversold": 50}, DAY), still).any()
+    assert not says(condition("RSIExit", {"period": 14, "overbought": 50}, DAY), still).any()
+    assert says(condition("RSIEntry", {"period": 14, "oversold": 51}, DAY), still).sum() == 16
+    assert not says(condition("PriceAboveSMA", {"sma": 10}, DAY), still).any()
+    assert not says(condition("SMATrend", {"fast": 5, "slow": 10}, DAY), still).any()
+
+
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_a_missing_input_makes_a_condition_false(name: str, g: Bars) -> None:
     c = condition(name, {}, DAY)

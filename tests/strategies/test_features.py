@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algo_royale import features
+from algo_royale.compiled import F64, compiled
 from algo_royale.errors import BadConfiguration
 from algo_royale.features import CLOSE, NEVER, Feature, FeatureCache, Program, catalogue
 from algo_royale.market import Bars, Timeframe
@@ -250,6 +252,15 @@ def test_cached_values_are_those_computed_afresh(g: Bars) -> None:
             np.testing.assert_array_equal(fresh[key], other[key])
     assert second[features.rsi().key] is first[features.rsi().key]
     assert none.get(features.rsi().key) is None
+    assert cache.get(features.band(20, 2.0).key) is None  # searched numbers would fill it with what never comes again
+
+
+def test_a_kernel_that_cannot_be_kept_on_disk_is_compiled_all_the_same() -> None:
+    """A function without a file is to numba what a package in a read-only place is: nowhere to put its cache."""
+    made: dict[str, Any] = {}
+    exec("def twice(x):\n    return 2.0 * x\n", made)
+
+    assert compiled(F64, F64)(made["twice"])(21.0) == 42.0
 
 
 def test_a_window_beyond_the_bound_is_refused() -> None:

@@ -134,11 +134,11 @@ def slow_decisions(rows: list[tuple], stop: float, target: float, cooldown: int)
 @settings(max_examples=300)
 @given(
     st.lists(
-        st.tuples(st.sampled_from([9.0, 10.0, 10.5, 11.0]), st.sampled_from([9.0, 9.9, 10.0, 10.5, 12.0]),
+        st.tuples(st.sampled_from([9.0, 10.0, 10.5, 11.0]), st.sampled_from([5.0, 9.0, 9.9, 10.0, 10.5, 12.0, 15.0]),
                   *[st.booleans()] * 5),
         max_size=30,
     ),
-    st.sampled_from([1.0, 0.05, 0.1]), st.sampled_from([math.inf, 0.04, 0.2]), st.integers(0, 4),
+    st.sampled_from([1.0, 0.05, 0.5]), st.sampled_from([math.inf, 0.04, 0.5]), st.integers(0, 4),
 )  # fmt: skip
 def test_signals_and_positions_follow_the_rules(rows: list, stop: float, target: float, cooldown: int) -> None:  # type: ignore[type-arg]
     columns = [np.array(x) for x in zip(*rows, strict=True)] or [np.empty(0)] * 2 + [np.empty(0, bool)] * 5
