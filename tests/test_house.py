@@ -385,6 +385,27 @@ def test_every_command_is_documented_with_its_current_help() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_every_page_is_linked_and_every_link_leads_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    linked, broken = set(), []
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            there = (page.parent / target).resolve()
+            linked.add(there)
+            if not there.exists():
+                broken.append(f"{page.name}: {target}")
+    assert broken == []
+    assert [page.name for page in pages if page.resolve() not in linked and page.name != "README.md"] == []
+
+
+def test_readme_has_the_line_that_ci_runs() -> None:
+    """`.ci/run` takes README's test command from README itself; it must find it."""
+    line = next(
+        text for text in (ROOT / "README.md").read_text().splitlines() if re.match("python3 -m venv .* -m pytest", text)
+    )
+    assert "--require-hashes -r requirements-dev.txt" in line
+
+
 def test_every_ignored_check_says_why() -> None:
     """In ruff's settings each ignored rule has a comment; in the code each `noqa` and `type: ignore` names what it ignores."""
     settings = (ROOT / "pyproject.toml").read_text()

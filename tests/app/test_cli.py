@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from importlib.resources import files
@@ -124,6 +126,37 @@ def test_layers_reach_the_command(tmp_path: Path) -> None:
     assert f"research.seed = 1  # {mine}" in result.stdout
     assert "research.workers = 3  # ALGO_ROYALE__RESEARCH__WORKERS" in result.stdout
     assert "research.test = 1  # base.toml" in result.stdout
+
+
+def documented(page: str, language: str) -> list[str]:
+    """Lines of the page's fenced blocks in that language."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("line", documented("docs/configuration.md", "sh"))
+def test_what_the_guide_types_works(line: str) -> None:
+    words = shlex.split(line)
+    variables = dict(word.split("=", 1) for word in words[: words.index("algo-royale")])
+    result = run(*words[words.index("algo-royale") + 1 :], env=variables)
+
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_the_guides_mistakes_are_answered_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = []
+    for text, env in (
+        ("[research]\ntrails = 3", {}),
+        ("", {"ALGO_ROYALE__LOG__LEVEL": "loud"}),
+        ("[broker]\ntrading_url = 'https://a.example'", {}),
+    ):
+        Path("mine.toml").write_text(text)
+        result = run("--config", "mine.toml", "config", "validate", env=env)
+        assert result.exit_code == 1
+        made.append(result.stderr.strip())
+
+    assert made == documented("docs/configuration.md", "text")
 
 
 def test_flags_win_over_everything(monkeypatch: pytest.MonkeyPatch) -> None:

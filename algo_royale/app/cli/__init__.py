@@ -30,19 +30,37 @@ INTERRUPTED = 130
 # a test keeps both in step.
 _CLI = "algo_royale.app.cli"
 COMMANDS: Mapping[str, tuple[str, str]] = {
-    "demo": (f"{_CLI}.demo:demo_command", ""),
-    "run-backtest": (f"{_CLI}.backtest:run_backtest_command", ""),
-    "run-trader": (f"{_CLI}.trader:run_trader_command", ""),
-    "run-exchange": (f"{_CLI}.exchange:run_exchange_command", ""),
+    "demo": (
+        f"{_CLI}.demo:demo_command",
+        "Run a small backtest on the bundled prices, then trade the year it held back through the Alpaca twin.",
+    ),
+    "run-backtest": (
+        f"{_CLI}.backtest:run_backtest_command",
+        "Search, judge and choose strategies by walk-forward, and write what is viable as JSON artifacts.",
+    ),
+    "run-trader": (
+        f"{_CLI}.trader:run_trader_command",
+        "Trade what the last backtest found viable, until stopped or until the feed ends.",
+    ),
+    "run-exchange": (
+        f"{_CLI}.exchange:run_exchange_command",
+        "Serve a simulated Alpaca on loopback until SIGTERM or Ctrl-C.",
+    ),
     "status": (f"{_CLI}.ledger:status_command", ""),
     "stop": (f"{_CLI}.ledger:stop_command", ""),
     "orders": (f"{_CLI}.ledger:orders_command", ""),
     "positions": (f"{_CLI}.ledger:positions_command", ""),
     "fills": (f"{_CLI}.ledger:fills_command", ""),
-    "messages": (f"{_CLI}.messages:messages_group", ""),
-    "actors": (f"{_CLI}.messages:actors_group", ""),
-    "replay": (f"{_CLI}.messages:replay_command", ""),
-    "strategies": (f"{_CLI}.strategies:strategies_group", ""),
+    "messages": (
+        f"{_CLI}.messages:messages_group",
+        "Read a run's message log: who told whom what, why, and how it ended.",
+    ),
+    "actors": (f"{_CLI}.messages:actors_group", "Look at a run's actors."),
+    "replay": (
+        f"{_CLI}.messages:replay_command",
+        "Feed every actor its recorded inbox and compare what it sends with the record.",
+    ),
+    "strategies": (f"{_CLI}.strategies:strategies_group", "Signal strategies and what they search."),
     "db": (f"{_CLI}.db:db_group", ""),
     "config": (f"{_CLI}.config:config_group", "Show or check the configuration."),
     "doctor": (f"{_CLI}.config:doctor_command", "Check that this machine and environment can run."),
