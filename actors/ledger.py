@@ -115,6 +115,8 @@ class LedgerActor(Actor[LedgerMessage]):
             last_decision_bar_end_ns=facts.last_decision_bar_end_ns, live_start_ns=facts.live_start_ns,
             session_start_equity_usd=facts.session_start_equity_usd, orders_recent_ns=facts.orders_recent_ns,
             halted_reason=facts.halted_reason,
+            last_targets=msgspec.json.decode(facts.last_targets, type=tuple[m.TargetWeight, ...]),
+            last_equity_usd=facts.last_equity_usd, last_session_date=facts.last_session_date,
         )  # fmt: skip
         self.tell(self.ref(message.reply_to), snapshot)
 

@@ -103,8 +103,11 @@ class Facts:
     open_orders: tuple[RecordedOrder, ...]
     last_decision_bar_end_ns: int
     session_start_equity_usd: Decimal | None
-    orders_recent_ns: tuple[int, ...]
+    orders_recent_ns: tuple[int, ...]  # the bar times that decided them, for the order rate is counted by those
     halted_reason: str | None
+    last_targets: str = "[]"  # of the latest decision that had any, as JSON
+    last_equity_usd: Decimal | None = None  # of the latest decision
+    last_session_date: str = ""  # of the latest decision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -451,8 +454,13 @@ class Store:
         """Everything an actor that has just started needs to know."""
         try:
             ((last_bar_end_ns,),) = self._rows("SELECT coalesce(max(bar_end_ns), 0) FROM decision")
-            recent = self._rows("SELECT at_ns FROM orders WHERE at_ns > ? ORDER BY seq", now_ns - RECENT_NS)
+            recent = self._rows("SELECT bar_end_ns FROM orders WHERE at_ns > ? ORDER BY seq", now_ns - RECENT_NS)
+            latest = self._rows("SELECT equity_usd, session_date FROM decision ORDER BY bar_end_ns DESC LIMIT 1")
+            targets = self._rows("SELECT targets FROM decision WHERE targets != '[]' ORDER BY bar_end_ns DESC LIMIT 1")
             start_equity = self._rows(
+                "SELECT equity_usd FROM decision WHERE session_date < (SELECT max(session_date) FROM decision) "
+                "ORDER BY bar_end_ns DESC LIMIT 1"
+            ) or self._rows(
                 "SELECT equity_usd FROM session_equity WHERE session_date = "
                 "(SELECT max(session_date) FROM session_equity) ORDER BY seq LIMIT 1"
             )
@@ -468,8 +476,11 @@ class Store:
             open_orders=tuple(self._open.values()),
             last_decision_bar_end_ns=last_bar_end_ns,
             session_start_equity_usd=Decimal(start_equity[0][0]) if start_equity else None,
-            orders_recent_ns=tuple(at_ns for (at_ns,) in recent),
+            orders_recent_ns=tuple(bar_end_ns for (bar_end_ns,) in recent),
             halted_reason=halted,
+            last_targets=targets[0][0] if targets else "[]",
+            last_equity_usd=Decimal(latest[0][0]) if latest else None,
+            last_session_date=latest[0][1] if latest else "",
         )
 
     @property

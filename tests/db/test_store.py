@@ -238,6 +238,28 @@ def test_any_order_of_events_books_each_fill_once(events: list[tuple[OrderEvent,
     assert check(store.database) == []
 
 
+def test_whoever_restarts_learns_the_last_targets_and_what_the_session_before_ended_with(store: Store) -> None:
+    """Quiet bars have no targets; the session's starting equity is that of the last decision in an earlier session."""
+    days = (
+        ("2012-01-03", "100", '[{"a":1}]'),
+        ("2012-01-03", "101", '[{"b":2}]'),
+        ("2012-01-04", "90", "[]"),
+        ("2012-01-04", "80", "[]"),
+    )
+    for n, (session, equity, targets) in enumerate(days, start=1):
+        told = replace(decision(n), session_date=session, equity_usd=D(equity), targets=targets)
+        store.record_decision(told, now_ns=200 + n)
+
+    facts = store.facts(now_ns=300)
+
+    assert facts.last_targets == '[{"b":2}]'
+    assert (facts.last_equity_usd, facts.last_session_date, facts.session_start_equity_usd) == (
+        D(80),
+        "2012-01-04",
+        D(101),
+    )
+
+
 def test_what_was_written_is_what_is_read_back(store: Store, tmp_path: Path) -> None:
     """A store that opens the file knows exactly what the one that wrote it knew."""
     store.record_decision(decision(1, intent(1), intent(2, quantity="3.000")), now_ns=200)
@@ -256,7 +278,7 @@ def test_what_was_written_is_what_is_read_back(store: Store, tmp_path: Path) -> 
 
     assert repr(again) == repr(facts)  # repr, because Decimal("3.0") == Decimal("3") and a replay compares bytes
     assert again.session_start_equity_usd == D(100_000)
-    assert again.orders_recent_ns == (200, 200)
+    assert again.orders_recent_ns == (DAY_NS, DAY_NS)
     assert again.last_decision_bar_end_ns == DAY_NS
 
 

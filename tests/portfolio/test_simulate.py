@@ -252,10 +252,11 @@ def test_constant_prices_without_costs_leave_equity_alone(world: tuple[Any, Any,
     for symbol, one in inputs.items():
         days = ((one.traded.start_ns - day_ns(0)) // DAY_NS).tolist()
         flat[symbol] = traded(daily(symbol, days, [8.0] * len(days), [8.0] * len(days)), one.state_in.tolist())
-    for strategy in [config["strategy"]] if not config["params"] else [EQUAL]:
-        rules = AccountRules(lot=config["rules"].lot, account=config["rules"].account, costs=FREE)
-        result = run(flat, since=since, **{**config, "strategy": strategy, "params": {}, "rules": rules})
-        assert set(result.equity.tolist()) == {100_000.0}
+    rules = AccountRules(lot=config["rules"].lot, account=config["rules"].account, costs=FREE)
+
+    result = run(flat, since=since, **{**config, "strategy": EQUAL, "params": {}, "rules": rules})
+
+    assert set(result.equity.tolist()) == {100_000.0}
 
 
 def test_all_cash_earns_nothing() -> None:
