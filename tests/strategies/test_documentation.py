@@ -20,12 +20,12 @@ def tables() -> str:
     for name, row in STRATEGIES.items():
         out += [f"\n### {name}\n"]
         out += [
-            f"{slot.capitalize()}: {', '.join(f'`{c}`' for c in getattr(row, slot))}. "
+            f"{slot.capitalize()}: {', '.join(f'`{c}`' for c in getattr(row, slot))}."
             for slot in ("entry", "exit", "trend")
             if getattr(row, slot)
         ]
         out += [
-            f"Logic: `{row.logic}`. " if row.logic else "",
+            f"Logic: `{row.logic}`." if row.logic else "",
             f"Needs {required_history(name, DAY)} bars of history.\n",
         ]
         out += ["| dimension | values | default |", "| --- | --- | --- |"]

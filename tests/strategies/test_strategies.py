@@ -150,6 +150,23 @@ def test_signals_and_positions_follow_the_rules(rows: list, stop: float, target:
     assert list(zip(signal.tolist(), state_in.tolist(), strict=True)) == slow_decisions(rows, stop, target, cooldown)
 
 
+@pytest.mark.parametrize(
+    ("close", "stop", "target", "expected"),
+    [(5.0, 0.5, math.inf, ENTER), (4.99, 0.5, math.inf, EXIT), (14.99, 1.0, 0.5, ENTER), (15.0, 1.0, 0.5, EXIT)],
+)
+def test_a_stop_is_passed_and_a_target_is_reached(close: float, stop: float, target: float, expected: int) -> None:
+    """Bought at 10 and never closed above it: half of that is not yet below the stop, half more is the target."""
+    always, never = np.ones(2, np.bool_), np.zeros(2, np.bool_)
+    signal, state_in = np.empty(2, np.int8), np.empty(2, np.bool_)
+
+    decide(
+        np.array([10.0, 10.0]), np.array([10.0, close]), always, always, never, never, never,
+        np.array([stop, target, 0.0]), np.array([0.0, 0.0, 0.0, 1e9, 0.0]), signal, state_in,
+    )  # fmt: skip
+
+    assert signal.tolist() == [ENTER, expected]
+
+
 @settings(max_examples=60)
 @given(drawn(), SEEDS, st.lists(st.integers(0, 600), max_size=8))
 def test_any_partition_gives_the_same_signals_and_state(walk, strategy: Strategy, seed: int, cuts: list[int]) -> None:  # type: ignore[no-untyped-def]
