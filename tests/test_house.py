@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import importlib.metadata
 import importlib.util
 import re
 import subprocess
@@ -77,6 +78,14 @@ FORBIDDEN_IMPORTS = frozenset({"random", "secrets"})
 CLOCK_HOMES = ("actors/kernel/", "algo_royale/clock.py")
 
 ONLY_IMPORTER = {"pykka": "actors/kernel/_pykka.py", "exchange_calendars": "algo_royale/sessions.py"}
+FOLDERS = ("tests", "tools", "benchmarks")
+USED_WITHOUT_IMPORT = {
+    "websockets": "the websocket protocol that uvicorn picks",
+    "bokeh-sampledata": "read as files by tools/make_bundled.py",
+    "tzdata": "time zones for zoneinfo where the system has none",
+    "build": "tool", "coverage": "tool", "mypy": "tool", "ruff": "tool", "pytest-xdist": "pytest -n",
+    "pandas-stubs": "types", "types-pyyaml": "types",
+}  # fmt: skip
 LINES_MAX = 70
 FILES_MAX = 110  # modules with something in them; about eighty were planned, and every one more needs a reason
 
@@ -261,6 +270,36 @@ def facts_have_one_owner(tree: Path) -> list[str]:
     return wrong
 
 
+def dependencies_are_declared(tree: Path) -> list[str]:
+    """What the packages import is a dependency; what tests and tools import beside is a development one; nothing is idle."""
+    project = tomllib.loads((tree / "pyproject.toml").read_text()).get("project", {})
+    runtime = {_normal(re.split(r"[<>=\[;]", text)[0]) for text in project.get("dependencies", [])}
+    development = {
+        _normal(re.split(r"[<>=\[;]", text)[0]) for text in project.get("optional-dependencies", {}).get("dev", [])
+    }
+    providers = importlib.metadata.packages_distributions()
+    wrong, used = [], set(USED_WITHOUT_IMPORT)
+    others = [
+        (path.relative_to(tree).as_posix(), ast.parse(path.read_text()))
+        for folder in FOLDERS
+        for path in (tree / folder).rglob("*.py")
+    ]
+    for path, module in [*sources(tree), *others]:
+        allowed = runtime if path.startswith(tuple(f"{package}/" for package in PACKAGES)) else runtime | development
+        for line, name in imported(module):
+            found = {_normal(dist) for dist in providers.get(name.split(".")[0], [])} - {"algo-royale"}
+            used |= found
+            if found and not found & allowed:
+                wrong.append(f"{path}:{line} imports {name}, which pyproject.toml does not ask for")
+    return wrong + [
+        f"pyproject.toml asks for {name}, which nothing uses" for name in sorted((runtime | development) - used)
+    ]
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
 def nothing_names_an_index(tree: Path) -> list[str]:
     """Packages come from whichever index the machine is set up for."""
     files = [*tree.glob("requirements*.txt"), *tree.glob("*.toml"), tree / "Makefile", tree / ".ci" / "run"]
@@ -326,6 +365,8 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (facts_have_one_owner, "db/__init__.py", "__version__ = '1'"),
     (facts_have_one_owner, "actors/broker.py", "URL = 'https://api.alpaca.markets'"),
     (facts_have_one_owner, "config/base.toml", "url = 'https://api.alpaca.markets'"),
+    (dependencies_are_declared, "actors/broker.py", "import pytest"),
+    (dependencies_are_declared, "pyproject.toml", "[project]\ndependencies = ['pykka>=4']"),
     (nothing_names_an_index, "requirements-dev.txt", "--index-url https://somewhere"),
     (test_modules_have_names_of_their_own, "tests/other/test_a.py", ""),
     (the_house_stays_small, "db/many.py", "MANY"),
@@ -345,7 +386,7 @@ def test_the_rule_sees_a_planted_violation(tmp_path: Path, rule: Rule, path: str
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
     (tmp_path / "algo_royale/fine.py").write_text(
-        "import numpy as np\nfrom algo_royale.clock import Clock\n"
+        "np = ...\nfrom algo_royale.clock import Clock\n"
         "def f(now_ns):\n    try:\n        np.random.default_rng(1)\n    except Exception as error:\n        raise ValueError from error\n"
     )
     assert rule(tmp_path) == []
