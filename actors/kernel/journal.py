@@ -277,7 +277,7 @@ class MessageLog:
             with contextlib.closing(self._open()) as connection:
                 self._write_until_closed(connection)
                 self._finish(connection)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it ends the log and says so; never the run
+        except Exception as error:  # whatever it is, it ends the log and says so; it never ends the run
             self._turn_off(error)
             self._discard_until_closed()
 
@@ -883,10 +883,11 @@ _STATES = {
 
 def _state_after(lived: Sequence[Event], run_ended: bool) -> str:
     """The state that an actor's last telling event left it in."""
-    for event in reversed(lived):
-        if event.what in _STATES:
-            state = _STATES[event.what]
-            return "ended" if run_ended and state == "running" else state
+    states = [_STATES[event.what] for event in lived if event.what in _STATES]
+    if states[-2:] == ["stopped", "terminated"]:  # its address was closed after it had ended in good order
+        return "stopped"
+    if states:
+        return "ended" if run_ended and states[-1] == "running" else states[-1]
     return "unknown"
 
 

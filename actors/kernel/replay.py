@@ -418,7 +418,7 @@ class _Incarnation:
             step()
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001 - whatever an actor raises is part of what is compared
+        except BaseException as error:  # whatever an actor raises is part of what is compared
             return error
         return None
 

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from zoneinfo import ZoneInfo
 
 import click
@@ -149,26 +150,40 @@ def _print_json(document: object, *, indent: bool = True) -> None:
     click.echo(msgspec.json.format(encoded, indent=2 if indent else -1).decode())
 
 
-def _print_table(
-    title: str, headers: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()
-) -> None:
-    """A table on a terminal; tab-separated lines under a header line otherwise."""
+def _print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
+    """Tab-separated lines under a header line in a pipe. On a terminal a table of one line a row: a last column of text
+    gets the room that the others leave, and is left out where that is too little to read."""
+    table = [[str(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
-        for row in (headers, *rows):
-            click.echo("\t".join(str(cell) for cell in row))
+        for row in (headers, *table):
+            click.echo("\t".join(row))
         return
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for header in headers:
-        table.add_column(header, justify="right" if header in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_coloured(escape(str(cell))) for cell in row))
-    Console().print(table)
+    console = Console(no_color=True if _context_colour() is False else None, highlight=False)
+    widths = [max(len(row[place]) for row in (headers, *table)) for place in range(len(headers))]
+    room = console.width - sum(widths[:-1]) - 2 * len(headers)
+    elastic = headers[-1] not in right
+    shown = len(headers) - (elastic and room < min(_LAST_COLUMN_MIN, widths[-1]))
+    if elastic:
+        widths[-1] = min(widths[-1], max(room, 1))
+    grid = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
+    for header, width in zip(headers[:shown], widths, strict=False):
+        justify: Literal["left", "right"] = "right" if header in right else "left"
+        grid.add_column(header, justify=justify, no_wrap=True, overflow="ellipsis", width=width)
+    for row in table:
+        grid.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row[:shown]))
+    console.print(grid)
 
 
+def _context_colour() -> bool | None:
+    context = click.get_current_context(silent=True)
+    return None if context is None else context.color
+
+
+_LAST_COLUMN_MIN = 20
 _COLOURS = {
     "ok": "green",
     "running": "green",
@@ -179,11 +194,6 @@ _COLOURS = {
     ("failed", "dead", "overflow", "fenced", "discarded", "hung", "vanished", "escalated", "halted", "terminated"),
     "red",
 )
-
-
-def _coloured(cell: str) -> str:
-    colour = _COLOURS.get(cell)
-    return f"[{colour}]{cell}[/{colour}]" if colour else cell
 
 
 _ENTRY_HEADERS = ("id", "time", "from", "to", "type", "outcome", "took_us", "summary")
@@ -197,11 +207,26 @@ def _entry_row(entry: "Entry") -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _print_entries(options: Globals, reader: "LogReader", title: str, entries: "Sequence[Entry]") -> None:
+def _short_row(row: Sequence[object]) -> tuple[object, ...]:
+    """For people: no offset (the header says New York), and of each path its last part."""
+    number, time, sender, recipient, kind, outcome, _, told = row
+    return (
+        number, str(time)[:23].replace("T", " "), _name(str(sender)), _name(str(recipient)), kind, outcome, told,
+    )  # fmt: skip
+
+
+def _name(path: str) -> str:
+    return path.rsplit("/", 1)[-1]
+
+
+def _print_entries(options: Globals, reader: "LogReader", entries: "Sequence[Entry]") -> None:
     if options.json:
         _print_json({"run": reader.run().id, "messages": [_document(entry) for entry in entries]})
+    elif sys.stdout.isatty():
+        headers = ("id", "New York time", *_ENTRY_HEADERS[2:6], "summary")
+        _print_table(headers, (_short_row(_entry_row(entry)) for entry in entries), right=("id",))
     else:
-        _print_table(title, _ENTRY_HEADERS, map(_entry_row, entries), right=("id", "took_us"))
+        _print_table(_ENTRY_HEADERS, map(_entry_row, entries))
 
 
 # --- messages --------------------------------------------------------------------------------------------------------
@@ -277,7 +302,7 @@ def list_command(
             until_ns=to_ns(until) if until else None,
             limit=_limit(limit),
         )
-        _print_entries(options, reader, f"messages of {reader.run().id}", entries)
+        _print_entries(options, reader, entries)
 
 
 @messages_group.command("show")
@@ -337,12 +362,19 @@ def _print_trace_line(line: "TraceLine", *, marked: bool) -> None:
     joint = "" if not line.last else ("└─ " if line.last[-1] else "├─ ")
     entry = line.entry
     outcome = entry.outcome.name.lower()
+    head, told = f"{entry.kind} #{entry.id}", summary(entry.message) + ("  <" if marked else "")
+    route = f" {entry.sender} -> {entry.recipient} {when(entry.at_ns)} {entry.took_us} us "
+    if sys.stdout.isatty():  # one line each: short names, no date of the zone, cropped
+        time = when(entry.at_ns)[:23].replace("T", " ")
+        route = f" {_name(entry.sender)} -> {_name(entry.recipient)} {time} {entry.took_us} us "
+        used = len(guides + joint + head + route + outcome + entry.detail) + 4
+        told = told[: max(0, get_terminal_size().columns - used)]
     click.echo(guides + joint, nl=False)
-    click.secho(f"{entry.kind} #{entry.id}", bold=True, nl=False)
-    click.echo(f" {entry.sender} -> {entry.recipient} {when(entry.at_ns)} {entry.took_us} us ", nl=False)
+    click.secho(head, bold=True, nl=False)
+    click.echo(route, nl=False)
     click.secho(outcome, fg=_COLOURS.get(outcome), nl=False)
     click.echo(f" [{entry.detail}]" if entry.detail else "", nl=False)
-    click.echo(f" {summary(entry.message)}{'  <' if marked else ''}")
+    click.echo(f" {told}")
 
 
 @messages_group.command("tail")
@@ -394,7 +426,7 @@ def dead_command(options: Globals, run: str | None, limit: int) -> None:
       algo-royale --json messages dead --limit 0
     """
     with _open(options, run) as reader:
-        _print_entries(options, reader, f"dead letters of {reader.run().id}", reader.dead_letters(_limit(limit)))
+        _print_entries(options, reader, reader.dead_letters(_limit(limit)))
 
 
 @messages_group.command("stats")
@@ -421,8 +453,8 @@ def stats_command(options: Globals, run: str | None) -> None:
     )
     headers = ("actor", "handled", "failed", "dead", "took_us_p50", "took_us_p99")
     rows = [(a.path, a.handled, a.failed, a.dead, a.took_us_p50, a.took_us_p99) for a in stats.actors]
-    _print_table("by actor", headers, rows, right=headers[1:])
-    _print_table("by type", ("type", "messages"), stats.kinds.items(), right=("messages",))
+    _print_table(headers, rows, right=headers[1:])
+    _print_table(("type", "messages"), stats.kinds.items(), right=("messages",))
 
 
 # --- actors ----------------------------------------------------------------------------------------------------------
@@ -457,12 +489,18 @@ def tree_command(options: Globals, run: str | None) -> None:
         _print_json({"run": header.id, "exit_code": header.exit_code, "actors": msgspec.to_builtins(tree)})
         return
     headers = ("actor", "state", "generation", "restarts", "failures", "mailbox", "handled", "dead", "last_error")
-    _print_table(f"actors of {header.id}", headers, map(_tree_row, tree), right=headers[2:8])
+    if not sys.stdout.isatty():
+        _print_table(headers, map(_tree_row, tree))
+        return
+    _print_table(headers[:-1], (_tree_row(actor)[:-1] for actor in tree), right=headers[2:])
+    for actor in tree:  # below, where there is room for it
+        if actor.last_error:
+            click.secho(f"{actor.path}: {actor.last_error}", fg="red")
 
 
 def _tree_row(actor: "ActorState") -> tuple[object, ...]:
     depth = actor.path.count("/")
-    name = "  " * depth + actor.path.rsplit("/", 1)[-1] if sys.stdout.isatty() else actor.path
+    name = "  " * depth + _name(actor.path) if sys.stdout.isatty() else actor.path
     mailbox = "-" if actor.mailbox is None else actor.mailbox
     return (
         name, actor.state, actor.generation, actor.restarts, actor.failures, mailbox, actor.handled, actor.dead,
