@@ -89,7 +89,7 @@ def select_as_of(config: ResearchConfig, inputs: Sequence[Input], window: Window
             out[symbol] = _in_sample(config, current)
             continue
         parts = {
-            name: [_cut(config, i, searched[i], boundary) for i in earlier if i.strategy == name] for name in current
+            name: [cut_at(config, i, searched[i], boundary) for i in earlier if i.strategy == name] for name in current
         }
         scores = {}
         for name in current:
@@ -119,7 +119,7 @@ def _in_sample(config: ResearchConfig, current: Mapping[str, Searched]) -> Selec
     return Selection("in_sample_fallback", (Voter(best[1], 1.0, current[best[1]].params or {}, 1.0),))
 
 
-def _cut(config: ResearchConfig, item: Input, searched: Searched, boundary_ns: int) -> Part:
+def cut_at(config: ResearchConfig, item: Input, searched: Searched, boundary_ns: int) -> Part:
     """A test window's sessions before the boundary; a position open there is closed there."""
     window = item.window
     if window.test_end_ns <= boundary_ns:

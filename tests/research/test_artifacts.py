@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from algo_royale.errors import ArtifactError
 from algo_royale.market import Timeframe
 from algo_royale.research import artifacts
-from hypothesis import given
-from hypothesis import strategies as st
 
 MANIFEST = {
     "schema_version": 1, "kind": "run_manifest", "units": {}, "holdout_reads": 0, "symbols": [], "timeframe": "1Day",

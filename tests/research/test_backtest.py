@@ -4,10 +4,11 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
-from algo_royale.costs import CostRules
-from algo_royale.research.backtest import Backtest, cost_array, run_arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from algo_royale.costs import CostRules
+from algo_royale.research.backtest import Backtest, cost_array, run_arrays
 
 FREE = CostRules(slippage_bps=Decimal(0))
 RULES = CostRules(

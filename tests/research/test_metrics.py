@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from algo_royale.research import metrics
-from algo_royale.research.metrics import Metrics, TradeResults, compute
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from algo_royale.research import metrics
+from algo_royale.research.metrics import Metrics, TradeResults, compute
 
 GOLDEN = np.array((0.012, -0.007, 0.004, 0, 0.009, -0.015, 0.006, 0.003, -0.002, 0.008, -0.011, 0.005))
 NOISE = np.random.default_rng(11).normal(0.0004, 0.01, 500)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import optuna
 import pytest
+
 from algo_royale.errors import BadInput, BadMarketData
 from algo_royale.research.optimise import Evaluation, Objective, Study, StudyFailed, Trial, optimise, select, trial_seed
 from algo_royale.strategies.space import choice, integer, number

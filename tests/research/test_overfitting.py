@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from algo_royale.research import metrics, overfitting
-from algo_royale.research.overfitting import deflated_sharpe, min_track_record, pbo, psr, sharpe_benchmark
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from algo_royale.research import metrics, overfitting
+from algo_royale.research.overfitting import deflated_sharpe, min_track_record, pbo, psr, sharpe_benchmark
 
 GOLDEN = np.array((0.012, -0.007, 0.004, 0, 0.009, -0.015, 0.006, 0.003, -0.002, 0.008, -0.011, 0.005))
 

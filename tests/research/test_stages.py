@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+
 from algo_royale.errors import ArtifactError, BadInput, InsufficientHistory, UnknownName
-from algo_royale.research import artifacts, signal_stages, stages
+from algo_royale.research import artifacts, portfolio_stages, signal_stages, stages
 from algo_royale.research.optimise import StudyFailed
-from algo_royale.research.plan import forget_data, series
+from algo_royale.research.plan import Input, forget_data, series
 from algo_royale.research.stages import ResearchConfig
 from algo_royale.research.viability import Check, ViabilityConfig
 from algo_royale.research.windows import WindowConfig
@@ -263,6 +264,19 @@ def test_the_first_window_falls_back_and_later_ones_choose_by_what_came_before(b
         assert {rules[i]["AAA"], rules[i]["BBB"]} <= {"as_of_oos", "not_viable"}
     assert "as_of_oos" in {*rules[1].values(), *rules[2].values()}
     assert rules[3]["NEW"] == "in_sample_fallback", "its own first window"
+
+
+def test_sessions_at_and_after_the_boundary_are_cut_from_the_votes(base: tuple) -> None:
+    """The embargo pushes the last session of an earlier test past B_k: 3 of 60 are cut, a position there is closed."""
+    made, plan, _ = base
+    item = Input("AAA", "RSIStrategy", plan.windows[1])
+    searched = signal_stages.input_searched(made, item)
+
+    returns, _ = portfolio_stages.cut_at(made, item, searched, plan.windows[2].train_end_ns)
+    whole, _ = portfolio_stages.cut_at(made, item, searched, plan.windows[3].train_end_ns)
+
+    assert len(whole) == 60 and len(returns) == 57
+    assert returns[:56].tolist() == whole[:56].tolist() == searched.arrays["test_returns"][:56].tolist()
 
 
 def test_changed_in_sample_metrics_change_no_verdict(base: tuple) -> None:

@@ -1,6 +1,9 @@
 """Only out-of-sample numbers decide, by the configured thresholds."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from algo_royale.errors import BadInput
 from algo_royale.research.viability import (
     DEFAULT_CHECKS,
@@ -14,8 +17,6 @@ from algo_royale.research.viability import (
     vote_weights,
 )
 from algo_royale.strategies.space import choice, integer, return_threshold
-from hypothesis import given
-from hypothesis import strategies as st
 
 DEFAULT = ViabilityConfig()
 # The numbers of the catalogue's example evaluation.

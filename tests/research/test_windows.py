@@ -1,14 +1,16 @@
 """Windows follow from the configuration and the calendar alone."""
 
+import itertools
 from datetime import date, timedelta
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from algo_royale.errors import BadInput, InsufficientHistory
 from algo_royale.market import Timeframe
 from algo_royale.research.windows import Window, WindowConfig, WindowPlan, add_months, windows
 from algo_royale.sessions import calendar, new_york_ns
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 DAY = Timeframe.DAY_1
 
@@ -141,6 +143,6 @@ def test_train_then_embargo_then_test_and_tests_are_contiguous_outside_the_holdo
         assert w.train_start_ns < w.train_end_ns <= w.test_start_ns < w.test_end_ns <= plan.holdout_start_ns
         assert len(calendar().sessions(w.train_end, w.test_start)) == embargo + 2, "both ends and the embargo between"
         assert w.train_start >= start and w.test_end < plan.holdout_start
-    for a, b in zip(found, found[1:], strict=False):
+    for a, b in itertools.pairwise(found):
         assert a.test_end_ns == b.test_start_ns
         assert a.train_end_ns < b.train_end_ns
