@@ -248,8 +248,7 @@ def step(state: EngineState, event: Event, config: EngineConfig) -> tuple[Engine
             index = state.session_index + 1
             return replace(state, session_index=index, account=state.account.settle(index)), ()
         case AccountReconciled():
-            account = replace(state.account, cash=event.cash_usd, positions=dict(event.positions), unsettled=())
-            return replace(state, account=account), ()
+            return _reconcile(state, event, config), ()
         case SymbolSplit():
             return _split(state, event, config), ()
         case Halted():
@@ -269,6 +268,16 @@ def _fill(state: EngineState, fill: Fill, config: EngineConfig) -> EngineState:
     later = config.rules.account == "cash" and fill.side == SELL and config.rules.settlement_days > 0
     settles_at = state.session_index + config.rules.settlement_days if later else None
     return replace(state, orders=orders, account=state.account.apply_fill(fill, settles_at=settles_at))
+
+
+def _reconcile(state: EngineState, event: AccountReconciled, config: EngineConfig) -> EngineState:
+    """What the broker moved without an order of ours (a split, a person) is no shortfall: a target that was met stays met."""
+    account = replace(state.account, cash=event.cash_usd, positions=dict(event.positions), unsettled=())
+    goals = tuple(
+        account.quantity(symbol) if goal == state.account.quantity(symbol) else goal
+        for symbol, goal in zip(config.symbols, state.goals, strict=True)
+    )
+    return replace(state, account=account, goals=goals)
 
 
 def _split(state: EngineState, event: SymbolSplit, config: EngineConfig) -> EngineState:
