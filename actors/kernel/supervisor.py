@@ -256,11 +256,11 @@ class Supervisor(Actor[Any]):
         """Take every step that is possible now."""
         self._stop_next()
         busy = any(self._must_go(child) or child.phase is _Phase.STOPPING for child in self._children.values())
-        grouped = self._strategy is not Strategy.ONE_FOR_ONE
-        if not busy or (not grouped and self._final is None):
+        in_order = self._starting or self._strategy is not Strategy.ONE_FOR_ONE
+        if not busy or (not in_order and self._final is None):
             self._forget_ended()
             if self._final is None:
-                self._start_next(in_order=grouped or self._starting)
+                self._start_next(in_order=in_order)
         if self._final is not None and all(c.phase is _Phase.DOWN for c in self._children.values()):
             self._incarnation.finish(self._final)
             return
@@ -311,10 +311,6 @@ class Supervisor(Actor[Any]):
 
     def _start_next(self, *, in_order: bool) -> None:
         """Start who is wanted; in order, one waits for those before it, also through their backoff."""
-        for child in self._children.values():
-            if child.stale and child.phase is _Phase.DOWN:
-                child.cell.mailbox.drain(Outcome.DISCARDED, "of the epoch before a restart")
-                child.stale = False
         for child in list(self._children.values()):
             if child.phase is _Phase.RUNNING or not child.wanted:
                 continue
@@ -325,6 +321,10 @@ class Supervisor(Actor[Any]):
 
     def _start(self, child: _Child) -> None:
         child.due_ns = None
+        for other in self._children.values():  # the new epoch begins with the first start
+            if other.stale and other.phase is _Phase.DOWN:
+                other.cell.mailbox.drain(Outcome.DISCARDED, "of the epoch before a restart")
+                other.stale = False
         if child.ran and not child.spec.mailbox.keep:
             child.cell.mailbox.drain(Outcome.DISCARDED, "at the restart")
         child.phase = _Phase.STARTING
