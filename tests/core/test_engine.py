@@ -462,3 +462,15 @@ def test_history_of_other_symbols_times_is_carried_forward() -> None:
 
     assert history[-4:].tolist()[1:] == [[11, 5], [12, 6], [13, 6]] and np.isnan(history[-4, 1])
     assert missed == (0, 1)
+
+
+def test_orders_of_the_minute_before_a_restart_count_after_it() -> None:
+    cfg = config(limits=RiskLimits(orders_per_minute=2))
+    known = snapshot(start(cfg, CASH), ())
+    busy = LedgerSnapshot(
+        **{**{f: getattr(known, f) for f in known.__struct_fields__}, "orders_recent_ns": (HOUR_NS - 1,) * 2}
+    )
+
+    _, (decision,) = rebuild(cfg, busy, {}, bars(1, A=(100, True)), decide=True)
+
+    assert refusals(decision) == [("A", RefusalCode.ORDER_RATE)]
