@@ -46,11 +46,17 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         f"{_CLI}.exchange:run_exchange_command",
         "Serve a simulated Alpaca on loopback until SIGTERM or Ctrl-C.",
     ),
-    "status": (f"{_CLI}.ledger:status_command", ""),
-    "stop": (f"{_CLI}.ledger:stop_command", ""),
-    "orders": (f"{_CLI}.ledger:orders_command", ""),
-    "positions": (f"{_CLI}.ledger:positions_command", ""),
-    "fills": (f"{_CLI}.ledger:fills_command", ""),
+    "status": (
+        f"{_CLI}.ledger:status_command",
+        "Say whether a trader runs in this environment, and what its ledger holds.",
+    ),
+    "stop": (f"{_CLI}.ledger:stop_command", "Ask the running trader to end in good order, and wait until it has."),
+    "orders": (f"{_CLI}.ledger:orders_command", "List the ledger's orders with where each stands, oldest first."),
+    "positions": (
+        f"{_CLI}.ledger:positions_command",
+        "List what the ledger holds, at average cost, with the profit realised in it so far.",
+    ),
+    "fills": (f"{_CLI}.ledger:fills_command", "List the executions of the ledger's orders, oldest first."),
     "messages": (
         f"{_CLI}.messages:messages_group",
         "Read a run's message log: who told whom what, why, and how it ended.",
@@ -61,7 +67,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "Feed every actor its recorded inbox and compare what it sends with the record.",
     ),
     "strategies": (f"{_CLI}.strategies:strategies_group", "Signal strategies and what they search."),
-    "db": (f"{_CLI}.db:db_group", ""),
+    "db": (f"{_CLI}.db:db_group", "Look after the ledger's database."),
     "config": (f"{_CLI}.config:config_group", "Show or check the configuration."),
     "doctor": (f"{_CLI}.config:doctor_command", "Check that this machine and environment can run."),
 }

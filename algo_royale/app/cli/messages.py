@@ -143,14 +143,14 @@ def _document(entry: "Entry") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _print_json(document: object, *, indent: bool = True) -> None:
+def print_json(document: object, *, indent: bool = True) -> None:
     import msgspec
 
     encoded = msgspec.json.encode(document, enc_hook=str)  # money as strings, NaN as null
     click.echo(msgspec.json.format(encoded, indent=2 if indent else -1).decode())
 
 
-def _print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
     """Tab-separated lines under a header line in a pipe. On a terminal a table of one line a row: a last column of text
     gets the room that the others leave, and is left out where that is too little to read."""
     table = [[str(cell) for cell in row] for row in rows]
@@ -221,12 +221,12 @@ def _name(path: str) -> str:
 
 def _print_entries(options: Globals, reader: "LogReader", entries: "Sequence[Entry]") -> None:
     if options.json:
-        _print_json({"run": reader.run().id, "messages": [_document(entry) for entry in entries]})
+        print_json({"run": reader.run().id, "messages": [_document(entry) for entry in entries]})
     elif sys.stdout.isatty():
         headers = ("id", "New York time", *_ENTRY_HEADERS[2:6], "summary")
-        _print_table(headers, (_short_row(_entry_row(entry)) for entry in entries), right=("id",))
+        print_table(headers, (_short_row(_entry_row(entry)) for entry in entries), right=("id",))
     else:
-        _print_table(_ENTRY_HEADERS, map(_entry_row, entries))
+        print_table(_ENTRY_HEADERS, map(_entry_row, entries))
 
 
 # --- messages --------------------------------------------------------------------------------------------------------
@@ -321,7 +321,7 @@ def show_command(options: Globals, run: str | None, message_id: int) -> None:
         if entry is None:
             raise BadInput(f"run {reader.run().id} has no message {message_id}")
         if options.json:
-            _print_json({"run": reader.run().id} | _document(entry))
+            print_json({"run": reader.run().id} | _document(entry))
             return
         document = _document(entry)
         body = document.pop("message")
@@ -351,7 +351,7 @@ def trace_command(options: Globals, run: str | None, number: int) -> None:
             raise BadInput(f"run {reader.run().id} has no message or correlation {number}")
         if options.json:
             found = [{"depth": len(line.last), **_document(line.entry)} for line in lines]
-            _print_json({"run": reader.run().id, "corr": lines[0].entry.corr, "messages": found})
+            print_json({"run": reader.run().id, "corr": lines[0].entry.corr, "messages": found})
             return
         for line in lines:
             _print_trace_line(line, marked=line.entry.id == number and len(lines) > 1)
@@ -408,7 +408,7 @@ def tail_command(
 
 def _print_tail(options: Globals, entry: "Entry") -> None:
     if options.json:
-        _print_json(_document(entry), indent=False)
+        print_json(_document(entry), indent=False)
     else:
         click.echo("\t".join(str(cell) for cell in _entry_row(entry)))
 
@@ -444,7 +444,7 @@ def stats_command(options: Globals, run: str | None) -> None:
     with _open(options, run) as reader:
         stats, header = reader.stats(), reader.run()
     if options.json:
-        _print_json({"run": header.id, "exit_code": header.exit_code} | msgspec.to_builtins(stats))
+        print_json({"run": header.id, "exit_code": header.exit_code} | msgspec.to_builtins(stats))
         return
     click.echo(
         f"run {header.id} ({header.kind}): {stats.messages} messages, {stats.dropped} dropped, "
@@ -453,8 +453,8 @@ def stats_command(options: Globals, run: str | None) -> None:
     )
     headers = ("actor", "handled", "failed", "dead", "took_us_p50", "took_us_p99")
     rows = [(a.path, a.handled, a.failed, a.dead, a.took_us_p50, a.took_us_p99) for a in stats.actors]
-    _print_table(headers, rows, right=headers[1:])
-    _print_table(("type", "messages"), stats.kinds.items(), right=("messages",))
+    print_table(headers, rows, right=headers[1:])
+    print_table(("type", "messages"), stats.kinds.items(), right=("messages",))
 
 
 # --- actors ----------------------------------------------------------------------------------------------------------
@@ -486,13 +486,13 @@ def tree_command(options: Globals, run: str | None) -> None:
     with _open(options, run) as reader:
         tree, header = reader.tree(), reader.run()
     if options.json:
-        _print_json({"run": header.id, "exit_code": header.exit_code, "actors": msgspec.to_builtins(tree)})
+        print_json({"run": header.id, "exit_code": header.exit_code, "actors": msgspec.to_builtins(tree)})
         return
     headers = ("actor", "state", "generation", "restarts", "failures", "mailbox", "handled", "dead", "last_error")
     if not sys.stdout.isatty():
-        _print_table(headers, map(_tree_row, tree))
+        print_table(headers, map(_tree_row, tree))
         return
-    _print_table(headers[:-1], (_tree_row(actor)[:-1] for actor in tree), right=headers[2:])
+    print_table(headers[:-1], (_tree_row(actor)[:-1] for actor in tree), right=headers[2:])
     for actor in tree:  # below, where there is room for it
         if actor.last_error:
             click.secho(f"{actor.path}: {actor.last_error}", fg="red")
@@ -580,7 +580,7 @@ def _print_replay(options: Globals, report: "ReplayReport", show_state: bool) ->
         import msgspec
 
         document = msgspec.to_builtins(report, enc_hook=str)
-        _print_json(document | {"same": report.same, "exact": report.exact})
+        print_json(document | {"same": report.same, "exact": report.exact})
         return
     for line in report.lines():
         click.echo(line)

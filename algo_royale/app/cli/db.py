@@ -1,0 +1,151 @@
+"""`db`: the ledger's file. What cannot be undone asks for the database's name."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from algo_royale.app.cli.ledger import ledger_path, running_trader
+from algo_royale.app.cli.messages import print_json, print_table, when
+from algo_royale.errors import BadInput
+
+if TYPE_CHECKING:
+    from algo_royale.app.cli import Settings
+
+
+@click.group("db")
+def db_group() -> None:
+    """Look after the ledger's database.
+
+    \b
+    Examples:
+      algo-royale db status
+      algo-royale db migrate
+      algo-royale --env prod_paper db resume --reason "checked the account by hand"
+    """
+
+
+def _not_while_trading(settings: "Settings") -> Path:
+    """The ledger's path, unless a trader writes to it: two writers would halt it."""
+    pid = running_trader(settings.directory)
+    if pid is not None:
+        raise BadInput(f"a trader is running in {settings.directory} (process {pid}); stop it first")
+    return ledger_path(settings)
+
+
+@db_group.command("migrate")
+@click.pass_obj
+def migrate_command(settings: "Settings") -> None:
+    """Bring the ledger up to this program's schema, creating it if there is none.
+
+    \b
+    Examples:
+      algo-royale db migrate
+    """
+    from algo_royale.clock import WallClock
+    from db.admin import migrate_file
+
+    path = _not_while_trading(settings)
+    applied = migrate_file(path, now_ns=WallClock().now_ns())
+    if settings.json:
+        print_json({"path": str(path), "applied": [{"version": m.version, "name": m.name} for m in applied]})
+        return
+    for migration in applied:
+        click.echo(f"applied {migration.version}: {migration.name}")
+    if not applied:
+        click.echo(f"{path} is up to date")
+
+
+@db_group.command("status")
+@click.pass_obj
+def db_status_command(settings: "Settings") -> int:
+    """Show migrations and row counts, and check that the ledger adds up; exit code 1 if it does not.
+
+    \b
+    Examples:
+      algo-royale db status
+      algo-royale db status --json
+    """
+    from db.admin import status
+
+    found = status(ledger_path(settings))
+    migrations = [
+        {"version": s.migration.version, "name": s.migration.name, "applied": when(s.applied_ns or 0)}
+        for s in found.migrations
+    ]
+    if settings.json:
+        print_json(
+            {
+                "path": str(found.path), "size_bytes": found.size_bytes, "migrations": migrations, "rows": found.rows,
+                "problems": found.problems,
+            }
+        )  # fmt: skip
+    else:
+        click.echo(f"{found.path}, {found.size_bytes:,} bytes")
+        print_table(("migration", "name", "applied"), [tuple(row.values()) for row in migrations])
+        click.echo()
+        print_table(("table", "rows"), list(found.rows.items()), right=("rows",))
+        click.echo()
+        for problem in found.problems:
+            click.echo(f"problem: {problem}")
+        if not found.problems:
+            click.echo("everything adds up")
+    return 1 if found.problems else 0
+
+
+@db_group.command("resume")
+@click.option("--reason", required=True, help="What you looked at and why trading may go on; kept in the ledger.")
+@click.pass_obj
+def resume_command(settings: "Settings", reason: str) -> None:
+    """Lift a halt after a person has found out why trading was halted.
+
+    \b
+    Examples:
+      algo-royale db resume --reason "sold the stray IBM shares by hand"
+    """
+    from algo_royale.clock import WallClock
+    from db.store import Reader, Store
+
+    path = _not_while_trading(settings)
+    if not path.is_file():
+        raise BadInput(f"there is no ledger at {path}")
+    with Reader(path) as reader:
+        halted = reader.summary().halted_reason
+    if halted is None:
+        raise BadInput("trading is not halted")
+    now_ns = WallClock().now_ns()
+    store = Store.open(path, run_id=f"resume-{now_ns}-{os.getpid()}", now_ns=now_ns, live_start_ns=now_ns)
+    try:
+        store.resume(reason, now_ns=now_ns)
+    finally:
+        store.close()
+    if settings.json:
+        print_json({"resumed": True, "was": halted, "reason": reason})
+    else:
+        click.echo(f"resumed; trading had been halted because: {halted}")
+
+
+@db_group.command("drop")
+@click.option("--name", help="The database's name, for scripts; asked for when it is not given.", show_default=False)
+@click.pass_obj
+def drop_command(settings: "Settings", name: str | None) -> None:
+    """Delete this environment's ledger for good, with every order and fill in it.
+
+    \b
+    Examples:
+      algo-royale db drop
+      algo-royale db drop --name dev_integration/ledger
+    """
+    from db.admin import database_name, drop
+
+    path = _not_while_trading(settings)
+    if not path.is_file():
+        raise BadInput(f"there is no ledger at {path}")
+    if name is None:
+        name = click.prompt(f"This deletes {path}. Type the database's name, {database_name(path)}, to go on", err=True)
+    drop(path, name=name)
+    if settings.json:
+        print_json({"dropped": str(path)})
+    else:
+        click.echo(f"deleted {path}")

@@ -1,0 +1,278 @@
+"""`status`, `stop`, `orders`, `positions`, `fills`: what a trader is doing and has done, from its ledger and its lock."""
+
+import os
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from algo_royale.app.cli.messages import print_json, print_table, to_ns, when
+from algo_royale.errors import AlgoRoyaleError, BadInput
+
+if TYPE_CHECKING:
+    from algo_royale.app.cli import Settings
+    from db.store import Reader
+
+INSTANCE = "run-trader"
+STATUSES = (
+    "open",
+    "recorded",
+    "submitted",
+    "accepted",
+    "partially_filled",
+    "filled",
+    "canceled",
+    "expired",
+    "rejected",
+)
+
+
+class NotStopped(AlgoRoyaleError):
+    """The trader still runs."""
+
+
+def running_trader(directory: Path) -> int | None:
+    """The process that trades in this environment's folder, or None. Looks at its lock without taking it.
+
+    A process that died leaves its pid behind, and the system may have given that number to another one since; where
+    the system lists its file locks (Linux), a pid without the lock is not believed.
+    """
+    from algo_royale.app.lock import holder
+
+    pid = holder(directory, INSTANCE)
+    if pid is None or is_locked(directory / f"{INSTANCE}.lock") is False:
+        return None
+    return pid
+
+
+def is_locked(path: Path, *, locks: Path = Path("/proc/locks")) -> bool | None:
+    """Whether some process holds a lock on the file; None where the system does not say (sandboxes show an empty list)."""
+    try:
+        inode = str(path.stat().st_ino)
+        held = [line.split() for line in locks.read_text(encoding="ascii").splitlines() if "->" not in line]
+    except OSError:
+        return None
+    return any(len(fields) > 5 and fields[5].rpartition(":")[2] == inode for fields in held) if held else None
+
+
+def ledger_path(settings: "Settings") -> Path:
+    return settings.directory / "ledger.db"
+
+
+def _reader(settings: "Settings") -> "Reader":
+    from db.store import Reader
+
+    path = ledger_path(settings)
+    if not path.is_file():
+        raise BadInput(f"there is no ledger at {path}; `run-trader` makes one")
+    return Reader(path)
+
+
+# --- status and stop -------------------------------------------------------------------------------------------------
+
+
+@click.command("status")
+@click.pass_obj
+def status_command(settings: "Settings") -> None:
+    """Say whether a trader runs in this environment, and what its ledger holds.
+
+    \b
+    Examples:
+      algo-royale status
+      algo-royale --env prod_paper status --json
+    """
+    pid = running_trader(settings.directory)
+    document: dict[str, Any] = {
+        "environment": settings.env, "running": pid is not None, "pid": pid, "ledger": None, "positions": [],
+    }  # fmt: skip
+    if ledger_path(settings).is_file():
+        with closing(_reader(settings)) as reader:
+            document["ledger"] = _summary(reader)
+            document["positions"] = reader.positions()
+    if settings.json:
+        print_json(document)
+    else:
+        _show_status(document)
+
+
+def _summary(reader: "Reader") -> dict[str, Any]:
+    found = reader.summary()
+    return {
+        "ledger_id": found.ledger_id, "created": when(found.created_ns), "run_id": found.last_run_id, "runs": found.runs,
+        "decisions": found.decisions, "orders": found.orders, "open_orders": found.open_orders, "fills": found.fills,
+        "refusals": found.refusals, "cash_usd": found.cash_usd, "equity_usd": found.equity_usd,
+        "session": found.session_date, "reconciliations": found.reconciliations, "disagreements": found.disagreements,
+        "halted": found.halted_reason,
+    }  # fmt: skip
+
+
+def _show_status(document: Mapping[str, Any]) -> None:
+    state = f"running, process {document['pid']}" if document["running"] else "not running"
+    rows: list[tuple[str, object]] = [("environment", document["environment"]), ("trader", state)]
+    ledger = document["ledger"]
+    if ledger is None:
+        rows.append(("ledger", "none yet"))
+    else:
+        rows += [(name.removesuffix("_usd").replace("_", " "), "-" if v is None else v) for name, v in ledger.items()]
+    print_table(("what", "value"), rows)
+    if document["positions"]:
+        click.echo()
+        _show(document["positions"], _POSITIONS)
+
+
+@click.command("stop")
+@click.option("--timeout", default=30.0, type=click.FloatRange(min=0), help="Seconds to wait for its end.")
+@click.pass_obj
+def stop_command(settings: "Settings", timeout: float) -> None:
+    """Ask the running trader to end in good order, and wait until it has.
+
+    Orders that the broker holds stay there; the next start takes them up again.
+
+    \b
+    Examples:
+      algo-royale stop
+      algo-royale --env prod_paper stop --timeout 60
+    """
+    from algo_royale.clock import WallClock
+
+    pid = running_trader(settings.directory)
+    if pid is None:
+        raise BadInput(f"no trader is running in {settings.directory}")
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except PermissionError as error:
+        raise BadInput(f"the trader is process {pid} of another user, whom only that user may stop") from error
+    except ProcessLookupError:
+        pass  # it ended this moment
+    clock, tick = WallClock(), threading.Event()
+    asked_s = clock.monotonic_s()
+    while running_trader(settings.directory) == pid:
+        if clock.monotonic_s() - asked_s > timeout:
+            raise NotStopped(f"the trader, process {pid}, has been asked to stop but still runs after {timeout:g} s")
+        tick.wait(0.05)
+    took_s = round(clock.monotonic_s() - asked_s, 1)
+    if settings.json:
+        print_json({"environment": settings.env, "pid": pid, "stopped": True, "took_s": took_s})
+    else:
+        click.echo(f"trader of {settings.env} (process {pid}) stopped after {took_s} s")
+
+
+# --- orders, positions, fills ----------------------------------------------------------------------------------------
+
+_Column = tuple[str, str]  # (header, field)
+_ORDERS: Sequence[_Column] = (
+    ("time", "at_ns"), ("symbol", "symbol"), ("side", "side"), ("quantity", "quantity"), ("filled", "filled_quantity"),
+    ("status", "status"), ("type", "order_type"), ("updated", "updated_ns"), ("order", "client_order_id"),
+    ("detail", "detail"),
+)  # fmt: skip
+_FILLS: Sequence[_Column] = (
+    ("time", "filled_ns"), ("symbol", "symbol"), ("side", "side"), ("quantity", "quantity"), ("price", "price_usd"),
+    ("fees", "fees_usd"), ("order", "client_order_id"),
+)  # fmt: skip
+_POSITIONS: Sequence[_Column] = (
+    ("symbol", "symbol"), ("quantity", "quantity"), ("average cost", "average_cost_usd"), ("cost", "cost_usd"),
+    ("realised", "realised_usd"),
+)  # fmt: skip
+_NUMBERS = ("quantity", "filled", "price", "fees", "average cost", "cost", "realised")
+
+
+def _show(rows: Sequence[Mapping[str, Any]], columns: Sequence[_Column]) -> None:
+    table = [[_cell(field, row[field]) for _, field in columns] for row in rows]
+    print_table([header for header, _ in columns], table, right=_NUMBERS)
+
+
+def _cell(field: str, value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    if field == "average_cost_usd":
+        return f"{value:.4f}"
+    if field in ("cost_usd", "realised_usd"):
+        return f"{value:.2f}"
+    return when(value) if field.endswith("_ns") else str(value)
+
+
+def _documents(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows for `--json`: money as strings, each time also readable."""
+    documents = []
+    for row in rows:
+        document = {name: value for name, value in row.items() if name != "seq"}
+        for name in [name for name in document if name.endswith("_ns")]:
+            document[name.removesuffix("_ns")] = when(document[name])
+        documents.append(document)
+    return documents
+
+
+def _result(
+    settings: "Settings", rows: Sequence[Mapping[str, Any]], columns: Sequence[_Column], *, nothing: str
+) -> None:
+    if settings.json:
+        print_json(_documents(rows))
+    elif rows:
+        _show(rows, columns)
+    else:
+        click.echo(nothing, err=True)
+
+
+def _since(text: str | None) -> int:
+    return 0 if text is None else to_ns(text)
+
+
+@click.command("orders")
+@click.option("--since", metavar="TIME", help="ISO date or time, New York; orders decided from then on.")
+@click.option("--symbol", help="Only this symbol.")
+@click.option("--status", type=click.Choice(STATUSES), help="Only these; 'open' is every order that can still fill.")
+@click.option("--limit", default=100, type=click.IntRange(min=1), help="At most so many, the newest.")
+@click.pass_obj
+def orders_command(settings: "Settings", since: str | None, symbol: str | None, status: str | None, limit: int) -> None:
+    """List the ledger's orders with where each stands, oldest first.
+
+    \b
+    Examples:
+      algo-royale orders --status open
+      algo-royale orders --symbol AAPL --since 2012-06-01 --json
+    """
+    with closing(_reader(settings)) as reader:
+        rows = reader.orders(since_ns=_since(since), symbol=_symbol(symbol), status=status, limit=limit)
+    _result(settings, rows, _ORDERS, nothing="no such orders")
+
+
+@click.command("positions")
+@click.option("--symbol", help="Only this symbol.")
+@click.pass_obj
+def positions_command(settings: "Settings", symbol: str | None) -> None:
+    """List what the ledger holds, at average cost, with the profit realised in it so far.
+
+    \b
+    Examples:
+      algo-royale positions
+      algo-royale positions --json
+    """
+    with closing(_reader(settings)) as reader:
+        rows = [row for row in reader.positions() if _symbol(symbol) in (None, row["symbol"])]
+    _result(settings, rows, _POSITIONS, nothing="no positions")
+
+
+@click.command("fills")
+@click.option("--since", metavar="TIME", help="ISO date or time, New York; fills from then on.")
+@click.option("--symbol", help="Only this symbol.")
+@click.option("--limit", default=100, type=click.IntRange(min=1), help="At most so many, the newest.")
+@click.pass_obj
+def fills_command(settings: "Settings", since: str | None, symbol: str | None, limit: int) -> None:
+    """List the executions of the ledger's orders, oldest first.
+
+    \b
+    Examples:
+      algo-royale fills
+      algo-royale fills --symbol IBM --since 2012-06-01T09:30 --json
+    """
+    with closing(_reader(settings)) as reader:
+        rows = reader.fills(since_ns=_since(since), symbol=_symbol(symbol), limit=limit)
+    _result(settings, rows, _FILLS, nothing="no such fills")
+
+
+def _symbol(text: str | None) -> str | None:
+    return None if text is None else text.strip().upper()

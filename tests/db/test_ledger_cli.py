@@ -1,0 +1,220 @@
+"""`status`, `stop`, `orders`, `positions`, `fills` and `db` on a real ledger file."""
+
+import json
+import os
+import subprocess
+import sys
+from decimal import Decimal as D
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from algo_royale.app.cli import root
+from algo_royale.app.cli.ledger import is_locked
+from algo_royale.app.lock import single_instance
+from algo_royale.orders import Fill, OrderEvent, OrderIntent
+from conftest import ROOT
+from db.database import execute, open_database
+from db.store import NewDecision, Store
+
+NOON_NS = 1_325_610_000_000_000_000  # 2012-01-03 12:00 in New York
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """An environment whose trader has bought AAPL and still wants IBM."""
+    store = Store.open(
+        tmp_path / "dev_integration" / "ledger.db", run_id="trader-1", now_ns=NOON_NS, live_start_ns=NOON_NS,
+        ledger_id="ledger-a",
+    )  # fmt: skip
+    store.reconcile(
+        cause_of="start", checked=1, found=(), cash_usd=D(1000), equity_usd=D(1000), positions={}, now_ns=NOON_NS
+    )
+    intents = [
+        OrderIntent(client_order_id=f"ar-{s}", symbol=s, side="buy", quantity=D(3), reference_price_usd=D(9))
+        for s in ("AAPL", "IBM")
+    ]
+    store.record_decision(
+        NewDecision(
+            decision_id="d-1", bar_end_ns=NOON_NS, session_date="2012-01-03", equity_usd=D(1000), cash_usd=D(1000),
+            strategy="EqualWeight", targets="[]", approved=intents,
+        ),
+        now_ns=NOON_NS,
+    )  # fmt: skip
+    fill = Fill(
+        execution_id="e-1", client_order_id="ar-AAPL", broker_order_id="b-1", symbol="AAPL", side="buy", quantity=D(3),
+        cumulative_quantity=D(3), price_usd=D("9.1250"), at_ns=NOON_NS + 1,
+    )  # fmt: skip
+    store.record_order_event("ar-AAPL", OrderEvent.FILL, broker_order_id="b-1", fill=fill, now_ns=NOON_NS + 1)
+    store.close()
+    return tmp_path
+
+
+def run(home: Path, *args: str, given: str | None = None) -> Result:
+    return CliRunner().invoke(root, ["--home", str(home), *args], input=given)
+
+
+def document(home: Path, *args: str) -> object:
+    result = run(home, "--json", *args)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_orders_show_where_each_stands(home: Path) -> None:
+    orders = document(home, "orders")
+
+    assert [(o["symbol"], o["status"], o["filled_quantity"]) for o in orders] == [  # type: ignore[attr-defined]
+        ("AAPL", "filled", "3"), ("IBM", "recorded", "0"),
+    ]  # fmt: skip
+    assert [o["client_order_id"] for o in document(home, "orders", "--status", "open")] == ["ar-IBM"]  # type: ignore[attr-defined]
+    assert [o["client_order_id"] for o in document(home, "orders", "--symbol", "aapl")] == ["ar-AAPL"]  # type: ignore[attr-defined]
+    assert document(home, "orders", "--since", "2012-01-04") == []
+    assert "2012-01-03T12:00:00.000-05:00\tAAPL\tbuy\t3\t3\tfilled\tmarket" in run(home, "orders").stdout
+
+
+def test_fills_and_positions_are_exact(home: Path) -> None:
+    (fill,) = document(home, "fills")  # type: ignore[misc]
+    (position,) = document(home, "positions")  # type: ignore[misc]
+
+    assert (fill["price_usd"], fill["quantity"], fill["at"]) == ("9.125", "3", "2012-01-03T12:00:00.000-05:00")
+    assert (position["symbol"], position["quantity"], position["cost_usd"]) == ("AAPL", "3", "27.375")
+
+
+def test_status_says_what_runs_and_what_is_held(home: Path) -> None:
+    status = document(home, "status")
+    assert isinstance(status, dict)
+
+    assert (status["running"], status["pid"]) == (False, None)
+    assert (status["ledger"]["cash_usd"], status["ledger"]["open_orders"]) == ("972.625", 1)
+    with single_instance(home / "dev_integration", "run-trader"):
+        assert f"running, process {os.getpid()}" in run(home, "status").stdout
+
+
+def test_status_before_the_first_run_is_an_answer_too(tmp_path: Path) -> None:
+    assert "none yet" in run(tmp_path, "status").stdout
+
+
+def test_a_pid_without_the_lock_is_not_believed(tmp_path: Path) -> None:
+    """The trader died, and its number was given to another process: stop must not kill that one."""
+    lock, locks = tmp_path / "run-trader.lock", tmp_path / "locks"
+    lock.touch()
+    inode = lock.stat().st_ino
+    line = "1: FLOCK  ADVISORY  WRITE {} 08:10:{} 0 EOF\n"
+
+    assert is_locked(lock, locks=tmp_path / "absent") is None  # not Linux
+    locks.write_text("")
+    assert is_locked(lock, locks=locks) is None
+    locks.write_text(line.format(7, inode + 1))
+    assert is_locked(lock, locks=locks) is False
+    locks.write_text(line.format(7, inode + 1) + line.format(8, inode))
+    assert is_locked(lock, locks=locks) is True
+
+
+TRADER = """
+import signal, sys, threading
+from pathlib import Path
+from algo_royale.app.lock import single_instance
+asked = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: asked.set() if sys.argv[2] == "obeys" else None)
+with single_instance(Path(sys.argv[1]), "run-trader"):
+    print("up", flush=True)
+    asked.wait(60)
+"""
+
+
+@pytest.mark.parametrize("manner", ["obeys", "refuses"])
+def test_stop_asks_the_trader_and_waits_for_its_end(home: Path, manner: str) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", TRADER, str(home / "dev_integration"), manner], stdout=subprocess.PIPE, cwd=ROOT
+    )
+    try:
+        assert child.stdout is not None
+        child.stdout.readline()
+
+        result = run(home, "stop", "--timeout", "1" if manner == "refuses" else "20")
+
+        if manner == "obeys":
+            assert (result.exit_code, child.wait(10)) == (0, 0)
+            assert f"(process {child.pid}) stopped after" in result.stdout
+        else:
+            assert result.exit_code == 1
+            assert "still runs after 1 s" in result.stderr
+    finally:
+        child.kill()
+        child.wait()
+        assert child.stdout is not None
+        child.stdout.close()
+
+
+@pytest.mark.parametrize("command", ["orders", "fills", "positions"])
+def test_without_a_ledger_one_line_says_what_makes_one(tmp_path: Path, command: str) -> None:
+    result = run(tmp_path, command)
+
+    assert result.exit_code == 1
+    assert (
+        result.stderr == f"error: there is no ledger at {tmp_path}/dev_integration/ledger.db; `run-trader` makes one\n"
+    )
+
+
+def test_stop_without_a_trader_says_so(home: Path) -> None:
+    result = run(home, "stop")
+    assert (result.exit_code, result.stderr) == (1, f"error: no trader is running in {home}/dev_integration\n")
+
+
+# --- db ---
+
+
+def test_db_status_finds_a_ledger_that_does_not_add_up(home: Path) -> None:
+    good = document(home, "db", "status")
+    assert good["problems"] == [] and good["rows"]["orders"] == 2  # type: ignore[index]
+    database = open_database(home / "dev_integration" / "ledger.db")
+    execute(database, "DROP TRIGGER cash_entry_no_update")
+    execute(database, "UPDATE cash_entry SET amount_usd = '-27' WHERE kind = 'fill'")
+    database.close()
+
+    result = run(home, "db", "status")
+
+    assert result.exit_code == 1
+    assert "problem: cash entry 2 shows a balance of 972.625; the entries up to it sum to 973" in result.stdout
+
+
+def test_db_migrate_says_what_it_did(tmp_path: Path) -> None:
+    assert run(tmp_path, "db", "migrate").stdout == "applied 1: the ledger's tables, append-only\n"
+    assert "is up to date" in run(tmp_path, "db", "migrate").stdout
+
+
+def test_db_drop_wants_the_name_of_the_database(home: Path) -> None:
+    path = home / "dev_integration" / "ledger.db"
+
+    wrong = run(home, "db", "drop", given="ledger\n")
+    assert wrong.exit_code == 1
+    assert "the database's name is 'dev_integration/ledger', not 'ledger'; nothing was deleted" in wrong.stderr
+    assert path.is_file()
+
+    assert run(home, "db", "drop", given="dev_integration/ledger\n").exit_code == 0
+    assert list(path.parent.glob("ledger*")) == []
+
+
+def test_db_resume_lifts_a_halt_and_keeps_the_reason(home: Path) -> None:
+    path = home / "dev_integration" / "ledger.db"
+    assert run(home, "db", "resume", "--reason", "x").stderr == "error: trading is not halted\n"
+    store = Store.open(path, run_id="trader-2", now_ns=NOON_NS, live_start_ns=0)
+    store.halt("a stray position", now_ns=NOON_NS)
+    store.close()
+    assert document(home, "status")["ledger"]["halted"] == "a stray position"  # type: ignore[index]
+
+    assert "a stray position" in run(home, "db", "resume", "--reason", "sold it by hand").stdout
+
+    assert document(home, "status")["ledger"]["halted"] is None  # type: ignore[index]
+    rows = execute(open_database(path, read_only=True), "SELECT kind, reason FROM halt ORDER BY seq")
+    assert rows == [("halted", "a stray position"), ("resumed", "sold it by hand")]
+
+
+@pytest.mark.parametrize("command", [["migrate"], ["drop"], ["resume", "--reason", "x"]])
+def test_a_ledger_in_use_is_left_alone(home: Path, command: list[str]) -> None:
+    with single_instance(home / "dev_integration", "run-trader"):
+        result = run(home, "db", *command)
+
+    assert result.exit_code == 1
+    assert "a trader is running" in result.stderr
