@@ -47,6 +47,8 @@ class Connection:
         self._websocket, self.stream = websocket, stream
         self._msgpack = "msgpack" in websocket.headers.get("content-type", "")
         self._lock = asyncio.Lock()
+        self._reader = asyncio.current_task()
+        self.lost = False
 
     async def flush(self) -> None:
         """Write everything that waits. A client that does not read in time, or is gone, loses its connection."""
@@ -55,8 +57,17 @@ class Connection:
                 while self.stream.outbox:
                     await self._write(self.stream.outbox.popleft())
         except (TimeoutError, WebSocketDisconnect, OSError):
+            self.lost = True
             self.stream.outbox.clear()
             self.stream.close()
+            if self._reader is not None and self._reader is not asyncio.current_task():
+                self._reader.cancel()
+
+    async def hang_up(self) -> None:
+        """Write what waits and end the connection from our side."""
+        await self.flush()
+        if not self.lost:
+            await self._websocket.close()
 
     def receive(self, message: Mapping[str, Any]) -> None:
         """Hand one message of the client to the stream."""
@@ -96,7 +107,7 @@ class TwinServer:
         self.exchange, self.speed = exchange, speed
         self._clock = WallClock()
         self._anchor_wall_ns, self._anchor_ns = self._clock.now_ns(), exchange.now_ns
-        self._connections: list[Connection] = []
+        self.connections: list[Connection] = []
         self._server: _Server | None = None
         self.app = Starlette(
             routes=[
@@ -171,7 +182,7 @@ class TwinServer:
         self.stop()
 
     async def _flush(self) -> None:
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             await connection.flush()
 
     # --- REST
@@ -207,7 +218,7 @@ class TwinServer:
             await websocket.send_denial_response(_answer(429, {"message": "too many requests"}))
             return
         connection = Connection(websocket, stream)
-        self._connections.append(connection)
+        self.connections.append(connection)
         deadline = asyncio.get_running_loop().time() + AUTH_TIMEOUT_S
         try:
             await websocket.accept()
@@ -221,17 +232,19 @@ class TwinServer:
                 self._catch_up()
                 connection.receive(message)
                 await connection.flush()
-            await websocket.close()
+            await connection.hang_up()
         except TimeoutError:
             assert isinstance(stream, DataStream)
             stream.error(404)
-            await connection.flush()
-            await websocket.close()
+            await connection.hang_up()
         except (WebSocketDisconnect, OSError):
             pass  # the client is gone: that is how connections end
+        except asyncio.CancelledError:
+            if not connection.lost:
+                raise
         finally:
             stream.close()
-            self._connections.remove(connection)
+            self.connections.remove(connection)
 
     # --- control
 

@@ -1,0 +1,475 @@
+"""The twin over real sockets, spoken to by alpaca-py, requests and websocket-client as they are."""
+
+import asyncio
+import json
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import requests
+import websocket
+from alpaca.common.exceptions import APIError
+from alpaca.data.historical import StockHistoricalDataClient
+from alpaca.data.historical.corporate_actions import CorporateActionsClient
+from alpaca.data.live import StockDataStream
+from alpaca.data.requests import CorporateActionsRequest, StockBarsRequest
+from alpaca.data.timeframe import TimeFrame
+from alpaca.trading.client import TradingClient
+from alpaca.trading.enums import OrderSide, OrderStatus, QueryOrderStatus, TimeInForce
+from alpaca.trading.requests import GetCalendarRequest, GetOrdersRequest, LimitOrderRequest, MarketOrderRequest
+from alpaca.trading.stream import TradingStream
+
+from algo_royale.app.exchange_process import ExchangeProcess
+from algo_royale.errors import BadInput
+from algo_royale.exchange import server as server_module
+from algo_royale.exchange.core import Exchange, ExchangeConfig
+from algo_royale.exchange.server import TwinServer
+from conftest import ROOT
+
+KEYS = ("TWINKEY", "twin-secret")
+HEADERS = {"APCA-API-KEY-ID": KEYS[0], "APCA-API-SECRET-KEY": KEYS[1]}
+AUTH = json.dumps({"action": "auth", "key": KEYS[0], "secret": KEYS[1]})
+LISTEN = json.dumps({"action": "listen", "data": {"streams": ["trade_updates"]}})
+WAIT_S = 20
+
+
+class Running:
+    """A twin served by a thread of this process, and clients of it."""
+
+    def __init__(self, server: TwinServer) -> None:
+        self.server, self.exchange = server, server.exchange
+        ready: queue.Queue[str] = queue.Queue()
+        self._thread = threading.Thread(target=lambda: asyncio.run(server.run("127.0.0.1", 0, ready.put)))
+        self._thread.start()
+        self.url = ready.get(timeout=WAIT_S)
+        self.ws = self.url.replace("http", "ws", 1)
+        self.http = requests.Session()
+        self._sockets: list[Any] = []
+
+    def close(self) -> None:
+        for connection in self._sockets:
+            connection.shutdown()
+        self.http.close()
+        self.server.stop()
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive()
+
+    def connect(self, path: str, **options: Any) -> Any:
+        connection = websocket.create_connection(self.ws + path, timeout=WAIT_S, **options)
+        self._sockets.append(connection)
+        return connection
+
+    def trading_stream(self) -> Any:
+        connection = self.connect("/stream")
+        connection.send(AUTH)
+        connection.recv()
+        connection.send(LISTEN)
+        connection.recv()
+        return connection
+
+    def data_stream(self, *symbols: str) -> Any:
+        connection = self.connect("/v2/iex", header=HEADERS)
+        connection.send(json.dumps({"action": "subscribe", "dailyBars": symbols}))
+        for _ in range(3):
+            connection.recv()
+        return connection
+
+    def advance(self, **body: Any) -> Any:
+        return self.http.post(f"{self.url}/sim/advance", json=body, timeout=WAIT_S)
+
+    def buy(self) -> None:
+        order = {"symbol": "AAPL", "qty": 1.0, "side": "buy", "type": "market", "time_in_force": "day"}
+        assert self.http.post(f"{self.url}/v2/orders", headers=HEADERS, json=order, timeout=WAIT_S).status_code == 200
+
+    def sent(self) -> Any:
+        return self.http.get(f"{self.url}/sim/truth", timeout=WAIT_S).json()["sent"]
+
+    def until(self, true: Callable[[], bool]) -> None:
+        """Ask the server again and again until it is so."""
+        for _ in range(5000):
+            if true():
+                return
+        raise AssertionError("it never came true")
+
+
+@pytest.fixture
+def run(replay: Any) -> Iterator[Callable[..., Running]]:
+    running: list[Running] = []
+
+    def start(speed: float | None = None) -> Running:
+        config = ExchangeConfig(start_ns=replay.sessions[0].close_ns)
+        running.append(Running(TwinServer(Exchange(replay, config), speed=speed)))
+        return running[-1]
+
+    yield start
+    for twin in running:
+        twin.close()
+
+
+@pytest.fixture
+def twin(run: Callable[..., Running]) -> Running:
+    return run()
+
+
+# ------------------------------------------------------------------------------------------------------ alpaca-py REST
+
+
+@pytest.fixture
+def trading(twin: Running) -> TradingClient:
+    return TradingClient(*KEYS, url_override=twin.url)
+
+
+def test_alpaca_py_trades(twin: Running, trading: TradingClient) -> None:
+    assert trading.get_account().buying_power == "400000"
+    assert trading.get_clock().is_open is False
+    order = trading.submit_order(
+        MarketOrderRequest(
+            symbol="AAPL", qty=2, side=OrderSide.BUY, time_in_force=TimeInForce.DAY, client_order_id="one"
+        )
+    )
+    assert order.status is OrderStatus.ACCEPTED
+    resting = trading.submit_order(
+        LimitOrderRequest(symbol="IBM", qty=1, side=OrderSide.BUY, time_in_force=TimeInForce.DAY, limit_price=150)
+    )
+    twin.advance()
+
+    assert trading.get_order_by_client_id("one").filled_avg_price == "20.01"
+    assert trading.get_order_by_id(order.id).status is OrderStatus.FILLED
+    assert [o.id for o in trading.get_orders(GetOrdersRequest(status=QueryOrderStatus.OPEN, symbols=["IBM"]))] == [
+        resting.id
+    ]
+    assert trading.get_open_position("AAPL").qty == "2"
+    assert [p.symbol for p in trading.get_all_positions()] == ["AAPL"]
+    assert [a.symbol for a in trading.get_all_assets()] == ["AAPL", "FB", "IBM"]
+    days = trading.get_calendar(GetCalendarRequest(start=date(2012, 11, 21), end=date(2012, 11, 23)))
+    assert [day.date.day for day in days] == [21, 23]
+    trading.cancel_order_by_id(resting.id)
+    assert trading.cancel_orders() == []
+    assert [a["symbol"] for a in trading.get("/account/activities", {"activity_types": "FILL"})] == ["AAPL"]
+
+
+def test_alpaca_py_reads_errors(trading: TradingClient) -> None:
+    with pytest.raises(APIError) as refused:
+        trading.submit_order(
+            MarketOrderRequest(symbol="AAPL", qty=1e6, side=OrderSide.BUY, time_in_force=TimeInForce.DAY)
+        )
+    assert (refused.value.status_code, refused.value.code) == (403, 40310000)
+    with pytest.raises(APIError) as unknown:
+        trading.get_open_position("AAPL")
+    assert (unknown.value.status_code, unknown.value.message) == (404, "position does not exist")
+
+
+def test_alpaca_py_reads_history_page_by_page(twin: Running) -> None:
+    twin.exchange.advance(twin.exchange.replay.sessions[9].close_ns)
+    data = StockHistoricalDataClient(*KEYS, url_override=twin.url)
+    request = StockBarsRequest(
+        symbol_or_symbols=["AAPL", "IBM"], timeframe=TimeFrame.Day, start=datetime(2012, 11, 1, tzinfo=UTC)
+    )
+
+    bars = data.get_stock_bars(request).data
+
+    assert (len(bars["AAPL"]), len(bars["IBM"])) == (10, 9)
+    assert bars["AAPL"][0].timestamp == datetime(2012, 11, 12, 5, tzinfo=UTC)
+    actions = CorporateActionsClient(*KEYS, url_override=twin.url).get_corporate_actions(
+        CorporateActionsRequest(start=date(2012, 11, 1), end=date(2012, 12, 1))
+    )
+    assert {kind: len(found) for kind, found in actions.data.items()} == {"cash_dividends": 1, "forward_splits": 1}
+
+
+# --------------------------------------------------------------------------------------------------- alpaca-py streams
+
+
+def test_alpaca_py_streams_trade_updates(twin: Running) -> None:
+    heard: queue.Queue[Any] = queue.Queue()
+
+    async def handler(update: Any) -> None:
+        heard.put(update)
+
+    stream = TradingStream(*KEYS, url_override=f"{twin.ws}/stream")
+    stream.subscribe_trade_updates(handler)
+    thread = threading.Thread(target=stream.run)
+    thread.start()
+    twin.until(lambda: twin.sent()["trading"] == 2)
+    twin.buy()
+    twin.advance()
+
+    updates = [heard.get(timeout=WAIT_S) for _ in range(3)]
+    stream.stop()
+    twin.buy()  # a frame wakes the SDK, which else looks up from its socket every five seconds only
+    thread.join(WAIT_S)
+
+    assert [u.event for u in updates] == ["accepted", "new", "fill"]
+    assert (updates[2].price, updates[2].position_qty) == (20.01, 1.0)
+
+
+def test_alpaca_py_streams_daily_bars_in_msgpack_with_timestamps(twin: Running) -> None:
+    heard: queue.Queue[Any] = queue.Queue()
+
+    async def handler(bar: Any) -> None:
+        heard.put(bar)
+
+    stream = StockDataStream(*KEYS, url_override=f"{twin.ws}/v2/iex")
+    stream.subscribe_daily_bars(handler, "AAPL", "IBM")  # a fragmented message on the wire
+    thread = threading.Thread(target=stream.run)
+    thread.start()
+    twin.until(lambda: twin.sent()["data"] == 3)
+    twin.advance()
+    twin.advance()
+
+    bars = [heard.get(timeout=WAIT_S) for _ in range(2)]
+    stream.stop()
+    twin.advance()
+    twin.advance()  # a frame wakes the SDK
+    thread.join(WAIT_S)
+
+    assert [(b.symbol, b.open, b.close, b.timestamp) for b in bars] == [
+        ("AAPL", 20.0, 20.5, datetime(2012, 11, 13, 5, tzinfo=UTC)),
+        ("IBM", 190.0, 191.0, datetime(2012, 11, 13, 5, tzinfo=UTC)),
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------- websocket-client
+
+
+def test_market_data_is_text_and_trade_updates_are_binary_json(twin: Running) -> None:
+    data, trading = twin.data_stream("AAPL"), twin.trading_stream()
+    twin.buy()
+    twin.advance()
+    twin.advance()
+
+    update, bars = trading.recv(), data.recv()
+
+    assert isinstance(update, bytes) and json.loads(update)["data"]["event"] == "accepted"
+    assert isinstance(bars, str) and json.loads(bars)[0]["c"] == 20.5
+
+
+def test_sip_is_served_and_other_streams_are_404(twin: Running) -> None:
+    assert json.loads(twin.connect("/v2/sip").recv()) == [{"T": "success", "msg": "connected"}]
+    for path in ("/v2/test", "/v1beta1/news", "/"):
+        with pytest.raises(websocket.WebSocketBadStatusException) as refused:
+            twin.connect(path)
+        assert refused.value.status_code == 404
+
+
+def test_pings_are_answered(twin: Running) -> None:
+    connection = twin.connect("/v2/iex")
+    connection.recv()
+    connection.ping("are you there")
+    opcode, frame = connection.recv_data_frame(control_frame=True)
+    assert (opcode, frame.data) == (websocket.ABNF.OPCODE_PONG, b"are you there")
+
+
+def test_a_second_trading_connection_gets_429_and_its_place_when_the_first_drops(twin: Running) -> None:
+    first = twin.trading_stream()
+    with pytest.raises(websocket.WebSocketBadStatusException) as refused:
+        twin.connect("/stream")
+    assert refused.value.status_code == 429
+    first.shutdown()  # no closing handshake: as if the client had been killed
+    twin.until(lambda: twin.sent()["trading"] == 0)
+    twin.trading_stream()
+
+
+def test_the_server_hangs_up_on_nonsense_in_the_trading_stream(twin: Running) -> None:
+    connection = twin.connect("/stream", header=HEADERS)
+    connection.send("nonsense")
+    assert json.loads(connection.recv()) == {"action": "error", "data": {"error_message": "internal server error"}}
+    opcode, _ = connection.recv_data()
+    assert opcode == websocket.ABNF.OPCODE_CLOSE
+
+
+def test_a_data_client_that_does_not_sign_in_is_told_and_dropped(
+    twin: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "AUTH_TIMEOUT_S", 0.05)
+    connection = twin.connect("/v2/iex")
+    connection.recv()
+    assert json.loads(connection.recv()) == [{"T": "error", "code": 404, "msg": "auth timeout"}]
+    opcode, _ = connection.recv_data()
+    assert opcode == websocket.ABNF.OPCODE_CLOSE
+
+
+def test_a_client_that_does_not_read_delays_time_for_a_while_and_then_is_dropped(
+    twin: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "SLOW_CLIENT_S", 0.1)
+    twin.trading_stream()
+    twin.exchange.streams[0].push("x" * 30_000_000)  # more than the buffers between us hold
+    twin.exchange.streams[0].push("y")
+
+    assert twin.advance().json()["now_ns"] == twin.exchange.replay.sessions[1].open_ns
+
+    assert twin.sent()["trading"] == 0
+    twin.until(lambda: not twin.server.connections)
+    twin.trading_stream()
+
+
+@pytest.mark.parametrize("content", [b"\xc1", b"\x93\x01", b"", b"\xc7\x08\xff" + b"\x00" * 8])
+def test_broken_msgpack_is_answered_with_an_error(twin: Running, content: bytes) -> None:
+    connection = twin.connect("/v2/iex", header={"Content-Type": "application/msgpack"})
+    connection.recv()
+    connection.send(content, opcode=websocket.ABNF.OPCODE_BINARY)
+    answer = connection.recv()
+    assert isinstance(answer, bytes) and b"invalid syntax" in answer
+
+
+# ---------------------------------------------------------------------------------------------------------------- time
+
+
+def test_time_moves_only_when_every_frame_has_arrived(twin: Running) -> None:
+    twin.data_stream("AAPL")
+    twin.trading_stream()
+
+    for received in ({"data": 2, "trading": 2}, {"data": 3, "trading": 0}, {"data": 4, "trading": 2}):
+        answer = twin.advance(received=received)
+        assert (answer.status_code, answer.json()) == (409, {"sent": {"data": 3, "trading": 2}})
+    answer = twin.advance(received={"data": 3, "trading": 2})
+
+    sessions = twin.exchange.replay.sessions
+    assert (answer.status_code, answer.json()) == (200, {
+        "now_ns": sessions[1].open_ns, "sent": {"data": 3, "trading": 2}, "next_event_ns": sessions[1].close_ns, "ended": False,
+    })  # fmt: skip
+    assert twin.advance(received={"data": 3, "trading": 2}).json()["sent"] == {"data": 4, "trading": 2}
+
+
+def test_time_moves_to_the_next_event_or_until_the_instant_asked_for(twin: Running) -> None:
+    opens = twin.exchange.replay.sessions[1].open_ns
+
+    assert twin.advance(until_ns=opens - 5).json()["now_ns"] == opens - 5
+    assert twin.advance(until_ns=opens - 9).json()["now_ns"] == opens - 5
+    assert twin.advance(until_ns=opens + 10**15).json()["now_ns"] == opens
+
+
+def test_the_end_of_the_replay_is_told(twin: Running) -> None:
+    last = twin.exchange.replay.sessions[-1].close_ns
+    twin.exchange.advance(last - 1)
+    assert twin.advance().json() == {
+        "now_ns": last,
+        "sent": {"data": 0, "trading": 0},
+        "next_event_ns": None,
+        "ended": True,
+    }
+    assert twin.advance().json()["now_ns"] == last
+    assert twin.advance(until_ns=last + 3).json()["now_ns"] == last + 3
+    clock = twin.http.get(f"{twin.url}/sim/clock").json()
+    assert (clock["ended"], clock["speed"], clock["now_ns"]) == (True, "max", last + 3)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"until_ns": "soon"}', b'{"received": {"data": "x"}}', b"\xff"])
+def test_a_broken_advance_is_400_and_moves_nothing(twin: Running, body: bytes) -> None:
+    before = twin.exchange.now_ns
+    assert twin.http.post(f"{twin.url}/sim/advance", data=body).status_code == 400
+    assert twin.exchange.now_ns == before
+
+
+def test_the_truth_is_told_over_the_wire(twin: Running) -> None:
+    assert twin.http.get(f"{twin.url}/sim/truth").json() == json.loads(json.dumps(twin.exchange.truth()))
+
+
+def test_a_huge_body_and_strange_methods_are_refused(twin: Running) -> None:
+    assert twin.http.post(f"{twin.url}/v2/orders", headers=HEADERS, data=b"x" * 2_000_000).status_code == 413
+    assert twin.http.request("BREW", f"{twin.url}/v2/orders", headers=HEADERS).status_code == 405
+    assert twin.http.patch(f"{twin.url}/v2/orders", headers=HEADERS).status_code == 404
+    assert twin.http.get(f"{twin.url}/v2/clock").status_code == 401
+
+
+def test_at_a_speed_sessions_open_and_close_by_themselves(run: Callable[..., Running]) -> None:
+    twin = run(speed=500_000)  # the night takes an eighth of a second, the session a twentieth
+    stream = twin.data_stream("AAPL")
+
+    first, second = (json.loads(stream.recv())[0] for _ in range(2))
+
+    assert (second["t"] > first["t"] >= "2012-11-13") and first["S"] == "AAPL"
+    clock = twin.http.get(f"{twin.url}/sim/clock").json()
+    assert clock["speed"] == 500_000 and clock["now_ns"] > twin.exchange.replay.sessions[1].close_ns
+    assert twin.advance().status_code == 400
+
+
+@pytest.mark.parametrize("speed", [0, -1, float("inf"), float("nan")])
+def test_impossible_speeds_are_refused(replay: Any, speed: float) -> None:
+    with pytest.raises(BadInput, match="impossible"):
+        TwinServer(SimpleNamespace(now_ns=0), speed=speed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.1", "example.org", "::"])
+def test_only_loopback_is_served(replay: Any, host: str) -> None:
+    server = TwinServer(Exchange(replay, ExchangeConfig(start_ns=replay.sessions[0].open_ns)), speed=None)
+    with pytest.raises(BadInput, match="loopback"):
+        asyncio.run(server.run(host, 0, print))
+
+
+# ------------------------------------------------------------------------------------------------ a process of its own
+
+
+def test_run_exchange_prints_its_url_and_ends_cleanly_on_a_signal() -> None:
+    command = [sys.executable, "-m", "algo_royale.app.cli.exchange", "--speed", "max", "--symbols", "ibm"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().decode().strip()
+        assets = requests.get(f"{url}/v2/assets", headers=HEADERS, timeout=WAIT_S).json()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WAIT_S) == 0
+        assert process.stdout.read() == b""
+    assert [asset["symbol"] for asset in assets] == ["IBM"]
+
+
+def test_the_twin_process_ends_with_its_owner_however_that_ends() -> None:
+    script = (
+        "import os, signal\n"
+        "from algo_royale.app.exchange_process import ExchangeProcess\n"
+        "print(ExchangeProcess(['--speed', 'max']).start().pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    owner = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=ROOT, check=False)
+    assert owner.returncode == -signal.SIGKILL
+    _until_gone(int(owner.stdout))
+
+
+def _until_gone(pid: int) -> None:
+    """Wait for a process that is not our child."""
+    import psutil
+
+    try:
+        psutil.Process(pid).wait(WAIT_S)
+    except psutil.NoSuchProcess:
+        return
+
+
+def test_the_twin_process_serves_inside_its_block_and_tells_where() -> None:
+    with ExchangeProcess(["--speed", "max", "--start", "2012-06-01", "--end", "2012-06-29"]) as twin:
+        clock = requests.get(f"{twin.url}/sim/clock", timeout=WAIT_S).json()
+        assert TradingClient(twin.key_id, twin.secret_key, url_override=twin.url).get_clock().next_open.day == 1
+        assert (twin.symbols, clock["ended"]) == (("AAPL", "FB", "GOOG", "IBM", "MSFT"), False)
+    _until_gone(twin.pid)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--symbols", "APPL"], "did you mean 'AAPL'"),
+        (["--host", "0.0.0.0"], "loopback"),
+        (["--speed", "fast"], "neither a number nor max"),
+        (["--start", "2030-01-01"], "no sessions from 2030-01-01"),
+        (["--cost", "slipage_bps=1"], "did you mean 'slippage_bps'"),
+        (["--cash", "-1"], "not positive"),
+    ],
+)
+def test_impossible_options_are_one_clear_line(options: list[str], words: str) -> None:
+    from click.testing import CliRunner
+
+    from algo_royale.app.cli.exchange import run_exchange_command
+
+    result = CliRunner().invoke(run_exchange_command, options)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ") and result.output.count("\n") == 1 and words in result.output
+
+
+def test_a_twin_that_cannot_start_says_why() -> None:
+    with pytest.raises(BadInput, match="neither 'bundled' nor a folder"):
+        ExchangeProcess(["--data", "/nowhere"]).start()
