@@ -346,7 +346,9 @@ class MessageLog:
         batch = _Batch()
         for _ in range(min(len(self._queue), BATCH_LIMIT)):
             item = self._queue.popleft()
-            if isinstance(item, threading.Event):
+            if type(item) is Record:
+                batch.messages.append(self._row(batch, item))
+            elif isinstance(item, threading.Event):
                 batch.flushes.append(item)
             elif isinstance(item, _Gap):
                 with self._drop_lock:
@@ -355,8 +357,6 @@ class MessageLog:
             elif isinstance(item, _Event):
                 self._add_event(batch, item)
                 self._last_ns = item.at_ns
-            else:
-                batch.messages.append(self._row(batch, item))
         return batch
 
     def _add_event(self, batch: _Batch, event: _Event) -> None:
@@ -368,22 +368,23 @@ class MessageLog:
 
     def _row(self, batch: _Batch, record: Record) -> tuple[Any, ...]:
         self._last_ns = record.handled_ns or record.sent_ns
+        message = record.message
         return (
             next(self._seq),
             record.id,
             record.cause,
             record.corr,
-            self._path_id(batch, record.sender),
+            self._path_ids.get(record.sender) or self._path_id(batch, record.sender),
             record.gen,
-            self._path_id(batch, record.recipient),
-            self._kind_id(batch, type(record.message)),
+            self._path_ids.get(record.recipient) or self._path_id(batch, record.recipient),
+            self._kind_ids.get(type(message)) or self._kind_id(batch, type(message)),
             record.sent_ns,
             record.handled_ns,
             record.took_us,
-            int(record.outcome),
+            record.outcome.value,
             record.attempt,
-            record.detail,
-            encode(record.message),
+            record.detail or None,
+            encode(message),
         )
 
     def _path_id(self, batch: _Batch, path: str) -> int:

@@ -5,20 +5,29 @@ import sys
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from actors.kernel import Actor
+from actors.kernel import NO_FAULTS, Actor, CrashAt, Faults
 from actors.kernel.journal import MessageLog, RunInfo, off_note
 from actors.kernel.record import Outcome, Record
 from actors.messages import BarClosed, BarRow, SignalReported, TimerFired
+from algo_royale.app.cli import Settings
 from algo_royale.app.cli import messages as cli
+from algo_royale.app.stepped import SteppedTrader, market_replay
+from algo_royale.app.trader import TraderRecord
+from algo_royale.data.catalog import bundled
 from algo_royale.errors import AlgoRoyaleError, BadInput, UnknownName
+from algo_royale.market import Timeframe
+from algo_royale.research.handover import Member, SymbolPlan, TradingPlan
+from algo_royale.strategies import resolve, space
 
 CLOSE = 1_357_246_800_000_000_000  # 2013-01-03 16:00 in New York
 FEED, SIGNAL, PORTFOLIO = "root/trading/market_data", "root/trading/signals/signal:AAPL", "root/trading/portfolio"
@@ -248,6 +257,53 @@ def test_replay_says_whether_the_actors_do_it_again(
     assert ("every replayed actor sent what is recorded" in out) is (exits == 0)
     found = document(run("replay", "20130103-1", as_json=True, exits=exits))
     assert found["same"] is (exits == 0) and found["exact"] is True
+
+
+FIRST, LAST = date(2012, 7, 2), date(2012, 7, 6)
+
+
+def record_trader(home: Path, faults: Faults) -> int:
+    """Four sessions of the whole trading tree over the twin's core, stepped, with ledger and log as run-trader has them."""
+    folder = home / "dev_integration"
+    defaults = {spec.name: spec.default for spec in space("MovingAverageCrossoverStrategy", Timeframe.DAY_1)}
+    params = resolve("MovingAverageCrossoverStrategy", defaults, Timeframe.DAY_1)
+    member = Member(strategy="MovingAverageCrossoverStrategy", strategy_id="m", weight=1.0, params=params)
+    plan = TradingPlan(
+        timeframe="1Day", universe="u", portfolio="EqualWeightPortfolioStrategy", portfolio_params={}, warmup_bars=250,
+        symbols=tuple(SymbolPlan(symbol=symbol, viability=1.0, members=(member,)) for symbol in ("AAPL", "IBM")),
+        last_session="2012-06-29",
+    )  # fmt: skip
+    config = Settings().config
+    trader = SteppedTrader(plan, config, market_replay(plan, bundled(), LAST), start=FIRST, ledger=folder / "ledger.db")
+    setup = TraderRecord(
+        plan=plan,
+        ledger_id=trader.store.ledger_id,
+        live_start_ns=trader.live_start_ns,
+        config=config.model_dump(mode="json"),
+    )
+    info = RunInfo("stepped", "trader", trader.exchange.now_ns, config=msgspec.json.encode(setup).decode())
+    return trader.run(log=MessageLog(folder / "runs" / "stepped" / "messages.db", info), faults=faults)
+
+
+@pytest.mark.parametrize("faults", [NO_FAULTS, CrashAt(60, "after"), CrashAt(90, "before")])
+def test_a_traders_run_replays_on_its_ledger_as_it_was_before(
+    run: Callable[..., Result], home: Path, faults: Faults
+) -> None:
+    """Every actor but the two at the network edge, through restarts as well."""
+    (home / "dev_integration").mkdir(exist_ok=True)
+    assert record_trader(home, faults) == 0
+    found = document(run("replay", "stepped", as_json=True))
+
+    assert found["same"] and found["exact"]
+    assert found["skipped"] == ["root/trading/broker", "root/trading/market_data"]
+    assert len(found["actors"]) == 8 and sum(actor["sent"] for actor in found["actors"]) > 80
+    failed = sum(actor["not_reproduced"] for actor in found["actors"])
+    restarts = [
+        actor
+        for actor in document(run("actors", "tree", "--run", "stepped", as_json=True))["actors"]
+        if actor["restarts"]
+    ]
+    assert bool(restarts) is (faults is not NO_FAULTS) and failed <= 1
 
 
 def test_a_run_that_cannot_be_replayed_says_so(run: Callable[..., Result], home: Path) -> None:
