@@ -19,6 +19,7 @@ from algo_royale.data.catalog import Catalog, open_catalog
 from algo_royale.errors import ArtifactError, BadInput, InsufficientHistory
 from algo_royale.market import Bars, IntArray, Timeframe
 from algo_royale.portfolio import weights as portfolio_weights
+from algo_royale.portfolio.sizing import AccountRules
 from algo_royale.portfolio.weights import PORTFOLIOS, WeightConfig
 from algo_royale.research import artifacts
 from algo_royale.research.optimise import Objective
@@ -38,7 +39,8 @@ STAGES = (
 class ResearchConfig:
     """Everything a run depends on. `start` and `end` are inclusive dates; None reaches as far as the data.
 
-    `windows` None takes the timeframe's default. `start_equity` in US dollars; `rf` a year.
+    `windows` None takes the timeframe's default. `start_equity` in US dollars; `rf` a year. `rules` None is a research
+    account (fractional, adjusted prices) with these `costs`.
     """
 
     artifacts_root: Path
@@ -60,6 +62,7 @@ class ResearchConfig:
     rf: float = 0.0
     viability: ViabilityConfig = field(default_factory=ViabilityConfig)
     weights: WeightConfig = field(default_factory=WeightConfig)
+    rules: AccountRules | None = None
 
     def __post_init__(self) -> None:
         for name in ("symbols", "strategies", "portfolios"):
@@ -79,6 +82,10 @@ class ResearchConfig:
     @property
     def window_config(self) -> WindowConfig:
         return self.windows or WindowConfig.default(self.timeframe)
+
+    @property
+    def account_rules(self) -> AccountRules:
+        return self.rules or AccountRules(costs=self.costs)
 
 
 class Input(NamedTuple):
@@ -170,9 +177,14 @@ def forget_data() -> None:
     _catalog.cache_clear()
 
 
+@lru_cache(maxsize=1024)
+def _session_count(first: date, last: date) -> int:
+    return len(calendar().sessions(first, last))
+
+
 def covered(symbol: Series, window: Window) -> bool:
     """Whether the symbol has a bar in enough of the window's sessions."""
-    wanted = len(calendar().sessions(window.train_start, window.test_end))
+    wanted = _session_count(window.train_start, window.test_end)
     low, high = np.searchsorted(symbol.sessions, [window.train_start_ns, window.test_end_ns])
     return bool(high - low >= COVERAGE_MIN * wanted)
 
@@ -355,13 +367,17 @@ def config_hash(config: ResearchConfig, part: str, span: tuple[date, date]) -> s
         relevant |= {
             "symbols": config.symbols, "portfolios": config.portfolios, "portfolio_trials": config.portfolio_trials,
             "weights": _fields(config.weights),
+            "rules": _fields(config.account_rules),
         }  # fmt: skip
     return artifacts.content_hash({"part": part, **relevant})
 
 
 def _fields(value: Any) -> dict[str, Any]:
     found = {name: getattr(value, name) for name in value.__slots__}
-    return {name: str(item) if isinstance(item, Decimal) else item for name, item in found.items()}
+    return {
+        name: str(x) if isinstance(x, Decimal) else _fields(x) if isinstance(x, CostRules) else x
+        for name, x in found.items()
+    }
 
 
 def reusable(unit: Unit, config: ResearchConfig) -> bool:

@@ -16,7 +16,6 @@ import numpy as np
 from algo_royale.engine import EngineConfig
 from algo_royale.market import FloatArray, IntArray
 from algo_royale.portfolio import weights as portfolio_weights
-from algo_royale.portfolio.sizing import AccountRules
 from algo_royale.research import artifacts, metrics, viability
 from algo_royale.research.metrics import Metrics, TradeResults
 from algo_royale.research.optimise import Evaluation, Point, Study, optimise, trial_seed
@@ -239,7 +238,7 @@ def run_interval(config: ResearchConfig, strategy: str, params: Mapping[str, Any
         return _simulated(config, interval, None, equity, TradeResults.none(), 0.0, 0.0)
     engine = EngineConfig(
         ledger_id="research", symbols=interval.market.symbols, strategy=strategy, params=params,
-        weights=config.weights, rules=AccountRules(costs=config.costs), viability=interval.viability,
+        weights=config.weights, rules=config.account_rules, viability=interval.viability,
     )  # fmt: skip
     result = simulate(interval.market, engine, Decimal(str(config.start_equity)))
     equity = result.equity.copy()
