@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
 
-.PHONY: demo test check bench prove docs lock data clean
+.PHONY: demo test check fix bench prove docs lock data clean
 
 # The environment is complete when the stamp is newer than what decides its content.
 .venv/.ready: requirements-dev.txt pyproject.toml setup.py
@@ -23,6 +23,10 @@ check: .venv/.ready ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fix: .venv/.ready ## bring the style in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 bench: .venv/.ready ## measurements against the peers named in docs
 	$(BIN)/python -m benchmarks

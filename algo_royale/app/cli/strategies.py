@@ -8,7 +8,13 @@ import click
 
 @click.group(name="strategies")
 def strategies_group() -> None:
-    """Signal strategies and what they search."""
+    """Signal strategies and what they search.
+
+    \b
+    Examples:
+      algo-royale strategies list
+      algo-royale strategies show RSIStrategy
+    """
 
 
 @strategies_group.command("list")
@@ -26,7 +32,7 @@ def list_command(settings: Any) -> None:
     from algo_royale.portfolio.weights import space as portfolio_space
     from algo_royale.strategies import STRATEGIES, required_history, space
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "kind": "signal",
             "name": name,
@@ -52,7 +58,12 @@ def list_command(settings: Any) -> None:
 
 @strategies_group.command("show")
 @click.argument("name")
-@click.option("--timeframe", default="1Day", show_default=True, type=click.Choice(["1Min", "5Min", "15Min", "1Hour", "1Day"]))
+@click.option(
+    "--timeframe",
+    default="1Day",
+    type=click.Choice(["1Min", "5Min", "15Min", "1Hour", "1Day"]),
+    help="Length of a bar.",
+)
 @click.pass_obj
 def show_command(settings: Any, name: str, timeframe: str) -> None:
     """Show the search space of NAME.
@@ -80,6 +91,10 @@ def show_command(settings: Any, name: str, timeframe: str) -> None:
     table = Table("parameter", "kind", "values", "default", box=None, pad_edge=False)
     for row in rows:
         choices: Any = row["choices"]
-        values = ", ".join(map(str, choices)) if choices else f"{row['low']} .. {row['high']}{' (log)' if row['log'] else ''}"
+        values = (
+            ", ".join(map(str, choices))
+            if choices
+            else f"{row['low']} .. {row['high']}{' (log)' if row['log'] else ''}"
+        )
         table.add_row(str(row["name"]), str(row["kind"]), values, str(row["default"]))
     Console().print(table)
