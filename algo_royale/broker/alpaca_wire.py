@@ -243,7 +243,7 @@ def parse_entry(wire: Wire) -> WireEntry:
     return WireEntry(
         activity_id=_text(wire, "id"),
         kind=_text(wire, "activity_type").lower(),
-        symbol=wire.get("symbol") or "",
+        symbol=_text(wire, "symbol") if wire.get("symbol") else "",
         quantity=optional_decimal(wire, "qty") or Decimal(0),
         cash_usd=optional_decimal(wire, "net_amount") or Decimal(0),
         at_ns=at_ns,
@@ -282,7 +282,7 @@ def parse_trade_update(data: Wire) -> WireTradeUpdate:
         event=event,
         order=parse_order(_mapping(data.get("order"), "order")),
         at_ns=parse_time_ns(at) if at else 0,
-        execution_id=data.get("execution_id") or None,
+        execution_id=_text(data, "execution_id") if data.get("execution_id") else None,
         fill_price_usd=decimal(data, "price") if is_fill else None,
         fill_quantity=decimal(data, "qty") if is_fill else None,
         position_quantity=optional_decimal(data, "position_qty"),
@@ -327,7 +327,8 @@ def parse_trading_frame(text: str) -> TradingFrame:
             detail=f"{fields.get('action', '')}: {fields.get('status', '')}",
         )
     if stream == "listening":
-        streams = _mapping(data, "data").get("streams") or []
+        named = _mapping(data, "data").get("streams")
+        streams = named if isinstance(named, list) else []
         return TradingFrame(kind="listening", ok="trade_updates" in streams, detail=",".join(map(str, streams)))
     if frame.get("action") == "error" or frame.get("T") == "error":
         fields = data if isinstance(data, Mapping) else frame
