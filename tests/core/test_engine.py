@@ -23,6 +23,7 @@ from algo_royale.engine import (
     OrderEnded,
     RecentCloses,
     Resumed,
+    SessionStarted,
     SymbolBar,
     SymbolSplit,
     observe,
@@ -271,6 +272,21 @@ def test_buys_fit_the_buying_power_and_the_rest_follows() -> None:
 
         assert wanted(decision) == [("sell", "B", D(3500)), ("buy", "C", expected)]
         assert decision.targets[2].target_quantity == 3500
+
+
+def test_a_cash_account_decides_on_settled_cash_only() -> None:
+    cfg = config("A", "B", "C", rules=dataclasses.replace(TRADER_RULES, account="cash"))
+    state, _ = told(start(cfg, CASH), cfg, bars(1, A=(10, True), B=(10, True), C=(10, False)))
+    state, _ = told(all_filled(state, cfg), cfg, bars(2, A=(10, True), B=(10, False), C=(10, True)))
+    state = all_filled(state, cfg)  # 35,000 of the sale are on their way, 20 dollars are there
+
+    state, (same_session,) = told(state, cfg, bars(3, A=(10, True), B=(10, False), C=(10, True)))
+    state, (next_session,) = told(
+        state, cfg, SessionStarted("2010-01-02"), bars(4, A=(10, True), B=(10, False), C=(10, True))
+    )
+
+    assert wanted(same_session) == [("buy", "C", D(1))]
+    assert wanted(next_session) == [("buy", "C", D(501))]
 
 
 def test_fills_that_are_told_twice_or_of_unknown_orders_change_nothing() -> None:
