@@ -8,9 +8,11 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+import algo_royale
 from algo_royale.errors import BadInput
 
 START_S = 60.0
@@ -45,11 +47,15 @@ class ExchangeProcess:
     def start(self) -> Twin:
         """Start the child and wait until it serves."""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the child; stop() closes it
-        command = [sys.executable, "-m", "algo_royale.app.cli.exchange", *self._options]
+        command = [sys.executable, "-m", "algo_royale", "run-exchange", *self._options]
         command += ["--json", "--exit-with-parent", str(os.getpid())]
+        home = str(Path(algo_royale.__file__).parent.parent)  # a checkout that is not installed serves from anywhere
+        paths = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
+        # in a session of its own: Ctrl-C reaches us alone, and we end the child in our order
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True
-        )  # a session of its own: Ctrl-C reaches us alone, and we end the child in our order
+            command, env={**os.environ, "PYTHONPATH": paths}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=self._errors, start_new_session=True,
+        )  # fmt: skip
         line = self._first_line()
         if not line:
             words = self._last_words()
@@ -71,7 +77,7 @@ class ExchangeProcess:
         assert self._errors is not None
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return lines[-1].removeprefix("Error: ") if lines else "it said nothing"
+        return lines[-1].removeprefix("error: ").removeprefix("Error: ") if lines else "it said nothing"
 
     def stop(self) -> None:
         """End the child: politely, and after five seconds by force. Harmless when it has ended."""

@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import requests
 import websocket
@@ -25,7 +26,9 @@ from alpaca.trading.client import TradingClient
 from alpaca.trading.enums import OrderSide, OrderStatus, QueryOrderStatus, TimeInForce
 from alpaca.trading.requests import GetCalendarRequest, GetOrdersRequest, LimitOrderRequest, MarketOrderRequest
 from alpaca.trading.stream import TradingStream
+from click.testing import CliRunner
 
+from algo_royale.app.cli import root
 from algo_royale.app.exchange_process import ExchangeProcess
 from algo_royale.errors import BadInput
 from algo_royale.exchange import server as server_module
@@ -408,7 +411,7 @@ def test_only_loopback_is_served(replay: Any, host: str) -> None:
 
 
 def test_run_exchange_prints_its_url_and_ends_cleanly_on_a_signal() -> None:
-    command = [sys.executable, "-m", "algo_royale.app.cli.exchange", "--speed", "max", "--symbols", "ibm"]
+    command = [sys.executable, "-m", "algo_royale", "run-exchange", "--speed", "max", "--symbols", "ibm"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
         assert process.stdout is not None
         url = process.stdout.readline().decode().strip()
@@ -433,8 +436,6 @@ def test_the_twin_process_ends_with_its_owner_however_that_ends() -> None:
 
 def _until_gone(pid: int) -> None:
     """Wait for a process that is not our child."""
-    import psutil
-
     try:
         psutil.Process(pid).wait(WAIT_S)
     except psutil.NoSuchProcess:
@@ -461,13 +462,9 @@ def test_the_twin_process_serves_inside_its_block_and_tells_where() -> None:
     ],
 )
 def test_impossible_options_are_one_clear_line(options: list[str], words: str) -> None:
-    from click.testing import CliRunner
-
-    from algo_royale.app.cli.exchange import run_exchange_command
-
-    result = CliRunner().invoke(run_exchange_command, options)
-    assert result.exit_code == 1
-    assert result.output.startswith("Error: ") and result.output.count("\n") == 1 and words in result.output
+    result = CliRunner().invoke(root, ["run-exchange", *options])
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert result.stderr.startswith("error: ") and words in result.stderr
 
 
 def test_a_twin_that_cannot_start_says_why() -> None:

@@ -2,18 +2,18 @@
 
 import asyncio
 import dataclasses
-import json as json_module
+import json
 import os
-import sys
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from algo_royale.errors import AlgoRoyaleError, BadInput, UnknownName
+from algo_royale.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
+    from algo_royale.app.cli import Settings
     from algo_royale.costs import CostRules
     from algo_royale.exchange.core import Exchange
 
@@ -21,7 +21,7 @@ DEFAULT_SESSIONS = 250
 DAY = click.DateTime(["%Y-%m-%d"])
 
 
-@click.command("run-exchange", context_settings={"show_default": True, "auto_envvar_prefix": "ALGO_ROYALE_EXCHANGE"})
+@click.command("run-exchange")
 @click.option("--host", default="127.0.0.1", help="Loopback address to serve on.")
 @click.option("--port", default=0, type=click.IntRange(0, 65535), help="Port; 0 takes a free one.")
 @click.option("--data", default="bundled", help="'bundled', or a folder of <SYMBOL>.parquet or .csv files.")
@@ -37,15 +37,15 @@ DAY = click.DateTime(["%Y-%m-%d"])
     "--cost", "costs", multiple=True, metavar="NAME=VALUE", help="A cost rule, e.g. slippage_bps=5; repeatable."
 )
 @click.option("--exit-with-parent", type=int, metavar="PID", help="End when the parent process PID is gone.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the URL.")
+@click.pass_obj
 def run_exchange_command(
-    host: str, port: int, data: str, symbols: str, start: datetime | None, end: datetime | None, speed: str, seed: int,
-    cash: str, costs: tuple[str, ...], exit_with_parent: int | None, as_json: bool,
+    settings: "Settings", host: str, port: int, data: str, symbols: str, start: datetime | None, end: datetime | None,
+    speed: str, seed: int, cash: str, costs: tuple[str, ...], exit_with_parent: int | None,
 ) -> None:  # fmt: skip
     """Serve a simulated Alpaca on loopback until SIGTERM or Ctrl-C.
 
-    It answers Alpaca's REST requests and both websockets on one port, over real bars in virtual time. The keys are in the
-    JSON object; they guard nothing.
+    It answers Alpaca's REST requests and both websockets on one port, over real bars in virtual time. It prints its URL, or
+    with --json one object with all addresses and the keys (which guard nothing).
 
     \b
     Examples:
@@ -55,16 +55,15 @@ def run_exchange_command(
     """
     from algo_royale.exchange.server import TwinServer
 
-    try:
-        exchange = _exchange(
-            data, symbols, start and start.date(), end and end.date(), seed, _decimal("--cash", cash), _costs(costs)
-        )
-        server = TwinServer(exchange, speed=_speed(speed))
-        url_only = None if as_json else lambda url: _print(url)
-        on_ready = url_only or (lambda url: _print(json_module.dumps(_description(exchange, url, speed))))
-        asyncio.run(server.run(host, port, on_ready, parent_pid=exit_with_parent))
-    except AlgoRoyaleError as error:
-        raise click.ClickException(str(error)) from error
+    exchange = _exchange(
+        data, symbols, start and start.date(), end and end.date(), seed, _decimal("--cash", cash), _costs(costs)
+    )
+    server = TwinServer(exchange, speed=_speed(speed))
+
+    def on_ready(url: str) -> None:
+        click.echo(json.dumps(_description(exchange, url, speed)) if settings.json else url)
+
+    asyncio.run(server.run(host, port, on_ready, parent_pid=exit_with_parent))
 
 
 def _exchange(
@@ -113,11 +112,6 @@ def _description(exchange: "Exchange", url: str, speed: str) -> dict[str, Any]:
     }
 
 
-def _print(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
 def _speed(text: str) -> float | None:
     if text == "max":
         return None
@@ -147,9 +141,5 @@ def _costs(pairs: tuple[str, ...]) -> "CostRules":
         name, _, value = pair.partition("=")
         if name not in known:
             raise UnknownName("cost rule", name, known)
-        changes[name] = None if name == "price_tick" and value == "none" else _decimal(f"--cost {name}", value)
+        changes[name] = None if name == "price_tick" and value.lower() == "none" else _decimal(f"--cost {name}", value)
     return dataclasses.replace(TWIN_COSTS, **changes)
-
-
-if __name__ == "__main__":
-    run_exchange_command()
