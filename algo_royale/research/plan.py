@@ -196,10 +196,11 @@ def warmup_bars(config: ResearchConfig, strategy: str | None = None) -> int:
 
 
 def plan(config: ResearchConfig) -> Plan:
-    """Cut the range, look which symbols reach over which windows, and list the units.
+    """Cut the range, look which symbols reach over which windows, and list the units. Data files are read anew.
 
     Raises UnknownName, BadInput or InsufficientHistory when the run as a whole is impossible.
     """
+    forget_data()
     catalog = _catalog(config.data)
     loaded = {}
     for symbol in config.symbols:

@@ -1,9 +1,12 @@
 """Whole runs on small made-up markets: what is in the artifacts, and what they depend on."""
 
 import json
+import os
 import pickle
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -178,6 +181,37 @@ def test_two_runs_are_byte_identical_whatever_the_order(base: tuple, tmp_path: P
 
     assert documents(tmp_path) == documents(made.artifacts_root)
     assert sidecars(tmp_path) == sidecars(made.artifacts_root)
+
+
+def test_another_process_with_another_hash_seed_makes_the_same_files(base: tuple, tmp_path: Path) -> None:
+    made, _, _ = base
+    recipe = tmp_path / "run.pickle"
+    recipe.write_bytes(pickle.dumps(replace(made, artifacts_root=tmp_path / "a")))
+    program = (
+        "import pickle, pathlib, sys; from algo_royale.research import stages;"
+        "stages.run_all(pickle.loads(pathlib.Path(sys.argv[1]).read_bytes()))"
+    )
+    environment = (
+        os.environ | stages.WORKER_ENVIRONMENT | {"PYTHONHASHSEED": "77", "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+
+    subprocess.run([sys.executable, "-c", program, str(recipe)], check=True, env=environment, timeout=120)
+
+    assert documents(tmp_path / "a") == documents(made.artifacts_root)
+    assert sidecars(tmp_path / "a") == sidecars(made.artifacts_root)
+
+
+def test_changed_data_files_are_seen_by_the_next_plan(base: tuple, tmp_path: Path) -> None:
+    made, _, _ = base
+    other = replace(made, data=str(data_folder(tmp_path / "data")), artifacts_root=tmp_path)
+    before = stages.plan(other)
+
+    def double(columns: dict[str, np.ndarray]) -> None:
+        for name in ("open", "high", "low", "close"):
+            columns[name] = columns[name] * 2
+
+    data_folder(tmp_path / "data", double)
+    assert stages.plan(other).data_fingerprint != before.data_fingerprint
 
 
 def test_nothing_of_a_windows_train_part_depends_on_bars_after_it(base: tuple, tmp_path: Path) -> None:
