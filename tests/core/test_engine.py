@@ -281,6 +281,7 @@ def test_a_cash_account_decides_on_settled_cash_only() -> None:
     state = all_filled(state, cfg)  # 35,000 of the sale are on their way, 20 dollars are there
 
     state, (same_session,) = told(state, cfg, bars(3, A=(10, True), B=(10, False), C=(10, True)))
+    state = all_filled(state, cfg)
     state, (next_session,) = told(
         state, cfg, SessionStarted("2010-01-02"), bars(4, A=(10, True), B=(10, False), C=(10, True))
     )
