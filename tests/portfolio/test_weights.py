@@ -92,6 +92,16 @@ def test_minimum_variance_is_not_beaten_by_scipy(seed: int) -> None:
     assert kkt_residual(sigma, ours, budget, cap) <= 1e-6
 
 
+@pytest.mark.parametrize(("seed", "n", "cap"), [(359, 4, 0.35), (506, 4, 0.35), (799, 3, 0.5)])
+def test_a_symbol_that_met_its_cap_on_the_way_may_leave_it_again(seed: int, n: int, cap: float) -> None:
+    """Markets found by search in which the walk has to free a weight from its cap."""
+    sigma = covariance(random_returns(seed, 40, n))
+
+    ours = minimum_variance(sigma, 0.98, cap)
+
+    assert ours is not None and kkt_residual(sigma / (np.trace(sigma) / n), ours, 0.98, cap) <= 1e-12
+
+
 def test_minimum_variance_is_not_beaten_by_any_point_of_a_grid() -> None:
     grid = np.arange(0, 41) / 40 * 0.98
     points = np.array(
