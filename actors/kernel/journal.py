@@ -257,7 +257,11 @@ class MessageLog:
         self._wake.set()
         return done.wait(timeout_s) and self._off_reason is None
 
-    def close(self, exit_code: int | None = None, *, ended_ns: int | None = None, timeout_s: float = 10.0) -> bool:
+    def close(self) -> None:
+        """`finish`, as a system calls it."""
+        self.finish()
+
+    def finish(self, exit_code: int | None = None, *, ended_ns: int | None = None, timeout_s: float = 10.0) -> bool:
         """Write what is queued and the run's end, make the indexes, and end the thread. True if all of it is on disk.
 
         `exit_code` defaults to that of the `exit` event, `ended_ns` to the time of the last record.
@@ -318,7 +322,7 @@ class MessageLog:
     def _write_until_closed(self, connection: sqlite3.Connection) -> None:
         snapshot_due = 0.0
         while True:
-            closing = self._closing  # read before the queue: what was queued before close() is written
+            closing = self._closing  # read before the queue: what was queued before finish() is written
             if not self._queue and not closing:
                 self._sleep()
             if len(self._queue) < BATCH_LIMIT:

@@ -68,7 +68,7 @@ def make(path: Path) -> Iterator[Callable[..., MessageLog]]:
 
     yield build
     for journal in made:
-        journal.close(timeout_s=20)
+        journal.finish(timeout_s=20)
 
 
 def wait_until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
@@ -129,7 +129,7 @@ def test_every_field_of_a_record_reads_back(make: Callable[..., MessageLog], pat
     journal.write(record(1))
     journal.write(record(2, cause=1, corr=1, outcome=Outcome.FAILED, detail="ValueError: no", attempt=3))
     journal.event(NOON + 3, "root/b", 1, "failed", "ValueError: no")
-    assert journal.close(5, ended_ns=NOON + 9)
+    assert journal.finish(5, ended_ns=NOON + 9)
 
     with LogReader(path) as reader:
         run = reader.run()
@@ -162,7 +162,7 @@ def test_the_indexes_come_at_the_end(make: Callable[..., MessageLog], path: Path
     journal.flush()
     names = "SELECT name FROM sqlite_master WHERE type = 'index' AND name LIKE 'message%'"
     assert sqlite3.connect(path).execute(names).fetchall() == []
-    journal.close(0)
+    journal.finish(0)
     assert len(sqlite3.connect(path).execute(names).fetchall()) == 2
 
 
@@ -179,7 +179,7 @@ def test_records_of_many_threads_keep_each_threads_order(make: Callable[..., Mes
         thread.start()
     for thread in threads:
         thread.join()
-    journal.close(0)
+    journal.finish(0)
 
     with LogReader(path) as reader:
         for k in range(4):
@@ -199,7 +199,7 @@ def test_every_record_is_in_the_log_or_counted(tmp_path_factory: Any, steps: lis
             continue
         told += 1
         journal.write(record(n)) if step == "write" else journal.event(NOON, "root/a", 1, "started")
-    journal.close(0)
+    journal.finish(0)
 
     with LogReader(path) as reader:
         kept = len(reader.messages()) + len(reader.events("root/a"))
@@ -224,7 +224,7 @@ def test_overflow_drops_counts_and_goes_on(make: Callable[..., MessageLog], path
     blocker.execute("ROLLBACK")
     assert journal.flush()
     journal.write(record(99))
-    assert journal.close(0)
+    assert journal.finish(0)
 
     with LogReader(path) as reader:
         assert [e.id for e in reader.messages()] == [*range(1, 13), 99]
@@ -245,7 +245,7 @@ def test_a_file_locked_for_a_second_loses_nothing(make: Callable[..., MessageLog
         slowest = max(slowest, time.perf_counter() - before)
     threading.Event().wait(1.0)
     blocker.execute("ROLLBACK")
-    assert journal.close(0)
+    assert journal.finish(0)
 
     assert slowest < 0.1
     with LogReader(path) as reader:
@@ -295,7 +295,7 @@ for n in range(1, 3001):
 journal.flush()
 journal.write(Record(id=9999, cause=0, corr=1, sender="a", gen=1, recipient="b", sent_ns=1,
         message=Fat(at_ns=1, text=""), handled_ns=1, took_us=1, outcome=Outcome.OK, attempt=1, detail=""))
-closed = journal.close(0)
+closed = journal.finish(0)
 state = journal.state
 print(state.on, closed, state.written + state.dropped, state.written, state.reason)
 """
@@ -329,7 +329,7 @@ def test_a_corrupt_file_at_the_start_is_set_aside(make: Callable[..., MessageLog
     path.write_bytes(content)
     journal = make()
     journal.write(record(1))
-    assert journal.close(0)
+    assert journal.finish(0)
 
     assert path.with_name("messages.db.1").read_bytes() == content
     with LogReader(path) as reader:
@@ -343,7 +343,7 @@ def test_a_place_that_cannot_be_written_turns_the_log_off(tmp_path: Path) -> Non
     journal = MessageLog(tmp_path / "runs" / "r" / "messages.db", RUN)
     journal.write(record(1))
     assert not journal.flush()
-    assert not journal.close(0)
+    assert not journal.finish(0)
     assert not journal.state.on
 
 
@@ -356,7 +356,7 @@ def test_reading_what_is_no_log_names_the_file(tmp_path: Path, path: Path) -> No
     journal = MessageLog(path, RUN)
     for n in range(1, 2000):
         journal.write(record(n))
-    journal.close(0)
+    journal.finish(0)
     os.truncate(path, path.stat().st_size // 2)
     for wrong in (tmp_path / "absent.db", garbage, other):
         with pytest.raises(LogUnreadable, match=wrong.name):
@@ -402,7 +402,7 @@ def story(make: Callable[..., MessageLog], path: Path) -> Iterator[LogReader]:
             {"path": "root/c", "state": "running", "generation": 2, "restarts": 1, "mailbox": 4, "handled": 3, "last_error": ""}
         ]
     )  # fmt: skip
-    journal.close(0, ended_ns=NOON + 100)
+    journal.finish(0, ended_ns=NOON + 100)
     with LogReader(path) as reader:
         yield reader
 
@@ -499,7 +499,7 @@ def test_following_ends_with_the_run(make: Callable[..., MessageLog], path: Path
     thread.start()
     journal.write(record(2))
     journal.write(record(3))
-    journal.close(0)
+    journal.finish(0)
     thread.join(10)
     assert not thread.is_alive() and seen == [2, 3]
 

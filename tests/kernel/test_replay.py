@@ -356,6 +356,6 @@ def test_a_log_with_gaps_is_not_exact(tmp_path: Path) -> None:
     path = tmp_path / "messages.db"
     log = MessageLog(path, RunInfo("r", "test", NOON))
     log.event(NOON, "", 0, "gap", "3")
-    log.close(0)
+    log.finish(0)
     report = replayed(path)
     assert not report.exact and report.lines() == ["the log lacks 3 records: not exact"]
