@@ -57,11 +57,6 @@ class LedgerActor(Actor[LedgerMessage]):
                     self._on_snapshot_requested(store, message)
                 case m.RecordReconciliation():
                     self._on_reconciliation(store, message)
-                case m.RecordSession():
-                    store.record_session(
-                        session_date=message.session_date, phase=message.phase, equity_usd=message.equity_usd,
-                        cash_usd=message.cash_usd, now_ns=self.now_ns,
-                    )  # fmt: skip
                 case m.HaltTrading():
                     store.halt(message.reason, now_ns=self.now_ns)
                     self._halt(message.reason)

@@ -350,15 +350,6 @@ class Reconciled(Message):
     positions: tuple[PositionRecord, ...]
 
 
-class RecordSession(Message):
-    """Commit a session's equity."""
-
-    session_date: str
-    phase: str
-    equity_usd: Decimal
-    cash_usd: Decimal
-
-
 class HaltTrading(Message):
     """Stop trading for safety; latches until a person resumes."""
 
@@ -476,7 +467,7 @@ OrdersMessage = (
     | BrokerStateChanged | OrderChanged | Reconciled | SessionPhaseChanged | TradingHalted | JobDue | TimerFired
 )  # fmt: skip
 LedgerMessage = (
-    RecordDecision | RecordOrderEvent | RecordReconciliation | RecordSession | SnapshotRequested | HaltTrading
+    RecordDecision | RecordOrderEvent | RecordReconciliation | SnapshotRequested | HaltTrading
 )
 BrokerMessage = SubmitOrder | CancelOrder | BrokerSnapshotRequested | FrameReceived | ConnectionChanged | TimerFired
 

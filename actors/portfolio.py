@@ -2,14 +2,15 @@
 
 from actors.kernel import Actor, Ref
 from actors.messages import (
+    JobDue,
     LedgerMessage,
     LedgerSnapshot,
     OrderChanged,
     OrderIntent,
+    OrdersMessage,
     PortfolioMessage,
     Reconciled,
     RecordDecision,
-    RecordSession,
     Refusal,
     SessionPhaseChanged,
     SignalReported,
@@ -37,9 +38,11 @@ class PortfolioActor(Actor[PortfolioMessage]):
     """
 
     def __init__(
-        self, config: EngineConfig, calendar: Calendar, *, ledger: Ref[LedgerMessage], watermark_s: float = 5.0
-    ) -> None:
-        self._config, self._calendar, self._ledger, self._watermark_s = config, calendar, ledger, watermark_s
+        self, config: EngineConfig, calendar: Calendar, *, ledger: Ref[LedgerMessage], orders: Ref[OrdersMessage],
+        watermark_s: float = 5.0,
+    ) -> None:  # fmt: skip
+        self._config, self._calendar, self._watermark_s = config, calendar, watermark_s
+        self._ledger, self._orders = ledger, orders
         self._state: EngineState | None = None
         self._closes: dict[str, RecentCloses] = {}
         self._reports: dict[int, dict[str, SignalReported]] = {}
@@ -49,7 +52,8 @@ class PortfolioActor(Actor[PortfolioMessage]):
         self._session = ""
 
     def started(self) -> None:
-        self._ask()
+        """Have the ledger compared with the broker: what happened while this actor was away must be in it first."""
+        self.tell(self._orders, JobDue(at_ns=self.now_ns, job="reconcile"))
 
     def observe(self) -> dict[str, object]:
         waiting = {str(end): sorted(set(self._config.symbols) - set(got)) for end, got in self._reports.items()}
@@ -177,16 +181,6 @@ class PortfolioActor(Actor[PortfolioMessage]):
     def _record(self, decisions: tuple[Decision, ...]) -> None:
         for decision in decisions:
             self.tell(self._ledger, record_of(decision, self.now_ns))
-            self.tell(
-                self._ledger,
-                RecordSession(
-                    at_ns=self.now_ns,
-                    session_date=decision.session_date,
-                    phase="close",
-                    equity_usd=decision.equity_usd,
-                    cash_usd=decision.cash_usd,
-                ),
-            )
 
 
 def record_of(decision: Decision, at_ns: int) -> RecordDecision:

@@ -72,7 +72,7 @@ def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], An
         ),
         f"{TRADING}/orders": partial(OrdersActor, trader.calendar, ledger=ledger, broker=broker),
         f"{TRADING}/portfolio": partial(
-            PortfolioActor, trader.engine, trader.calendar, ledger=ledger, watermark_s=trader.watermark_s
+            PortfolioActor, trader.engine, trader.calendar, ledger=ledger, orders=orders, watermark_s=trader.watermark_s
         ),
         f"{TRADING}/session": partial(
             SessionActor, trader.calendar, (market_data, orders, portfolio), pre_market_s=trader.pre_market_s

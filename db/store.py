@@ -240,6 +240,11 @@ class Store:
             to_text(decision.equity_usd), to_text(decision.cash_usd), decision.strategy, decision.targets,
             json.dumps(list(decision.missing)),
         )  # fmt: skip
+        self._insert(
+            "INSERT INTO session_equity (run_id, at_ns, session_date, phase, equity_usd, cash_usd) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            self._run_id, now_ns, decision.session_date, "close", to_text(decision.equity_usd), to_text(decision.cash_usd),
+        )  # fmt: skip
         recorded = []
         for intent in decision.approved:
             order = orders.order_of(_exact_intent(intent), decision.decision_id)
@@ -422,21 +427,6 @@ class Store:
                     entry.kind, entry.entry_id, entry.symbol, entry.quantity, Decimal(0), held, Decimal(0), now_ns
                 )
         return account
-
-    def record_session(
-        self, *, session_date: str, phase: str, equity_usd: Decimal, cash_usd: Decimal, now_ns: int
-    ) -> None:
-        """Commit the equity at a phase of a session; the same phase told again is not written twice."""
-        with self._write():
-            if not self._rows(
-                "SELECT 1 FROM session_equity WHERE session_date = ? AND phase = ? AND run_id = ?",
-                session_date, phase, self._run_id,
-            ):  # fmt: skip
-                self._insert(
-                    "INSERT INTO session_equity (run_id, at_ns, session_date, phase, equity_usd, cash_usd) "
-                    "VALUES (?, ?, ?, ?, ?, ?)",
-                    self._run_id, now_ns, session_date, phase, to_text(equity_usd), to_text(cash_usd),
-                )  # fmt: skip
 
     def halt(self, reason: str, *, now_ns: int) -> None:
         """Commit that trading is halted; it stays so until `resume`."""

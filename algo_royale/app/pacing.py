@@ -19,6 +19,7 @@ from algo_royale.errors import BrokerUnavailable
 from algo_royale.exchange.core import Exchange
 
 CATCH_UP_S = 30.0
+GRACE_NS = 60_000_000_000
 
 
 class Market(Protocol):
@@ -125,14 +126,18 @@ def run_paced(
     system: Paced, market: Market, clock: ManualClock, *, until_ns: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> None:  # fmt: skip
-    """Run until the market ends, `until_ns` is reached, the system stops by itself, or `should_stop()`."""
+    """Run until a minute after the market ended or `until_ns` was reached (so that what was going on then, a restart or a
+    watermark, comes to its end), or until the system stops by itself or `should_stop()`."""
     settle(system, market)
     while system.exit_code is None and not should_stop():
         event_ns, timer_ns = market.next_event_ns(), system.next_timer_ns()
-        if event_ns is None:
+        if event_ns is None or (until_ns is not None and event_ns > until_ns):
+            until_ns, event_ns = until_ns or clock.now_ns(), None
+        candidates = [ns for ns in (event_ns, timer_ns) if ns is not None]
+        if not candidates:
             return
-        target_ns = event_ns if timer_ns is None else min(event_ns, timer_ns)
-        if until_ns is not None and target_ns > until_ns:
+        target_ns = min(candidates)
+        if until_ns is not None and target_ns > until_ns + GRACE_NS:
             return
         clock.move_to(target_ns)
         market.advance(target_ns)

@@ -270,7 +270,6 @@ def test_what_was_written_is_what_is_read_back(store: Store, tmp_path: Path) -> 
     store.record_order_event(
         "ar-1", OrderEvent.PARTIAL_FILL, fill=fill(1, cumulative="4", quantity="1", price="33.2"), now_ns=203
     )
-    store.record_session(session_date="2012-01-03", phase="open", equity_usd=D("100000.0"), cash_usd=D(1), now_ns=204)
     facts = store.facts(now_ns=300)
     store.close()
 

@@ -22,7 +22,6 @@ from actors.messages import (
     RecordDecision,
     RecordOrderEvent,
     RecordReconciliation,
-    RecordSession,
     Refusal,
     SnapshotRequested,
     TargetWeight,
@@ -156,7 +155,6 @@ def test_whoever_starts_gets_the_facts_at_its_own_address() -> None:
     bench.tell(
         account("1000", PositionRecord(symbol="IBM", quantity=D(2), average_cost_usd=D(100))),
         decision(),
-        RecordSession(at_ns=1, session_date="2012-01-03", phase="open", equity_usd=D(1200), cash_usd=D(1000)),
     )
 
     heard = bench.tell(SnapshotRequested(at_ns=1, reply_to="root/asker"))
@@ -166,7 +164,7 @@ def test_whoever_starts_gets_the_facts_at_its_own_address() -> None:
     assert (snapshot.ledger_id, snapshot.cash_usd, snapshot.live_start_ns) == ("ledger-a", D(1000), 50)
     assert [(p.symbol, p.quantity) for p in snapshot.positions] == [("IBM", D(2))]
     assert [o.client_order_id for o in snapshot.open_orders] == ["ar-1"]
-    assert (snapshot.last_decision_bar_end_ns, snapshot.session_start_equity_usd) == (1, D(1200))
+    assert (snapshot.last_decision_bar_end_ns, snapshot.session_start_equity_usd) == (1, D(1000))
 
 
 def test_an_unknown_account_is_told_as_unknown_and_not_as_empty() -> None:
