@@ -3,6 +3,7 @@
 import asyncio
 import json
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from datetime import UTC, date, datetime
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import psutil
 import pytest
 import requests
@@ -156,6 +158,25 @@ def test_alpaca_py_trades(twin: Running, trading: TradingClient) -> None:
     trading.cancel_order_by_id(resting.id)
     assert trading.cancel_orders() == []
     assert [a["symbol"] for a in trading.get("/account/activities", {"activity_types": "FILL"})] == ["AAPL"]
+
+
+def test_the_clients_of_the_guide_are_made_as_it_says(twin: Running) -> None:
+    """The guide's Python, with the port put in."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "exchange.md").read_text(), re.DOTALL)
+    made = [eval(line.replace("127.0.0.1:PORT", twin.url.removeprefix("http://"))) for line in code.splitlines()]
+    assert made[0].get_clock().is_open is False
+    today = made[1].get_stock_bars(StockBarsRequest(symbol_or_symbols="AAPL", timeframe=TimeFrame.Day))
+    assert [bar.close for bar in today.data["AAPL"]] == [20.0]
+    assert [type(client) for client in made[2:]] == [StockDataStream, TradingStream]
+
+
+def test_the_commands_of_the_guide_are_understood() -> None:
+    (block,) = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / "exchange.md").read_text(), re.DOTALL)
+    for line in block.splitlines():
+        words = line.partition("#")[0].split()
+        command = root.get_command(click.Context(root), "run-exchange")
+        assert command is not None and words[0] == "algo-royale"
+        command.make_context("run-exchange", words[words.index("run-exchange") + 1 :])
 
 
 def test_alpaca_py_reads_errors(trading: TradingClient) -> None:
