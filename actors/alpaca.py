@@ -164,8 +164,8 @@ def _datetime(at_ns: int) -> datetime:
 
 # --- streams ---------------------------------------------------------------------------------------------------------
 
-FrameCallback = Callable[[int, str], None]
-StateCallback = Callable[[int, bool, str, bool], None]
+FrameCallback = Callable[[int, str], object]
+StateCallback = Callable[[int, bool, str, bool], object]
 
 
 class AlpacaStreams:

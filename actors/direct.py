@@ -18,8 +18,8 @@ from algo_royale.errors import BrokerUnavailable
 from algo_royale.exchange.core import Exchange
 from algo_royale.exchange.streams import Stream
 
-FrameCallback = Callable[[int, str], None]
-StateCallback = Callable[[int, bool, str, bool], None]
+FrameCallback = Callable[[int, str], object]
+StateCallback = Callable[[int, bool, str, bool], object]
 
 
 @dataclass(slots=True)
@@ -124,7 +124,7 @@ class DirectStreams:
         self._exchange = exchange
         self.faults = faults if faults is not None else DirectFaults()
         self._open: dict[DirectHandle, tuple[FrameCallback, StateCallback]] = {}
-        self._states: deque[Callable[[], None]] = deque()
+        self._states: deque[Callable[[], object]] = deque()
         self._newest: dict[str, DirectHandle] = {}
 
     @property

@@ -348,12 +348,14 @@ def parse_data_frame(text: str) -> list[dict[str, Any]]:
     return messages
 
 
-def bar_row(wire: Wire, *, timeframe: Timeframe, calendar: Calendar) -> dict[str, Any] | None:
+def bar_row(wire: object, *, timeframe: Timeframe, calendar: Calendar) -> dict[str, Any] | None:
     """A bar of the data stream or the REST API as the fields of `BarRow`; None for one that cannot be true.
 
     `t` labels the start: midnight New York of the session for daily bars, which end at the session's close. Intraday bars
     end after their length or at the close, whichever is earlier.
     """
+    if not isinstance(wire, Mapping):
+        return None
     try:
         start_ns = parse_time_ns(_text(wire, "t"))
         fields: dict[str, Any] = {
