@@ -291,3 +291,22 @@ def test_an_empty_range_gives_the_cash_back() -> None:
     result = run({"A": random_symbol("A", 1, 5)}, since=FOREVER - 1)
 
     assert (result.final_equity, len(result.equity), result.closed_equity) == (CASH, 0, CASH)
+
+
+def test_weights_come_from_the_simple_returns_of_the_lookback_up_to_the_decision() -> None:
+    inputs = {s: random_symbol(s, i, 80, flips=0.3) for i, s in enumerate("ABC")}
+
+    result = run(
+        inputs, since=day_ns(25), strategy="InverseVolatilityPortfolioStrategy", params={"lookback": 20},
+        rebalance="every_bar", weights=WeightConfig(max_weight=1.0, cash_buffer=0.0),
+    )  # fmt: skip
+
+    for decision in result.decisions:
+        last = inputs["A"].traded.end_ns.tolist().index(decision.bar_end_ns)
+        raw = {}
+        for symbol, one in inputs.items():
+            closes = one.traded.close[last - 20 : last + 1]
+            raw[symbol] = 1 / np.std(np.diff(closes) / closes[:-1], ddof=1) if one.state_in[last] else 0.0
+        expected = [raw[s] / sum(raw.values()) if any(raw.values()) else 0.0 for s in "ABC"]
+        assert [t.weight for t in decision.targets] == pytest.approx(expected, rel=1e-9)
+    assert len(result.decisions) == 55
