@@ -138,15 +138,10 @@ def open_catalog(source: str | Path) -> Catalog:
 @lru_cache(maxsize=1)
 def bundled() -> Catalog:
     """Daily bars that ship with the package: AAPL, FB, GOOG, IBM, MSFT up to 2013-03-01."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(BUNDLED)
-    symbols = pc.unique(table["symbol"]).to_pylist()
-    return Catalog(
-        "bundled", symbols,
-        lambda symbol: (f"bundled {symbol}", _columns(table.filter(pc.equal(table["symbol"], symbol)), f"bundled {symbol}")),
-    )  # fmt: skip
+    table = _read_parquet(BUNDLED)
+    rows = table["symbol"].to_pylist()  # sorted by symbol, so each symbol is one slice
+    slices = {symbol: table.slice(rows.index(symbol), rows.count(symbol)) for symbol in dict.fromkeys(rows)}
+    return Catalog("bundled", slices, lambda name: (f"bundled {name}", _columns(slices[name], f"bundled {name}")))
 
 
 def fingerprint(series: Iterable[Bars], adjustment: str) -> str:
@@ -210,11 +205,10 @@ def _refuse(bars: Bars, wrong: npt.NDArray[np.bool_], what: str) -> None:
 def _read_file(path: Path) -> Columns:
     import pyarrow
     import pyarrow.csv
-    import pyarrow.parquet
 
     try:
         if path.suffix == ".parquet":
-            table = pyarrow.parquet.read_table(path)
+            table = _read_parquet(path)
         else:
             table = pyarrow.csv.read_csv(
                 path, convert_options=pyarrow.csv.ConvertOptions(null_values=["", "null", "None"])
@@ -222,6 +216,14 @@ def _read_file(path: Path) -> Columns:
     except (pyarrow.ArrowException, OSError) as error:
         raise BadMarketData(f"{path.name}: unreadable: {' '.join(str(error).split())[:200]}") from error
     return _columns(table, path.name)
+
+
+def _read_parquet(path: Path) -> Any:
+    """One file, without pyarrow's dataset machinery, whose import takes longer than everything else here."""
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as file:
+        return file.read(use_threads=False)
 
 
 def _columns(table: Any, where: str) -> Columns:
@@ -236,7 +238,7 @@ def _columns(table: Any, where: str) -> Columns:
             columns[name] = _timestamps(column, where)
             continue
         try:
-            columns[name] = column.cast(pyarrow.float64()).to_numpy().astype(np.float64)
+            columns[name] = _array(column.cast(pyarrow.float64()))
         except (pyarrow.ArrowException, ValueError):
             row, value = _first_wrong(column, float)
             raise BadMarketData(f"{where} row {row}: {name} {value!r} is not a number") from None
@@ -250,14 +252,21 @@ def _timestamps(column: Any, where: str) -> IntArray:
         row = column.to_pylist().index(None)
         raise BadMarketData(f"{where} row {row}: no timestamp")
     if pyarrow.types.is_date(column.type):
-        days = column.cast(pyarrow.date32()).to_numpy().astype("datetime64[D]").tolist()
-        return np.array([new_york_ns(day) for day in days], np.int64)
+        return np.array([new_york_ns(day) for day in column.cast(pyarrow.date32()).to_pylist()], np.int64)
     try:
-        stamps: IntArray = column.cast(pyarrow.timestamp("ns")).cast(pyarrow.int64()).to_numpy().astype(np.int64)
-        return stamps
+        return _array(column.cast(pyarrow.timestamp("ns")).cast(pyarrow.int64()))
     except (pyarrow.ArrowException, ValueError):
         row, value = _first_wrong(column, np.datetime64)
         raise BadMarketData(f"{where} row {row}: timestamp {value!r} is not ISO 8601") from None
+
+
+def _array(column: Any) -> npt.NDArray[Any]:
+    """A numeric column as an array of its own, NaN for null. Arrow's `to_numpy` would import pandas, a second that nobody needs."""
+    if column.null_count == len(column):
+        return np.full(len(column), np.nan) if column.null_count else np.empty(0)
+    if column.null_count:
+        column = column.fill_null(math.nan)
+    return np.from_dlpack(column.combine_chunks()).copy()
 
 
 def _first_wrong(column: Any, read: Callable[[Any], object]) -> tuple[int, object]:
