@@ -69,8 +69,8 @@ class StreamPort(Protocol):
         self,
         endpoint: str,
         connection: int,
-        on_frame: Callable[[int, str], None],
-        on_state: Callable[[int, bool, str, bool], None],
+        on_frame: Callable[[int, str], object],
+        on_state: Callable[[int, bool, str, bool], object],
     ) -> StreamHandle:
         """`on_frame(connection, text)`; `on_state(connection, connected, detail, fatal)`; endpoint: data | trading."""
         ...  # fmt: skip
