@@ -114,7 +114,9 @@ def order_request(exchange: Exchange, body: bytes) -> OrderRequest:
     side = _one_of(fields, "side", ("buy", "sell"))
     kind = _one_of(fields, "type", _TYPES)
     time_in_force = _one_of(fields, "time_in_force", _TIMES)
-    order_class = _one_of({"order_class": fields.get("order_class") or "simple"}, "order_class", _CLASSES)
+    if fields.get("order_class") == "":
+        del fields["order_class"]
+    order_class = _one_of({"order_class": "simple", **fields}, "order_class", _CLASSES)
     qty, notional = _number(fields, "qty", _QTY_MAX), _number(fields, "notional", _QTY_MAX)
     prices = {
         name: _number(fields, name, _PRICE_MAX)

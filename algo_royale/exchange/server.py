@@ -145,18 +145,28 @@ class TwinServer:
         background = [asyncio.create_task(self._pass_time())] if self.speed is not None else []
         if parent_pid is not None:
             background.append(asyncio.create_task(self._watch(parent_pid)))
+        for task in background:
+            task.add_done_callback(self._stop_on_failure)
         try:
             await self._server.serve(sockets=[listener])
         finally:
+            listener.close()
             for task in background:
                 task.cancel()
-            await asyncio.gather(*background, return_exceptions=True)
-            listener.close()
+            ends = await asyncio.gather(*background, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
 
     def stop(self) -> None:
         """Ask the server to end; safe from any thread."""
         if self._server is not None:
             self._server.should_exit = True
+
+    def _stop_on_failure(self, task: asyncio.Task[None]) -> None:
+        """A twin whose time has stopped by a fault must not look alive."""
+        if not task.cancelled() and task.exception() is not None:
+            self.stop()
 
     # --- time
 

@@ -36,6 +36,8 @@ FIELD = [
     ({"qty": "NaN"}, "qty must be a number"),
     ({"qty": "1e-10"}, "qty is limited to 9 decimal places"),
     ({"client_order_id": 7}, "client_order_id must be a string"),
+    ({"order_class": []}, "order_class must be a string"),
+    ({"order_class": "heap"}, "invalid order_class: heap"),
     ({"position_intent": "buy_to_close"}, "invalid position_intent: buy_to_close"),
 ]  # fmt: skip
 
@@ -292,7 +294,7 @@ QUERY = st.dictionaries(
 
 
 @given(body=BODY)
-@settings(max_examples=300)
+@settings(max_examples=200)
 def test_no_order_makes_the_exchange_stumble_and_a_refused_one_changes_nothing(
     start: Any, body: dict[str, Any]
 ) -> None:
@@ -308,7 +310,7 @@ def test_no_order_makes_the_exchange_stumble_and_a_refused_one_changes_nothing(
 
 
 @given(path=st.sampled_from(PATHS), query=QUERY)
-@settings(max_examples=300)
+@settings(max_examples=200)
 def test_no_query_makes_the_exchange_stumble_or_changes_it(start: Any, path: str, query: dict[str, str]) -> None:
     client = start()
     before = json.dumps(client.exchange.truth())

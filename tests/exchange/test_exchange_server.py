@@ -415,6 +415,16 @@ def test_at_a_speed_sessions_open_and_close_by_themselves(run: Callable[..., Run
     assert twin.advance().status_code == 400
 
 
+def test_a_twin_whose_time_fails_ends_with_the_fault(replay: Any) -> None:
+    class Broken(Exchange):
+        def advance(self, until_ns: int) -> None:
+            raise ZeroDivisionError("planted")
+
+    server = TwinServer(Broken(replay, ExchangeConfig(start_ns=replay.sessions[0].open_ns - 1)), speed=1e6)
+    with pytest.raises(ZeroDivisionError, match="planted"):
+        asyncio.run(server.run("127.0.0.1", 0, lambda url: None))
+
+
 @pytest.mark.parametrize("speed", [0, -1, float("inf"), float("nan")])
 def test_impossible_speeds_are_refused(replay: Any, speed: float) -> None:
     with pytest.raises(BadInput, match="impossible"):
