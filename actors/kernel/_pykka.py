@@ -115,7 +115,7 @@ class ThreadIncarnation(Incarnation, pykka.ThreadingActor):
         try:
             self._actor_loop()
             self.after_loop()
-        except BaseException as error:  # noqa: BLE001 - the loop itself broke; the supervisor must hear of it
+        except BaseException as error:
             self.loop_broke(error)
         finally:
             self.runtime.idle_hint()

@@ -73,7 +73,7 @@ class Incarnation:
             self._built = True
             runtime.starting(self)
             actor.started()
-        except BaseException as error:  # noqa: BLE001 - every failure of an actor is the supervisor's to judge
+        except BaseException as error:
             self._claimed()
             self._fail(error, Ending.START_FAILED)
             self.count_end()
@@ -101,7 +101,7 @@ class Incarnation:
             began_ns = stopwatch() if write is not None else 0
             try:
                 self.handle(item.message)
-            except BaseException as error:  # noqa: BLE001 - see on_start
+            except BaseException as error:
                 self.fail_record(item, error)
                 return
             try:
@@ -137,7 +137,7 @@ class Incarnation:
             else:
                 self.runtime.on_control(self, control)
                 actor._control(control)
-        except BaseException as error:  # noqa: BLE001 - see on_start
+        except BaseException as error:
             if not self.fenced:
                 self._fail(error, Ending.FAILED)
         if self._ending is not None:
@@ -177,10 +177,12 @@ class Incarnation:
 
     def loop_broke(self, error: BaseException) -> None:
         """An exception left Pykka's loop itself."""
+        self.next_id()  # a piece of work until it is reported
         if self._claimed():
             self.count_end()
         if not self.over:
             self._fail(error, Ending.VANISHED)
+        self.count_end()
 
     def stop_self(self, reason: Reason) -> None:
         """End when the current handler returns."""
@@ -243,7 +245,7 @@ class Incarnation:
         self.actor._cause = self.actor._corr = 0
         try:
             self.actor.stopped(reason)
-        except BaseException as error:  # noqa: BLE001 - it is ending anyway; the event tells
+        except BaseException as error:
             self.cell.last_error = describe(error)
             self.runtime.event(self.path, self.generation, "failed", f"in stopped: {describe(error)}")
 

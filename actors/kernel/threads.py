@@ -31,6 +31,7 @@ SWITCH_INTERVAL_S = 0.0005
 """A CPU-bound neighbour costs a five-hop message 5 to 7 ms with it, and 15 to 83 ms with CPython's 5 ms."""
 TICK_S_MAX = 0.25
 """The timer thread looks at the clock at least this often, so that a wall clock set forward is noticed."""
+SIGNAL_LAG_S = 0.05
 CODE_INTERRUPTED = 130
 
 
@@ -88,10 +89,7 @@ class ThreadSystem(Runtime):
                     self.fence(cell, "shutdown deadline passed", what="abandoned")
         for incarnation in self._incarnations:
             incarnation.thread.join(0.05 if incarnation.fenced else max(0.2, due - time.monotonic()))
-        self._closing = True
-        self._wake_keeper()
-        if self._keeper is not None:
-            self._keeper.join(1.0)
+        self._close_keeper()
         return self._settle(late=late)
 
     def run(self, deadline_s: float = 30.0) -> int:
@@ -100,18 +98,32 @@ class ThreadSystem(Runtime):
         # A handler may interrupt anything, so it takes no lock: SimpleQueue.put is made for that.
         with _handlers(lambda number, _frame: self._news.put(number)):
             while self.exit_code is None:
-                self._hear(self._news.get())
+                self._hear()
             due = time.monotonic() + deadline_s
-            while self._root_ended is None and (left := due - time.monotonic()) > 0:
-                with contextlib.suppress(Empty):
-                    self._hear(self._news.get(timeout=left))
+            while self._root_ended is None and time.monotonic() < due:
+                self._hear()
                 if self._interrupts > 1:
+                    self._close_keeper()
                     self._settle(late=True)
                     return CODE_INTERRUPTED
             return self.stop(max(0.0, due - time.monotonic()))
 
-    def _hear(self, number: int) -> None:
-        """A signal has come, or (0) the root has changed."""
+    def _close_keeper(self) -> None:
+        self._closing = True
+        self._wake_keeper()
+        if self._keeper is not None:
+            self._keeper.join(1.0)
+
+    def _hear(self) -> None:
+        """Wait a moment for a signal, or (0) a change of the root.
+
+        No longer than a moment: the system may deliver a signal to any thread, and only a main thread that runs
+        bytecode calls its handler.
+        """
+        try:
+            number = self._news.get(timeout=SIGNAL_LAG_S)
+        except Empty:
+            return
         if number == signal.SIGINT:
             self._interrupts += 1
         if number:
