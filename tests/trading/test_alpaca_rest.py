@@ -13,7 +13,7 @@ import pytest
 
 from actors.alpaca import AlpacaRest
 from actors.direct import DirectBroker
-from algo_royale.broker import api
+from algo_royale.broker import alpaca_wire, api
 from algo_royale.errors import BrokerRejected, BrokerUnavailable
 from algo_royale.exchange.core import Exchange
 from algo_royale.exchange.server import TwinServer
@@ -120,8 +120,31 @@ def test_proxies_of_the_environment_do_not_stand_between_us_and_ourselves(
     assert client(served.url).account()["cash"] == "100000"
 
 
+class Listing(api.TradingApi):
+    """A broker with nine orders of which some share an instant."""
+
+    def __init__(self) -> None:
+        instants = [1, 2, 2, 2, 3, 3, 3, 3, 4]
+        self.all = [
+            {"id": f"b-{n}", "client_order_id": f"ar-{n}", "symbol": "IBM", "side": "buy", "status": "new", "qty": "1",
+             "submitted_at": f"2012-11-13T14:30:00.00000{at}Z"}
+            for n, at in enumerate(instants)
+        ]  # fmt: skip
+
+    def request(self, method: str, path: str, data: Any = None) -> Any:
+        after = alpaca_wire.parse_time_ns(data["after"]) if "after" in data else 0
+        found = [o for o in self.all if alpaca_wire.parse_time_ns(o["submitted_at"]) > after]
+        return found[: data["limit"]]
+
+
+def test_orders_of_one_instant_are_not_parted_by_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of five ends inside the four orders of one microsecond; each comes once, in order."""
+    monkeypatch.setattr(api, "ORDERS_PAGE", 5)
+
+    assert [o["id"] for o in Listing().orders(status="all", after_ns=0)] == [f"b-{n}" for n in range(9)]
+
+
 def test_lists_longer_than_a_page_are_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nine orders of which five share an instant, in pages of four and three: each once, in order."""
     monkeypatch.setattr(api, "ORDERS_PAGE", 4)
     monkeypatch.setattr(api, "ACTIVITIES_PAGE", 3)
     exchange = small_exchange()

@@ -10,7 +10,7 @@ import pytest
 
 from actors.broker import BrokerActor, Reconnect
 from actors.direct import DirectBroker, DirectFaults, DirectStreams
-from actors.kernel import Actor, ChildSpec, CrashAt, SteppedSystem, Supervisor
+from actors.kernel import Actor, ChildSpec, CrashAt, Ending, Reason, SteppedSystem, Stop, Supervisor
 from actors.messages import (
     BrokerSnapshot,
     BrokerSnapshotRequested,
@@ -64,6 +64,11 @@ class Bench:
         if live:
             assert self.heard == [BrokerStateChanged(at_ns=start_ns, connected=True, detail="listening")]
             self.heard.clear()
+
+    def restart_broker(self) -> None:
+        """A new incarnation, made of what the bench now has."""
+        self.system.ref("root/broker").tell_control(Stop(Reason(Ending.NORMAL)))
+        self.settle()
 
     def settle(self) -> None:
         self.system.run_until_idle()
@@ -129,6 +134,24 @@ def test_an_order_is_accepted_and_its_events_follow() -> None:
     fill = updates[-1]
     assert (fill.fill_quantity, fill.fill_price_usd, fill.filled_quantity) == (D(3), D("190.095"), D(3))  # 190 + 5 bps
     assert fill.execution_id is not None
+
+
+def test_an_order_that_is_found_is_not_posted_again() -> None:
+    """The broker would refuse the second one by its id; but what is known to be there is not sent in the first place."""
+    bench = Bench()
+    bench.faults.only = "POST"
+    bench.faults.lost_answers = 1
+    posts: list[str] = []
+    real = bench.exchange.handle
+
+    def counting(method: str, path: str, *rest: Any) -> Any:
+        posts.append(method)
+        return real(method, path, *rest)
+
+    bench.exchange.handle = counting  # type: ignore[method-assign]
+    bench.tell(submit())
+
+    assert posts == ["POST", "GET"]
 
 
 @pytest.mark.parametrize("lookup_first", [False, True])
@@ -274,30 +297,40 @@ def test_a_lost_connection_is_told_and_mended() -> None:
     assert [u.event for u in bench.of(TradeUpdated)] == ["accepted", "new", "fill"]
 
 
-def test_attempts_grow_rarer_and_start_again_after_success() -> None:
+def test_attempts_grow_rarer_while_the_broker_is_down() -> None:
     """Exponential with jitter of a quarter, limited; no storm on a broker that is down."""
     bench = Bench()
     opened: list[int] = []
-    original = bench.streams.open
 
-    def failing(*args: Any) -> Any:
-        opened.append(bench.system.clock.now_ns())
-        bench.streams.drop("trading")
-        handle = original(*args)
-        bench.streams.drop("trading", "handshake: OSError")
-        return handle
+    class Down(DirectStreams):
+        def open(self, *args: Any) -> Any:
+            opened.append(bench.system.clock.now_ns())
+            handle = super().open(*args)
+            self.drop("trading", "handshake: OSError")
+            return handle
 
-    bench.streams.open = failing  # type: ignore[method-assign]
-    bench.streams.drop("trading")
+    down = Down(bench.exchange, faults=bench.faults)
+    real = bench.streams
+    real.drop("trading")
+    bench.streams = down
+    bench.restart_broker()
     bench.run_for(300)
-    gaps = [round((b - a) / 1e9, 1) for a, b in itertools.pairwise(opened)]
+    gaps = [(b - a) / 1e9 for a, b in itertools.pairwise(opened)]
 
-    for gap, planned in zip(gaps, (2, 4, 8, 16, 30, 30, 30), strict=False):
-        assert 0.75 * planned <= gap <= 1.25 * planned
-    assert len(opened) < 16
-    bench.streams.open = original  # type: ignore[method-assign]
-    bench.run_for(60)
-    assert bench.of(BrokerStateChanged)[-1].connected
+    planned = (1, 2, 4, 8, 16, 30, 30, 30)
+    assert len(gaps) > len(planned)
+    assert all(0.75 * plan <= gap <= 1.25 * plan for gap, plan in zip(gaps, planned, strict=False))
+    assert len({round(gap / plan, 6) for gap, plan in zip(gaps, planned, strict=False)}) == len(planned)  # jitter
+
+
+def test_success_makes_the_next_attempt_quick_again() -> None:
+    """A line that is lost once an hour is mended in a second, each time."""
+    bench = Bench()
+    for _ in range(4):
+        bench.streams.drop("trading")
+        bench.settle()
+        bench.run_for(1.3)
+        assert bench.of(BrokerStateChanged)[-1].connected
 
 
 def test_a_second_connection_is_refused_and_waited_for() -> None:
