@@ -29,7 +29,7 @@ fix: .venv/.ready ## bring the style in order
 	$(BIN)/ruff format .
 
 bench: .venv/.ready ## measurements against the peers named in docs
-	$(BIN)/python -m benchmarks
+	set -e; for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script; done
 
 prove: .venv/.ready ## the long proofs in full size
 	$(BIN)/python -m pytest -q -m prove --prove -n $(WORKERS)
