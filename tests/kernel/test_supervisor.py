@@ -1,5 +1,6 @@
 """Supervision, mostly stepped: who is restarted, in which order, how often, how late, and when it is enough."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -232,7 +233,7 @@ def test_failing_starts_back_off_ever_longer_then_escalate() -> None:
     while system.exit_code is None and (due := system.next_timer_ns()) is not None:
         run(system, (due - system.clock.now_ns()) / SECOND)
     fails = [at for at, *_ in log.seen("failed", "root/a")]
-    assert [round((b - a) / SECOND, 3) for a, b in zip(fails, fails[1:], strict=False)] == [1.0, 2.0, 4.0, 8.0]
+    assert [round((b - a) / SECOND, 3) for a, b in pairwise(fails)] == [1.0, 2.0, 4.0, 8.0]
     assert (system.exit_code, system.stop()) == (3, 3)
     assert "still broken" in log.seen("escalated", "root")[0][4]
 
