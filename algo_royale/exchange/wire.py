@@ -246,6 +246,7 @@ def parse_instant(text: str) -> int:
 # --------------------------------------------------------------------------------------------------------- identity
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = tuple(high + low for high in _CROCKFORD for low in _CROCKFORD)
 _ASSETS = UUID("5d9c8f0e-3e56-5d4d-9a3e-0d7b9f8a1c21")
 
 
@@ -275,7 +276,7 @@ class Ids:
         self._drawn += 1
         chance = hashlib.blake2b(b"%b:%d" % (self._space.bytes, self._drawn), digest_size=5).digest()
         number = (at_ns // 1_000_000) << 80 | self._drawn << 40 | int.from_bytes(chance)
-        return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+        return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
 
 
 def basic_credentials(header: str) -> tuple[str, str] | None:

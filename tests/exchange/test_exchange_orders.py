@@ -136,6 +136,15 @@ def test_yesterday_is_what_the_position_is_compared_with(client: Any) -> None:
     assert client.get("/v2/account")["last_equity"] == "100004.9"
 
 
+def test_a_part_sold_takes_its_part_of_yesterdays_worth_along(client: Any) -> None:
+    client.hold("AAPL", "10")  # worth 20.50 each at the close
+    client.submit("AAPL", "4", "sell")
+    client.step(2)  # closes at 21.00
+
+    position = client.get("/v2/positions/AAPL")
+    assert (position["unrealized_intraday_pl"], position["unrealized_intraday_plpc"]) == ("3", "0.02439")  # 6 * 0.50
+
+
 def test_a_split_multiplies_shares_and_changes_no_worth(client: Any) -> None:
     client.to_open_of(date(2012, 11, 19))
     client.submit("AAPL", "10")  # at the open, 21.50 -> 21.5108 (21.51075, half even)
@@ -146,6 +155,7 @@ def test_a_split_multiplies_shares_and_changes_no_worth(client: Any) -> None:
 
     position = client.get("/v2/positions/AAPL")
     assert (position["qty"], position["avg_entry_price"], position["current_price"]) == ("20", "10.7554", "10.875")
+    assert (position["lastday_price"], position["change_today"]) == ("10.875", "0")
     assert client.get("/v2/account")["equity"] == before
     split = client.get("/v2/account/activities", activity_types="SPLIT")
     assert [(a["symbol"], a["qty"], a["date"]) for a in split] == [("AAPL", "10", "2012-11-21")]
