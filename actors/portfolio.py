@@ -20,7 +20,7 @@ from actors.messages import (
     TimerFired,
     TradingHalted,
 )
-from algo_royale import engine
+from algo_royale import engine, orders
 from algo_royale.engine import BarsClosed, Decision, EngineConfig, EngineState, RecentCloses, SymbolBar
 from algo_royale.ledger import Position
 from algo_royale.orders import FINAL, Fill, OrderStatus
@@ -209,5 +209,5 @@ def record_of(decision: Decision, at_ns: int) -> RecordDecision:
     )  # fmt: skip
 
 
-def _intent(intent: engine.OrderIntent) -> OrderIntent:
+def _intent(intent: orders.OrderIntent) -> OrderIntent:
     return OrderIntent(**{name: getattr(intent, name) for name in OrderIntent.__struct_fields__})
