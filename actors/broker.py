@@ -49,6 +49,13 @@ class Reconnect:
     refused_limit_s: float = 120.0
     handshake_s: float = 10.0  # from the first step to live
 
+    def at_pace(self, pace: float) -> "Reconnect":
+        """The same waits by the machine's clock where virtual time runs `pace` times as fast: networks do not."""
+        return Reconnect(
+            self.base_s * pace, self.limit_s * pace, self.refused_s * pace, self.refused_limit_s * pace,
+            self.handshake_s * pace,
+        )  # fmt: skip
+
 
 class BrokerActor(Actor[BrokerMessage]):
     """REST calls one at a time, and the trading stream through connecting -> authenticating -> subscribing -> live -> backoff.
@@ -69,6 +76,7 @@ class BrokerActor(Actor[BrokerMessage]):
         self._state = "new"
         self._failures = 0
         self._snapshot_due: BrokerSnapshotRequested | None = None
+        self._activities: set[str] = set()  # ids, as of the last reading
         self._counts = dict.fromkeys(
             ("frames", "bad_frames", "unknown_frames", "connections", "lookups", "resends", "cancels_refused"), 0
         )
@@ -293,19 +301,22 @@ class BrokerActor(Actor[BrokerMessage]):
         self.tell(self._orders, snapshot)
 
     def _snapshot(self, message: BrokerSnapshotRequested) -> BrokerSnapshot:
-        """Orders, positions and cash of one instant, and what led to them: activities are read before and after, until none
-        came in between."""
-        since_ns = message.since_ns
-        fills, entries = self._broker.fills(after_ns=since_ns), self._broker.entries(after_ns=since_ns)
+        """Orders, positions and cash of one instant, and what led to them.
+
+        Activities are read last. Where they hold nothing that the former reading did not, nothing moved in between, so
+        all four are of one instant; otherwise everything is read again.
+        """
         for _ in range(SNAPSHOT_TRIES):
-            listed = self._broker.orders(status="all", after_ns=max(0, since_ns - ORDERS_LOOKBACK_NS))
+            listed = self._broker.orders(status="all", after_ns=max(0, message.since_ns - ORDERS_LOOKBACK_NS))
             positions, account = self._broker.positions(), wire.parse_account(self._broker.account())
-            before = len(fills), len(entries)
-            fills, entries = self._broker.fills(after_ns=since_ns), self._broker.entries(after_ns=since_ns)
-            if (len(fills), len(entries)) == before:
+            activities = self._broker.activities(after_ns=message.since_ns)
+            known, self._activities = self._activities, {str(item.get("id")) for item in activities}
+            if self._activities <= known:
                 break
         else:
             raise BrokerUnavailable(f"the account kept moving through {SNAPSHOT_TRIES} attempts at a snapshot")
+        fills = [item for item in activities if item.get("activity_type") == "FILL"]
+        entries = [item for item in activities if item.get("activity_type") != "FILL"]
         orders = [wire.parse_order(item) for item in listed]
         client_ids = {order.broker_order_id: order.client_order_id for order in orders}
         return BrokerSnapshot(

@@ -63,19 +63,13 @@ class TradingApi(abc.ABC):
                 raise BrokerUnavailable(f"more than {ORDERS_PAGE} orders of one instant cannot be paged")
             after_ns = alpaca_wire.parse_order(page[-1]).submitted_ns - 1_000
 
-    def fills(self, *, after_ns: int) -> list[Wire]:
-        return self._activities("/account/activities/FILL", {}, after_ns)
-
-    def entries(self, *, after_ns: int) -> list[Wire]:
-        return self._activities("/account/activities", {"category": "non_trade_activity"}, after_ns)
-
-    def _activities(self, path: str, what: Mapping[str, str], after_ns: int) -> list[Wire]:
+    def activities(self, *, after_ns: int) -> list[Wire]:
         found: list[Wire] = []
-        query: dict[str, Any] = {**what, "direction": "asc", "page_size": ACTIVITIES_PAGE}
+        query: dict[str, Any] = {"direction": "asc", "page_size": ACTIVITIES_PAGE}
         if after_ns > 0:
             query["after"] = alpaca_wire.format_time(after_ns)
         while True:
-            page = many(self.request("GET", path, query))
+            page = many(self.request("GET", "/account/activities", query))
             found += page
             if len(page) < ACTIVITIES_PAGE:
                 return found

@@ -29,12 +29,8 @@ class BrokerPort(Protocol):
         """All orders with that status (open | closed | all) submitted after `after_ns`, oldest first, all pages."""
         ...
 
-    def fills(self, *, after_ns: int) -> list[Wire]:
-        """FILL activities after `after_ns`, oldest first, all pages."""
-        ...
-
-    def entries(self, *, after_ns: int) -> list[Wire]:
-        """Activities after `after_ns` that are no trades (splits, dividends, fees, deposits), oldest first, all pages."""
+    def activities(self, *, after_ns: int) -> list[Wire]:
+        """What moved the account after `after_ns`: fills, splits, dividends, fees, deposits; oldest first, all pages."""
         ...
 
     def positions(self) -> list[Wire]: ...

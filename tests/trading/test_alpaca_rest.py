@@ -70,8 +70,7 @@ def test_network_and_direct_transport_say_the_same(served: Served) -> None:
         lambda b: b.positions(),
         lambda b: b.orders(status="all", after_ns=0),
         lambda b: b.orders(status="open", after_ns=0),
-        lambda b: b.fills(after_ns=0),
-        lambda b: b.entries(after_ns=0),
+        lambda b: b.activities(after_ns=0),
         lambda b: b.order_by_client_id("ar-1"),
         lambda b: b.order_by_client_id("nobody"),
         lambda b: b.corporate_actions(symbol="AAPL,IBM", start="2012-11-12", end="2012-11-30"),
@@ -154,7 +153,7 @@ def test_lists_longer_than_a_page_are_read_whole(monkeypatch: pytest.MonkeyPatch
     exchange.advance(SESSIONS[1].open_ns)
 
     assert [o["client_order_id"] for o in direct.orders(status="all", after_ns=0)] == [f"ar-{n}" for n in range(9)]
-    fills = direct.fills(after_ns=0)
+    fills = [a for a in direct.activities(after_ns=0) if a["activity_type"] == "FILL"]
     assert len(fills) == len({f["id"] for f in fills}) == 9
 
 

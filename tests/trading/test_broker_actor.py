@@ -476,22 +476,42 @@ def test_a_snapshot_that_fails_is_told_as_disconnected_and_delivered_later() -> 
 
 
 def test_a_snapshot_taken_while_the_account_moves_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Positions read after a fill and fills read before it would look like a disagreement."""
+    """Positions read before a fill and activities read after it would look like a disagreement."""
     bench = Bench()
-    bench.tell(submit())
-    real = bench.broker.positions
+    bench.tell(submit(), snapshot_request())
+    bench.heard.clear()
+    real = bench.broker.account
     calls: list[int] = []
 
     def moving() -> Any:
+        account = real()
         calls.append(1)
         if len(calls) == 1:
             bench.exchange.advance(bench.exchange.now_ns + HOUR_NS + 1)  # the open, just now
-        return real()
+        return account
 
-    monkeypatch.setattr(bench.broker, "positions", moving)
+    monkeypatch.setattr(bench.broker, "account", moving)
     bench.tell(snapshot_request())
     (snapshot,) = bench.of(BrokerSnapshot)
 
     assert len(calls) == 2
     assert [f.quantity for f in snapshot.fills] == [D(3)]
     assert [p.quantity for p in snapshot.positions] == [D(3)]
+    assert snapshot.cash_usd == D(100_000) - 3 * D("190.095")
+
+
+def test_a_snapshot_of_a_quiet_account_asks_four_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is taken often: orders, positions, account, activities, and nothing twice."""
+    bench = Bench()
+    bench.tell(snapshot_request())
+    asked: list[str] = []
+    real = bench.broker.request
+
+    def counting(method: str, path: str, data: Any = None) -> Any:
+        asked.append(path)
+        return real(method, path, data)
+
+    monkeypatch.setattr(bench.broker, "request", counting)
+    bench.tell(snapshot_request())
+
+    assert asked == ["/orders", "/positions", "/account", "/account/activities"]
