@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -373,6 +374,29 @@ def test_idle_means_that_everything_told_has_ended() -> None:
         tell_all(system.ref("root/a"), str(count))
         system.run_until_idle()
         assert len(log.records) == 5 * count
+    assert system.stop(5.0) == 0
+
+
+def test_no_timer_of_an_instant_runs_before_all_of_them_are_queued() -> None:
+    """a tells b in its timer's handler; b has a timer at the same instant, which must come first. 300 instants."""
+    world, system = World(), manual()
+    every = [START_NS + number * 10**9 for number in range(1, 301)]
+
+    def set_timers(actor: Actor[Any]) -> None:
+        for when_ns in every:
+            message = note("own") if actor.path == "root/b" else Forward(at_ns=0, to="root/b", text="a's")
+            actor.at(when_ns, message)
+
+    world.on_start["root/a"] = world.on_start["root/b"] = set_timers
+    system.start(root(world.spec("a"), world.spec("b")))
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        system.advance_to(every[-1])
+        system.run_until_idle()
+    finally:
+        sys.setswitchinterval(before)
+    assert world.notes("b") == ["own", "a's"] * 300
     assert system.stop(5.0) == 0
 
 
