@@ -18,6 +18,7 @@ def test_a_market_order_sent_after_the_close_fills_at_the_next_open_five_basis_p
 
     order = client.get(f"/v2/orders/{answer['id']}")
     assert (order["status"], order["filled_qty"], order["filled_avg_price"]) == ("filled", "10", "20.01")
+    assert (order["submitted_at"], order["filled_at"]) == ("2012-11-13T14:30:00Z", "2012-11-13T14:30:00.000001Z")
     assert client.get("/v2/account")["cash"] == "99799.9"
     assert client.events() == [("accepted", "a"), ("new", "a"), ("fill", "a")]
 
@@ -226,7 +227,7 @@ def test_paging_orders_by_their_last_time_loses_and_repeats_none(client: Any) ->
 
     seen: list[str] = []
     query = {"status": "all", "limit": "3"}
-    while page := client.get("/v2/orders", **query):
+    while (page := client.get("/v2/orders", **query)) and len(seen) < 20:
         seen += [order["id"] for order in page]
         query["until"] = page[-1]["submitted_at"]
 
@@ -257,7 +258,7 @@ def test_fill_activities_page_by_the_last_id(client: Any) -> None:
 
     seen: list[str] = []
     query = {"direction": "asc", "page_size": "2"}
-    while page := client.get("/v2/account/activities/FILL", **query):
+    while (page := client.get("/v2/account/activities/FILL", **query)) and len(seen) < 20:
         seen += [activity["order_id"] for activity in page]
         query["page_token"] = page[-1]["id"]
 
