@@ -164,6 +164,7 @@ def _datetime(at_ns: int) -> datetime:
 
 # --- streams ---------------------------------------------------------------------------------------------------------
 
+OPENING = -1
 FrameCallback = Callable[[int, str], object]
 StateCallback = Callable[[int, bool, str, bool], object]
 
@@ -173,6 +174,8 @@ class AlpacaStreams:
 
     `urls` maps endpoint (data | trading) to the full URL. `received` counts the frames of each endpoint's newest
     connection whose callback has returned: what the sender has sent and this has counted is in the actor's mailbox.
+    It is OPENING until the handshake has succeeded or failed, and 0 again once the connection is over: whoever paces
+    time by it lets none pass while a connection is being made.
     """
 
     def __init__(self, urls: Mapping[str, str], *, ping_s: float = 10.0, pong_s: float = 5.0) -> None:
@@ -200,7 +203,7 @@ class _Socket:
         self._ping_s, self._pong_s = ping_s, pong_s
         self._ws: websocket.WebSocket | None = None
         self._closing = False
-        self.received = 0
+        self.received = OPENING
 
     def send(self, text: str) -> bool:
         ws = self._ws
@@ -229,6 +232,12 @@ class _Socket:
     def read(self) -> None:
         """The reader thread: connect, then tell every frame until the line is lost or closed."""
         try:
+            self._serve()
+        finally:
+            self.received = 0  # after the loss has been told
+
+    def _serve(self) -> None:
+        try:
             ws = websocket.create_connection(self._url, timeout=CONNECT_TIMEOUT_S, enable_multithread=True)
         except websocket.WebSocketBadStatusException as error:
             status = error.status_code
@@ -241,6 +250,7 @@ class _Socket:
         try:
             if not self._closing:
                 self._on_state(self._connection, True, "", False)
+                self.received = 0
                 self._lost(self._read_frames(ws))
         finally:
             ws.shutdown()  # type: ignore[no-untyped-call]

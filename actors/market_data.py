@@ -27,6 +27,8 @@ from algo_royale.market import Timeframe
 from algo_royale.sessions import Calendar, Session
 
 SECOND_NS = 1_000_000_000
+BACKOFF_S = (1.0, 30.0)  # the first wait before a new connection, and the longest
+RETRY_S = 5.0
 FATAL_CODES = frozenset({402, 409, 410, 411})
 CHANNEL = {Timeframe.DAY_1: "dailyBars", Timeframe.MIN_1: "bars"}
 KIND = {"d": Timeframe.DAY_1, "b": Timeframe.MIN_1}
@@ -51,11 +53,12 @@ class MarketDataActor(Actor[MarketDataMessage]):
         keys: tuple[str, str],
         signals: Mapping[str, Ref[SignalMessage]],
         close_grace_s: float = 0.0,
-        backoff_s: tuple[float, float] = (1.0, 30.0),
+        backoff_s: tuple[float, float] = BACKOFF_S,
+        retry_s: float = RETRY_S,
     ) -> None:
         self._symbols, self._timeframe, self._calendar = tuple(symbols), timeframe, calendar
         self._data, self._streams, self._keys, self._signals = data, streams, keys, signals
-        self._grace_s, self._backoff_s = close_grace_s, backoff_s
+        self._grace_s, self._backoff_s, self._retry_s = close_grace_s, backoff_s, retry_s
         self._connection = 0
         self._handle: StreamHandle | None = None
         self._state = "connecting"
@@ -190,7 +193,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
             if self._actions is None or self._actions_of != session:
                 self._fetch_actions(session)
             if self._actions is None:
-                wake_ns = self.now_ns + 5 * SECOND_NS
+                wake_ns = self.now_ns + int(self._retry_s * SECOND_NS)
                 break
             del self._pending[symbol]
             if row.start_ns > self._told_start_ns.get(symbol, 0):
@@ -247,7 +250,9 @@ class MarketDataActor(Actor[MarketDataMessage]):
         known = tuple(ActionRecord(**a) for a in alpaca_wire.actions(actions).get(message.symbol, ()))
         self.tell(
             signal,
-            HistoryLoaded(at_ns=self.now_ns, symbol=message.symbol, after_ns=message.after_ns, bars=bars, actions=known),
+            HistoryLoaded(
+                at_ns=self.now_ns, symbol=message.symbol, after_ns=message.after_ns, bars=bars, actions=known
+            ),
         )
 
     def _warmup_start(self, message: HistoryRequested) -> int:

@@ -58,8 +58,11 @@ class OrdersActor(Actor[OrdersMessage]):
     looked up by its client id (and sent only if the broker certainly does not know it), and what is too old to send.
     """
 
-    def __init__(self, calendar: Calendar, *, ledger: Ref[LedgerMessage], broker: Ref[BrokerMessage]) -> None:
-        self._calendar, self._ledger, self._broker = calendar, ledger, broker
+    def __init__(
+        self, calendar: Calendar, *, ledger: Ref[LedgerMessage], broker: Ref[BrokerMessage],
+        retry_s: float = UNCERTAIN_RETRY_S,
+    ) -> None:  # fmt: skip
+        self._calendar, self._ledger, self._broker, self._retry_s = calendar, ledger, broker, retry_s
         self._orders: dict[str, OrderRecord] | None = None
         self._reconciled = False
         self._halted = False
@@ -208,7 +211,7 @@ class OrdersActor(Actor[OrdersMessage]):
                     self._halt(f"cannot find out whether the broker holds {message.client_order_id}: {message.reason}")
                     return
                 timer = TimerFired(at_ns=self.now_ns, name="lookup", key=message.client_order_id)
-                self.later(UNCERTAIN_RETRY_S * 2 ** (tries - 1), timer, key=f"lookup {message.client_order_id}")
+                self.later(self._retry_s * 2 ** (tries - 1), timer, key=f"lookup {message.client_order_id}")
 
     # --- the broker's events ---
 

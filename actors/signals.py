@@ -53,8 +53,10 @@ class SignalActor(Actor[SignalMessage]):
         closes_kept: int,
         market_data: Ref[MarketDataMessage],
         portfolio: Ref[PortfolioMessage],
+        retry_s: float = RETRY_S,
     ) -> None:
         self._symbol, self._combined, self._timeframe, self._calendar = symbol, combined(), timeframe, calendar
+        self._retry_s = retry_s
         self._warmup_bars, self._live_start_ns, self._closes_kept = warmup_bars, live_start_ns, closes_kept
         self._market_data, self._portfolio = market_data, portfolio
         self._state = self._combined.init()
@@ -74,7 +76,7 @@ class SignalActor(Actor[SignalMessage]):
             case FeedStarted() | TimerFired():
                 self._request()
             case HistoryUnavailable():
-                self.later(RETRY_S, TimerFired(at_ns=self.now_ns, name="history"), key="history")
+                self.later(self._retry_s, TimerFired(at_ns=self.now_ns, name="history"), key="history")
             case HistoryLoaded():
                 self._on_history(message)
             case BarClosed():

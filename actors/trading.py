@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from actors.broker import BrokerActor
+from actors.broker import BrokerActor, Reconnect
 from actors.clock import ClockActor
 from actors.journal import JournalActor
 from actors.kernel import ChildSpec, Intensity, MailboxSpec, Poison, Ref, Strategy, Supervisor
 from actors.ledger import LedgerActor
-from actors.market_data import MarketDataActor
-from actors.orders import OrdersActor
+from actors.market_data import BACKOFF_S, MarketDataActor
+from actors.market_data import RETRY_S as DATA_RETRY_S
+from actors.orders import UNCERTAIN_RETRY_S, OrdersActor
 from actors.portfolio import PortfolioActor
 from actors.session import SessionActor
+from actors.signals import RETRY_S as HISTORY_RETRY_S
 from actors.signals import SignalActor
 from algo_royale.broker.port import BrokerPort, MarketDataPort, StreamPort
 from algo_royale.engine import EngineConfig
@@ -54,11 +56,12 @@ class Trader:
     close_grace_s: float = 0.0
     reconcile_every_s: int = 30
     pre_market_s: int = 1800
+    pace: float = 1.0  # virtual seconds per second: waits for networks and for other threads are real ones
 
 
 def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], Any]]:
     """Path -> what makes the actor. Replay uses the same table."""
-    ref = addresses.ref
+    ref, pace = addresses.ref, trader.pace
     ledger, broker, orders = ref(f"{TRADING}/ledger"), ref(f"{TRADING}/broker"), ref(f"{TRADING}/orders")
     portfolio, market_data = ref(f"{TRADING}/portfolio"), ref(f"{TRADING}/market_data")
     signals = {s: ref(f"{SIGNALS}/signal:{s}") for s in trader.symbols}
@@ -68,11 +71,15 @@ def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], An
         f"{ROOT}/clock": partial(ClockActor, jobs),
         f"{TRADING}/ledger": partial(LedgerActor, trader.store, orders=orders, portfolio=portfolio),
         f"{TRADING}/broker": partial(
-            BrokerActor, trader.broker, trader.streams, keys=trader.keys, orders=orders
+            BrokerActor, trader.broker, trader.streams, keys=trader.keys, orders=orders,
+            reconnect=Reconnect().at_pace(pace),
         ),
-        f"{TRADING}/orders": partial(OrdersActor, trader.calendar, ledger=ledger, broker=broker),
+        f"{TRADING}/orders": partial(
+            OrdersActor, trader.calendar, ledger=ledger, broker=broker, retry_s=UNCERTAIN_RETRY_S * pace
+        ),
         f"{TRADING}/portfolio": partial(
-            PortfolioActor, trader.engine, trader.calendar, ledger=ledger, orders=orders, watermark_s=trader.watermark_s
+            PortfolioActor, trader.engine, trader.calendar, ledger=ledger, orders=orders,
+            watermark_s=trader.watermark_s * pace,
         ),
         f"{TRADING}/session": partial(
             SessionActor, trader.calendar, (market_data, orders, portfolio), pre_market_s=trader.pre_market_s
@@ -80,6 +87,7 @@ def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], An
         f"{TRADING}/market_data": partial(
             MarketDataActor, trader.symbols, timeframe=trader.timeframe, calendar=trader.calendar, data=trader.data,
             streams=trader.streams, keys=trader.keys, signals=signals, close_grace_s=trader.close_grace_s,
+            backoff_s=(BACKOFF_S[0] * pace, BACKOFF_S[1] * pace), retry_s=DATA_RETRY_S * pace,
         ),
     }  # fmt: skip
     for symbol, path in ((s, f"{SIGNALS}/signal:{s}") for s in trader.symbols):
@@ -87,6 +95,7 @@ def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], An
             SignalActor, symbol, partial(trader.combined, symbol), timeframe=trader.timeframe,
             calendar=trader.calendar, warmup_bars=trader.warmup_bars, live_start_ns=trader.live_start_ns,
             closes_kept=trader.engine.lookback + 2, market_data=market_data, portfolio=portfolio,
+            retry_s=HISTORY_RETRY_S * pace,
         )  # fmt: skip
     return table
 

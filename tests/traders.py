@@ -71,7 +71,7 @@ def trader(
     return SteppedTrader(the_plan, config(), replay, start=start, **options)
 
 
-def simulated(sessions: int, the_plan: TradingPlan | None = None) -> SimulationResult:
+def simulated(sessions: int, the_plan: TradingPlan | None = None, *, start: date = START) -> SimulationResult:
     """The research side of parity: the same plan, rules, limits and cash through `research.simulate`."""
     the_plan, cfg = the_plan or plan(), config()
     rules = engine_config(
@@ -79,7 +79,7 @@ def simulated(sessions: int, the_plan: TradingPlan | None = None) -> SimulationR
         weights=cfg.account.weights(),
     )  # fmt: skip
     return simulate_plan(
-        the_plan, bundled(), rules, start=START, end=last_session(START, sessions), cash_usd=cfg.account.cash
+        the_plan, bundled(), rules, start=start, end=last_session(start, sessions), cash_usd=cfg.account.cash
     )
 
 

@@ -8,7 +8,7 @@ core in process and the threaded system over the twin's server, so a run has one
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import requests
 
@@ -81,6 +81,14 @@ class TwinMarket:
         self._now_ns, self._next_ns = self._clock()
         return self._next_ns is None
 
+    def has_delivered(self) -> bool:
+        """Whether every frame that the twin has sent is told; asks it."""
+        try:
+            sent = self._session.get(f"{self._url}/sim/truth", timeout=10).json()["sent"]
+        except requests.RequestException as error:
+            raise BrokerUnavailable(f"the exchange twin at {self._url} is gone: {error}") from error
+        return all(sent.get(endpoint) == count for endpoint, count in self._received().items())
+
     def next_event_ns(self) -> int | None:
         return self._next_ns
 
@@ -102,7 +110,7 @@ class TwinMarket:
 
     def _post(self, until_ns: int) -> bool:
         """Ask the twin to move; False while frames are still on their way."""
-        body = {"until_ns": until_ns, "received": dict(self._received())}
+        body: Any = {"until_ns": until_ns, "received": dict(self._received())}
         try:
             answer = self._session.post(f"{self._url}/sim/advance", json=body, timeout=60)
         except requests.RequestException as error:

@@ -22,17 +22,18 @@ from actors.kernel import ThreadSystem
 from actors.kernel.journal import LogReader, MessageLog, RunInfo
 from actors.trading import Trader, tree
 from algo_royale.app.exchange_process import ExchangeProcess
-from algo_royale.app.pacing import TwinMarket, run_paced
+from algo_royale.app.pacing import GRACE_NS, TwinMarket, run_paced
 from algo_royale.clock import Clock, ManualClock, ScaledClock, WallClock
 from algo_royale.config import Broker, BrokerKeys, Config
 from algo_royale.data.catalog import open_catalog
-from algo_royale.errors import BadConfiguration, BadInput, BrokerUnavailable
+from algo_royale.errors import BadConfiguration, BadInput
 from algo_royale.market import Timeframe
 from algo_royale.research import artifacts
 from algo_royale.research.handover import TradingPlan, engine_config
 from algo_royale.sessions import calendar, new_york_date
 from db.store import Reader, Store
 
+LOOK_S = 0.2  # how often a trader whose time passes by itself looks whether it is over
 TWIN_KEYS = ("TWINKEY", "twin-secret")
 Say = Callable[[str], None]
 
@@ -67,9 +68,7 @@ class Endpoints:
         )  # fmt: skip
 
 
-def trader_parts(
-    plan: TradingPlan, config: Config, *, ledger_id: str, live_start_ns: int, **ports: Any
-) -> Trader:
+def trader_parts(plan: TradingPlan, config: Config, *, ledger_id: str, live_start_ns: int, **ports: Any) -> Trader:
     """The trading tree's parts from plan and configuration; `ports` are broker, data, streams, keys, store and the like."""
     return Trader(
         symbols=plan.names,
@@ -90,7 +89,9 @@ def trader_parts(
     )  # fmt: skip
 
 
-def sessions_to_trade(plan: TradingPlan, config: Config, *, start: date | None, until: date | None) -> tuple[date, date]:
+def sessions_to_trade(
+    plan: TradingPlan, config: Config, *, start: date | None, until: date | None
+) -> tuple[date, date]:
     """First and last session for the twin: by default all that the data hold after the research's last judgement."""
     cal, catalog = calendar(), open_catalog(config.research.data)
     timeframe = Timeframe(plan.timeframe)
@@ -168,7 +169,9 @@ def run_trader(
     facts = ledger.facts(now_ns=clock.now_ns())
     ledger.close()
     if facts.halted_reason is not None:
-        raise BadInput(f"trading is halted: {facts.halted_reason}. Find out why, then remove the halt with `algo-royale db`")
+        raise BadInput(
+            f"trading is halted: {facts.halted_reason}. Find out why, then remove the halt with `algo-royale db`"
+        )
     record = TraderRecord(
         plan=plan, ledger_id=facts.ledger_id, live_start_ns=facts.live_start_ns, config=config.model_dump(mode="json")
     )
@@ -185,19 +188,21 @@ def run_trader(
     log.watch(system.tree)
     parts = trader_parts(
         plan, config, ledger_id=facts.ledger_id, live_start_ns=facts.live_start_ns, broker=rest[0], data=rest[1],
-        streams=streams, keys=endpoints.keys, store=store, log_health=lambda: _health(log),
+        streams=streams, keys=endpoints.keys, store=store, log_health=lambda: _health(log), pace=system.pace,
     )  # fmt: skip
     until_ns = None if until is None else calendar().offset(until, 0).close_ns
     with Interrupts() as interrupts:
         system.start(tree(parts, system))
         on_start({"run_id": run_id, "pid": os.getpid()})
-        if isinstance(clock, ManualClock) and market is not None:
-            run_paced(system, market, clock, until_ns=until_ns, should_stop=lambda: interrupts.count > 0)
-        else:
-            _wait(system, clock, market, until_ns, lambda: interrupts.count > 0)
-        exit_code = system.stop(config.trader.stop_deadline_s)
-    for client in rest:
-        client.close()
+        try:
+            if isinstance(clock, ManualClock) and market is not None:
+                run_paced(system, market, clock, until_ns=until_ns, should_stop=lambda: interrupts.count > 0)
+            else:
+                _wait(system, market, until_ns, lambda: interrupts.count > 0)
+        finally:  # also when the twin is gone: the ledger and the message log end in good order
+            exit_code = system.stop(config.trader.stop_deadline_s)
+            for client in rest:
+                client.close()
     return _summary(
         home, run_id, config, plan, system, exit_code, began_ns=info.started_ns, ended_ns=clock.now_ns(),
         elapsed_s=wall.monotonic_s() - began,
@@ -221,20 +226,19 @@ def _clock(endpoints: Endpoints, market: TwinMarket | None, *, paced: bool) -> C
 
 
 def _wait(
-    system: ThreadSystem, clock: Clock, market: TwinMarket | None, until_ns: int | None, should_stop: Callable[[], bool]
+    system: ThreadSystem, market: TwinMarket | None, until_ns: int | None, should_stop: Callable[[], bool]
 ) -> None:
-    """Let the threads run by themselves until something ends it."""
+    """Let the threads run by themselves until something ends it: someone, a minute after the close of the last session
+    (its bars are on their way), or the end of the feed once everything that it led to is done."""
     tick = threading.Event()
+    end_ns = None if until_ns is None else until_ns + round(GRACE_NS * system.pace)
     while system.exit_code is None and not should_stop():
-        tick.wait(0.2)
-        if until_ns is not None and clock.now_ns() > until_ns:
+        tick.wait(LOOK_S)
+        if end_ns is not None and system.clock.now_ns() > end_ns:
             return
-        if market is not None:
-            try:
-                if market.has_ended():
-                    return
-            except BrokerUnavailable:
-                return
+        if market is not None and market.has_ended() and market.has_delivered():
+            system.run_until_idle()
+            return
 
 
 def _summary(
@@ -243,14 +247,14 @@ def _summary(
 ) -> dict[str, Any]:  # fmt: skip
     """The document of `run-trader --json`; money as text. Counts are of this run."""
     with Reader(home / "ledger.db") as reader:
-        orders = [row for row in reader.orders(since_ns=began_ns)]
+        orders = list(reader.orders(since_ns=began_ns))
         checks = [row for row in reader.reconciliations() if row["run_id"] == run_id]
         decisions = [row for row in reader.decisions() if row["run_id"] == run_id]
         refused = len([row for row in reader.refusals() if row["run_id"] == run_id])
         fills = [row for row in reader.fills() if row["run_id"] == run_id]
         summary, positions = reader.summary(), reader.positions()
     with LogReader(home / "runs" / run_id / "messages.db") as log:
-        kinds = {kind: count for kind, count in log.stats().kinds.items()}
+        kinds = log.stats().kinds
     ended = Counter(str(row["status"]) for row in orders)
     return {
         "run_id": run_id,
