@@ -1,17 +1,26 @@
 """Traders on threads and in processes of their own, against the twin's server: for the proofs on whole processes."""
 
+import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from algo_royale.app.trader import live_start, run_trader, twin_process
+import requests
+
+from algo_royale.app.trader import Endpoints, live_start, run_trader, twin_process
+from algo_royale.research import artifacts
 from algo_royale.research.handover import TradingPlan
 from algo_royale.sessions import calendar
+from conftest import ROOT
 from db.store import Store
-from traders import config, last_session, plan
+from traders import config, last_session, money_facts, plan
 
 LEDGER_ID = "0123456789ab"  # the one of the simulation: order ids begin with it
 
@@ -26,14 +35,20 @@ def new_home(home: Path, start: date) -> Path:
     return home
 
 
+def twin(
+    start: date, sessions: int, *, speed: str = "max", the_plan: TradingPlan | None = None
+) -> AbstractContextManager[Endpoints]:
+    """The twin in a process of its own, over so many sessions."""
+    return twin_process(the_plan or plan(), config(), first=start, last=last_session(start, sessions), speed=speed)
+
+
 def trade(
     home: Path, *, start: date, sessions: int, speed: str = "max", the_plan: TradingPlan | None = None, run_id: str = "run-1",
     **options: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Run a trader on threads in this process against a twin in a process of its own; the run's summary."""
     the_plan = the_plan or plan()
-    twin = twin_process(the_plan, config(), first=start, last=last_session(start, sessions), speed=speed)
-    with twin as endpoints:
+    with twin(start, sessions, speed=speed, the_plan=the_plan) as endpoints:
         return run_trader(the_plan, config(), endpoints, home=home, run_id=run_id, paced=speed == "max", **options)
 
 
@@ -41,3 +56,103 @@ def trade(
 def ledger(home: Path) -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect(f"file:{home / 'ledger.db'}?mode=ro", uri=True)) as database:
         yield database
+
+
+# --- in a process of its own -----------------------------------------------------------------------------------------
+
+
+def write_artifacts(root: Path, the_plan: TradingPlan) -> None:
+    """What a backtest would have left, had it found this plan viable."""
+
+    def write(path: Path, kind: str, **fields: Any) -> None:
+        document = {"schema_version": artifacts.SCHEMA_VERSION, "kind": kind, "meta": {}, **fields}
+        artifacts.write(path, artifacts.dumps(document))
+
+    for part in the_plan.symbols:
+        judged = {"symbol": part.symbol, "is_viable": True, "viability_score": part.viability}
+        candidates = [
+            {"strategy": m.strategy, "strategy_id": m.strategy_id, "weight": m.weight, "is_viable": True,
+             "viability_score": part.viability}
+            for m in part.members
+        ]  # fmt: skip
+        for m in part.members:
+            path = artifacts.evaluation_path(root, part.symbol, m.strategy)
+            write(path, "signal_evaluation", strategy=m.strategy, oos={}, best_params=m.params, **judged)
+        best = part.members[0]
+        write(
+            artifacts.symbol_summary_path(root, part.symbol), "signal_summary", strategy=best.strategy,
+            candidates=candidates, best_params=best.params, **judged,
+        )  # fmt: skip
+    write(
+        artifacts.portfolio_summary_path(root, the_plan.names), "portfolio_summary", strategy=the_plan.portfolio,
+        symbols=the_plan.names, universe=the_plan.universe, is_viable=True, viability_score=1.0, candidates=[],
+        best_params=the_plan.portfolio_params,
+    )  # fmt: skip
+    window = {"warmup_bars": the_plan.warmup_bars, "end_date": the_plan.last_session}
+    write(
+        root / "run_manifest.json", "run_manifest", units=[], holdout_reads=0, symbols=the_plan.names,
+        timeframe=the_plan.timeframe, windows=[window],
+    )  # fmt: skip
+
+
+def prepared(home: Path, start: date, the_plan: TradingPlan | None = None) -> Path:
+    """A --home whose artifacts are the plan and whose ledger is new; the folder of dev_integration in it."""
+    directory = new_home(home / "dev_integration", start)
+    write_artifacts(directory / "artifacts", the_plan or plan())
+    return directory
+
+
+def spawn(home: Path, endpoints: Endpoints, *options: str) -> "subprocess.Popen[str]":
+    """`run-trader --json` on this home against a twin that somebody else runs."""
+    key, secret = endpoints.keys
+    urls = {
+        f"ALGO_ROYALE__BROKER__{name.upper()}": getattr(endpoints, name)
+        for name in ("trading_url", "data_url", "trading_stream_url", "data_stream_url")
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "algo_royale", "--home", str(home), "--json", "run-trader", *options],
+        env={**os.environ, **urls, "APCA_API_KEY_ID": key, "APCA_API_SECRET_KEY": secret, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def twin_truth(endpoints: Endpoints) -> dict[str, Any]:
+    found: dict[str, Any] = requests.get(f"{endpoints.trading_url}/sim/truth", timeout=30).json()
+    return found
+
+
+def facts_on_disk(directory: Path) -> dict[str, list[tuple[object, ...]]]:
+    """The money facts of a ledger whose trader has ended."""
+    store = Store.open(directory / "ledger.db", run_id="reader", now_ns=0, live_start_ns=0)
+    try:
+        return money_facts(store)
+    finally:
+        store.close()
+
+
+def truth_errors(directory: Path, truth: Mapping[str, Any]) -> list[str]:
+    """Where a ledger on disk is not the twin's truth: orders held twice, fills lost or doubled, positions, cash."""
+    store = Store.open(directory / "ledger.db", run_id="reader", now_ns=0, live_start_ns=0)
+    try:
+        account = store.account
+        rows = store.database.connection().execute("SELECT client_order_id, quantity FROM fill").fetchall()
+        known = {row[0] for row in store.database.connection().execute("SELECT client_order_id FROM orders")}
+    finally:
+        store.close()
+    assert account is not None
+    filled: Counter[str] = Counter()
+    for client_order_id, quantity in rows:
+        filled[client_order_id] += Decimal(quantity)  # type: ignore[assignment]
+    ids = Counter(order["client_order_id"] for order in truth["orders"])
+    errors = [f"{count} orders {name}" for name, count in ids.items() if count > 1]
+    errors += [f"{name} is in no ledger" for name in ids if name not in known]
+    for order in truth["orders"]:
+        name = order["client_order_id"]
+        if filled[name] != Decimal(order["filled_qty"]):
+            errors.append(f"{name}: ledger {filled[name]}, twin {order['filled_qty']}")
+    ours = {symbol: held.quantity for symbol, held in account.positions.items() if held.quantity}
+    theirs = {symbol: Decimal(held["qty"]) for symbol, held in truth["positions"].items()}
+    errors += [f"positions: ledger {ours}, twin {theirs}"] if ours != theirs else []
+    return errors + (
+        [f"cash: ledger {account.cash}, twin {truth['cash']}"] if account.cash != Decimal(truth["cash"]) else []
+    )

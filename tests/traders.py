@@ -18,6 +18,7 @@ from algo_royale.research.handover import Member, SymbolPlan, TradingPlan, engin
 from algo_royale.research.simulate import SimulationResult
 from algo_royale.sessions import calendar
 from algo_royale.strategies import default_trial, resolve, strategy_id
+from db.store import Store
 
 START = date(2012, 3, 2)  # the first session that a default backtest holds back
 BUSY = date(2012, 10, 18)  # 8 fills within 4 sessions; then a hurricane closes the exchange and the clocks change
@@ -62,9 +63,7 @@ def _replay(symbols: tuple[str, ...], end: date) -> MarketReplay:
     return market_replay(plan(symbols), bundled(), end)
 
 
-def trader(
-    sessions: int, the_plan: TradingPlan | None = None, *, start: date = START, **options: Any
-) -> SteppedTrader:
+def trader(sessions: int, the_plan: TradingPlan | None = None, *, start: date = START, **options: Any) -> SteppedTrader:
     """A stepped trader over so many sessions; the twin's replay is shared between equal ones."""
     the_plan = the_plan or plan()
     replay = _replay(the_plan.names, last_session(start, sessions))
@@ -120,13 +119,20 @@ LEDGER = {
 
 
 def ledger_of(trader: SteppedTrader) -> dict[str, list[tuple[object, ...]]]:
+    return money_facts(trader.store)
+
+
+def money_facts(store: Store) -> dict[str, list[tuple[object, ...]]]:
     """All money facts of a ledger, without when and in which order they were written."""
-    database = trader.store.database.connection()
+    database = store.database.connection()
     found = {t: sorted(set(database.execute(f"SELECT {columns} FROM {t}"))) for t, columns in LEDGER.items()}
-    account = trader.store.account
+    account = store.account
     assert account is not None
     held = {s: (str(p.quantity), str(p.average_cost_usd)) for s, p in account.positions.items() if p.quantity}
-    return found | {"status": sorted(recorded_orders(database)), "account": [(str(account.cash), str(sorted(held.items())))]}
+    return found | {
+        "status": sorted(recorded_orders(database)),
+        "account": [(str(account.cash), str(sorted(held.items())))],
+    }
 
 
 def truth_errors(trader: SteppedTrader) -> list[str]:
@@ -141,7 +147,9 @@ def truth_errors(trader: SteppedTrader) -> list[str]:
         filled[client_order_id] = filled.get(client_order_id, Decimal(0)) + Decimal(quantity)
     for order in exchange.orders:
         if filled.get(order.client_order_id, Decimal(0)) != order.filled_qty:
-            errors.append(f"{order.client_order_id}: ledger {filled.get(order.client_order_id)}, exchange {order.filled_qty}")
+            errors.append(
+                f"{order.client_order_id}: ledger {filled.get(order.client_order_id)}, exchange {order.filled_qty}"
+            )
     for symbol in sorted(set(account.positions) | set(exchange.account.positions)):
         ours, theirs = account.quantity(symbol), exchange.account.quantity(symbol)
         if ours != theirs:

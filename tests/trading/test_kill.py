@@ -1,0 +1,127 @@
+"""However often and whenever the trader's process is killed: the account ends as if it had never happened."""
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from algo_royale.app.trader import Endpoints
+from algo_royale.sessions import calendar
+from live_traders import facts_on_disk, prepared, spawn, truth_errors, twin, twin_truth
+from traders import BUSY, last_session, ledger_of, trader
+
+HALF_A_DAY_NS = 43_200_000_000_000
+LIFE_S = 120.0  # no life of a trader takes so long
+
+
+@dataclass(frozen=True)
+class Instant:
+    """Kill once the twin's time has reached `at_ns` and `what` has then changed `count` times."""
+
+    at_ns: int
+    what: str
+    count: int
+
+
+def instants(rng: random.Random, sessions: int, kills: int) -> list[Instant]:
+    """Random openings and closings, and random progress of something at each; a few right at the start of a life."""
+    days = calendar().sessions(BUSY, last_session(BUSY, sessions - 3))
+    times = sorted(rng.choices([ns for day in days for ns in (day.open_ns, day.close_ns)], k=kills))
+    return [
+        Instant(at_ns, rng.choice(("ledger", "ledger", "log", "twin", "start")), rng.randint(1, 5)) for at_ns in times
+    ]
+
+
+class Life:
+    """One process of the trader, and what can be seen of it from outside."""
+
+    def __init__(self, home: Path, directory: Path, endpoints: Endpoints) -> None:
+        self.directory, self.endpoints = directory, endpoints
+        self.before = set(directory.glob("runs/*"))
+        self.process = spawn(home, endpoints, "--quiet")
+        self._session = requests.Session()
+        self._tick = threading.Event()
+
+    def kill_at(self, instant: Instant) -> None:
+        """Returns when it is dead. Where nothing more happens it is half a day later."""
+        if instant.what != "start":
+            self._wait(lambda: self._now_ns() >= instant.at_ns)
+        seen = {"ledger": self._ledger, "log": self._log, "twin": self._orders, "start": self._start}[instant.what]
+        overdue_ns = max(instant.at_ns, self._now_ns()) + HALF_A_DAY_NS
+        changes, last = 0, seen()
+        for turn in self._turns():
+            if (now := seen()) != last:
+                changes, last = changes + 1, now
+            if changes >= instant.count or (turn % 10 == 0 and self._now_ns() > overdue_ns):
+                break
+        self.process.kill()
+        self.process.communicate()
+        assert self.process.returncode == -signal.SIGKILL, "it had ended before it was killed"
+
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        for _ in self._turns():
+            if condition():
+                return
+
+    def _turns(self) -> Iterator[int]:
+        for turn in range(int(LIFE_S / 0.0002)):
+            if self.process.poll() is not None:
+                raise AssertionError(f"it ended by itself: {self.process.communicate()}")
+            yield turn
+            self._tick.wait(0.0002)
+        raise AssertionError("it did not get there")
+
+    def _now_ns(self) -> int:
+        return int(self._session.get(f"{self.endpoints.trading_url}/sim/clock", timeout=30).json()["now_ns"])
+
+    def _orders(self) -> Any:
+        return len(self._session.get(f"{self.endpoints.trading_url}/sim/truth", timeout=30).json()["events"])
+
+    def _ledger(self) -> Any:
+        return _stamp(self.directory / "ledger.db-wal")
+
+    def _log(self) -> Any:
+        return [_stamp(run / "messages.db-wal") for run in set(self.directory.glob("runs/*")) - self.before]
+
+    def _start(self) -> Any:
+        """Its lock, its log, its first commits: the first things that a life does."""
+        pid = self.directory / "run-trader.pid"
+        return pid.exists() and pid.read_text() == f"{self.process.pid}\n", self._log(), self._ledger()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
+
+
+@pytest.mark.prove
+def test_killed_at_random_instants_the_trader_ends_with_the_undisturbed_ledger(tmp_path: Path, proving: bool) -> None:
+    """30 kills in 25 sessions (4 in 8 in the suite): no order twice, no fill lost, the ledger is the twin's truth and the
+    ledger of a trader that was left alone."""
+    sessions, kills = (25, 30) if proving else (8, 4)
+    undisturbed = trader(sessions, start=BUSY)
+    assert undisturbed.run() == 0
+    directory = prepared(tmp_path, BUSY)
+
+    with twin(BUSY, sessions) as endpoints:
+        for instant in instants(random.Random(20121018), sessions, kills):
+            Life(tmp_path, directory, endpoints).kill_at(instant)
+        last = spawn(tmp_path, endpoints, "--quiet")
+        output = last.communicate(timeout=LIFE_S)
+        truth = twin_truth(endpoints)
+
+    assert last.returncode == 0, output
+    assert len(list(directory.glob("runs/*"))) <= kills + 1
+    assert truth_errors(directory, truth) == []
+    assert facts_on_disk(directory) == ledger_of(undisturbed)
+    assert len(truth["fills"]) >= 8
