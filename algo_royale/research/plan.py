@@ -373,6 +373,18 @@ def config_hash(config: ResearchConfig, part: str, span: tuple[date, date]) -> s
     return artifacts.content_hash({"part": part, **relevant})
 
 
+def settings(config: ResearchConfig) -> dict[str, Any]:
+    """What the manifest says of a configuration beside names, dates and seed: enough to run any of its backtests again."""
+    checks = [_fields(check) for check in config.viability.checks]
+    return {
+        "data": config.data, "windows": _fields(config.window_config), "trials": config.trials,
+        "portfolio_trials": config.portfolio_trials, "min_trades": config.min_trades,
+        "objective": {"names": config.objective.names, "directions": config.objective.directions},
+        "costs": _fields(config.costs), "start_equity": config.start_equity, "rf": config.rf,
+        "viability": {"checks": checks, "threshold": config.viability.threshold},
+    }  # fmt: skip
+
+
 def _fields(value: Any) -> dict[str, Any]:
     found = {name: getattr(value, name) for name in value.__slots__}
     return {

@@ -94,6 +94,7 @@ def write_manifest(
         "end": the_plan.end,
         "holdout_start": the_plan.holdout_start,
         "windows": [signal_stages.window_block(config, w, warmup_bars(config)) for w in the_plan.windows],
+        "settings": planning.settings(config),
         "config_hash": planning.config_hash(config, "portfolio", (the_plan.start, the_plan.end)),
         "data_fingerprint": the_plan.data_fingerprint,
         "code_version": the_plan.code_version,
