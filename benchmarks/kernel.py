@@ -40,13 +40,13 @@ HOPS = 5
 ROOM = MailboxSpec(capacity=10**9)
 
 
-class Bar(Message):
+class Bar(Message, frozen=True):
     number: int
     close: float
     told_ns: int = 0
 
 
-class Crash(Message):
+class Crash(Message, frozen=True):
     told_ns: int
 
 

@@ -12,30 +12,30 @@ AT_ONCE = Backoff(base=0.0)
 START_NS = 1_600_000_000 * 10**9
 
 
-class Note(Message):
+class Note(Message, frozen=True):
     """Remember it."""
 
     text: str = ""
 
 
-class Fail(Message):
+class Fail(Message, frozen=True):
     """Raise."""
 
     text: str = "asked to fail"
 
 
-class Leave(Message):
+class Leave(Message, frozen=True):
     """End normally."""
 
 
-class Forward(Message):
+class Forward(Message, frozen=True):
     """Tell a note to `to`."""
 
     to: str
     text: str = ""
 
 
-class Remind(Message):
+class Remind(Message, frozen=True):
     """Set a timer for a note."""
 
     delay_s: float
@@ -43,7 +43,7 @@ class Remind(Message):
     key: str | None = None
 
 
-class Question(Message):
+class Question(Message, frozen=True):
     """Answer with a note."""
 
     reply_to: str = ""
