@@ -12,7 +12,6 @@ from actors.messages import (
     StageFailed,
     StageWorkerMessage,
     StopAfterRunning,
-    TimerFired,
     WorkerReady,
 )
 
@@ -37,8 +36,7 @@ class Progress:
     completed: int = 0
     reused: int = 0
     failed: int = 0
-    running: tuple[str, ...] = ()
-    stage: str = ""
+    running: tuple[tuple[str, str], ...] = ()  # (stage, label), in plan order
     stage_counts: dict[str, tuple[int, int]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     worker_restarts: int = 0
@@ -50,10 +48,11 @@ class Progress:
 
 
 class CoordinatorActor(Actor[CoordinatorMessage]):
-    """Runs every unit once its dependencies have ended, well or not; a unit without its inputs says so itself.
+    """Runs every unit once its dependencies have ended well; a unit whose input failed fails for that reason.
 
     A unit whose worker died is tried again, `TRIES_MAX` times in all. Which units were computed by whom leaves no trace
-    in the artifacts. Ends the system with 0, or with 1 when a unit failed.
+    in the artifacts. Ends the system with 0, or with 1 when a unit failed. A coordinator that was restarted knows from
+    `reusable` alone what is done, so its spec must not keep the mailbox: news from before are of workers that are gone.
     """
 
     def __init__(
@@ -78,6 +77,7 @@ class CoordinatorActor(Actor[CoordinatorMessage]):
         self._ended: set[str] = set()
         self._running: dict[str, str] = {}  # worker -> unit
         self._idle: list[str] = []
+        self._generations: dict[str, int] = {}  # worker -> its incarnation that is ready
         self._tries: dict[str, int] = {}
         self._retry: list[str] = []
         self.progress = Progress(planned=len(self._units))
@@ -95,20 +95,19 @@ class CoordinatorActor(Actor[CoordinatorMessage]):
         match message:
             case WorkerReady():
                 self._on_ready(message)
-            case StageCompleted(unit=unit, worker=worker):
-                self._release(worker)
+            case StageCompleted(unit=unit, worker=worker) if self._release(worker, unit):
                 self.progress.completed += 1
                 self._end(unit)
-            case StageFailed(unit=unit, worker=worker, error=error):
-                self._release(worker)
+            case StageFailed(unit=unit, worker=worker, error=error) if self._release(worker, unit):
                 self._fail(unit, error)
             case StopAfterRunning():
                 self.progress.stopping = True
-            case TimerFired():
-                pass
+            case _:
+                pass  # of a unit that this worker no longer has
         self._go_on()
 
     def _on_ready(self, message: WorkerReady) -> None:
+        self._generations[message.worker] = message.generation
         lost = self._running.pop(message.worker, None)
         if lost is not None:
             self.progress.worker_restarts += 1
@@ -119,9 +118,13 @@ class CoordinatorActor(Actor[CoordinatorMessage]):
         if message.worker not in self._idle:
             self._idle.append(message.worker)
 
-    def _release(self, worker: str) -> None:
-        if self._running.pop(worker, None) is not None:
-            self._idle.append(worker)
+    def _release(self, worker: str, unit: str) -> bool:
+        """Whether the worker had that unit; then it is free."""
+        if self._running.get(worker) != unit:
+            return False
+        del self._running[worker]
+        self._idle.append(worker)
+        return True
 
     def _fail(self, unit: str, error: str) -> None:
         self.progress.failed += 1
@@ -138,15 +141,20 @@ class CoordinatorActor(Actor[CoordinatorMessage]):
         self.progress.stage_counts[self._units[unit].stage] = (done + 1, planned)
 
     def _next_unit(self) -> str | None:
-        """The first ready unit in plan order; those that an earlier run finished are passed over."""
-        if self._retry:
-            return self._retry.pop(0)
-        while self._ready:
-            key = self._order[heapq.heappop(self._ready)]
-            if not self._reusable(key):
+        """The first unit in plan order that has to be computed; what is done or cannot be done ends on the way."""
+        while self._retry or self._ready:
+            key = self._retry.pop(0) if self._retry else self._order[heapq.heappop(self._ready)]
+            failed = next((needed for needed in self._units[key].depends_on if needed in self.progress.failures), None)
+            if failed is not None:  # an older artifact of the input may still be there: nothing may be built on that
+                self._fail(key, f"needs {failed}, which failed")
+            elif not self._reusable(key):
                 return key
-            self.progress.reused += 1
-            self._end(key)
+            elif key in self._tries:  # its worker wrote it and died before it could say so
+                self.progress.completed += 1
+                self._end(key)
+            else:
+                self.progress.reused += 1
+                self._end(key)
         return None
 
     def _go_on(self) -> None:
@@ -157,11 +165,10 @@ class CoordinatorActor(Actor[CoordinatorMessage]):
             worker = self._idle.pop(0)
             self._tries[unit] = self._tries.get(unit, 0) + 1
             self._running[worker] = unit
-            self.tell(self._workers[worker], RunStage(at_ns=self.now_ns, unit=unit))
-        running = sorted(self._running.values())
-        self.progress.running = tuple(self._units[key].label for key in running)
-        if running:
-            self.progress.stage = self._units[running[0]].stage
+            order = RunStage(at_ns=self.now_ns, unit=unit, generation=self._generations[worker])
+            self.tell(self._workers[worker], order)
+        running = sorted(self._running.values(), key=self._index.__getitem__)
+        self.progress.running = tuple((self._units[key].stage, self._units[key].label) for key in running)
         self._on_progress(self.progress)
         if not self._running and (self.progress.stopping or len(self._ended) == len(self._units)):
             reason = "interrupted" if self.progress.stopping else "all units ended"

@@ -479,13 +479,15 @@ class WorkerReady(Message):
     """A stage worker (again) has an idle child process."""
 
     worker: str
+    generation: int
     pid: int
 
 
 class RunStage(Message):
-    """Compute one unit of the plan."""
+    """Compute one unit of the plan. Meant for one incarnation of the worker: the next one is asked anew."""
 
     unit: str
+    generation: int
 
 
 class StageCompleted(Message):
@@ -524,5 +526,5 @@ class StopAfterRunning(Message):
     """Give out no more units; finish when the running ones have ended (first Ctrl-C)."""
 
 
-CoordinatorMessage = WorkerReady | StageCompleted | StageFailed | StopAfterRunning | TimerFired
+CoordinatorMessage = WorkerReady | StageCompleted | StageFailed | StopAfterRunning
 StageWorkerMessage = RunStage | ChildAnswered | ChildExited | TimerFired

@@ -1,10 +1,11 @@
 """A stage worker: an actor that owns one child process, so that a computation can be killed for real."""
 
 import multiprocessing as mp
+import os
 import signal
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Protocol
 
 from actors.kernel import Actor, Ref, spawn_thread
@@ -48,7 +49,12 @@ class ProcessCompute:
         context = mp.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_child, args=(theirs, make), name=name, daemon=True)
-        self._process.start()
+        # A terminal sends Ctrl-C to the child too, which is the parent's business; the child inherits this mask.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self.pid = self._process.pid or 0
         self._on_answer, self._on_exit = on_answer, on_exit
@@ -69,15 +75,17 @@ class ProcessCompute:
                 unit, error, took_s = self._pipe.recv()
             except (EOFError, OSError):
                 self._process.join(5.0)
+                self._pipe.close()
                 self._on_exit(self._process.exitcode)
                 return
             self._on_answer(unit, error, took_s)
 
 
 def _child(pipe: Connection, make: Callable[[], RunUnit]) -> None:
-    """The child's main loop. Ctrl-C is the parent's business; a closed pipe ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    clock, run = WallClock(), make()
+    """The child's main loop, which a closed pipe ends; a parent that is gone ends it in the middle of a unit too."""
+    spawn_thread("parent-watch", _end_with_parent)
+    clock = WallClock()
+    run: RunUnit | None = None
     while True:
         try:
             unit = pipe.recv()
@@ -85,6 +93,7 @@ def _child(pipe: Connection, make: Callable[[], RunUnit]) -> None:
             return
         began, error = clock.monotonic_s(), None
         try:
+            run = run or make()
             run(unit)
         except AlgoRoyaleError as problem:
             error = str(problem)
@@ -94,6 +103,13 @@ def _child(pipe: Connection, make: Callable[[], RunUnit]) -> None:
             pipe.send((unit, error, clock.monotonic_s() - began))
         except OSError:
             return
+
+
+def _end_with_parent() -> None:
+    parent = mp.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)  # artifacts are whole or absent, so there is nothing to tidy up
 
 
 class StageWorkerActor(Actor[StageWorkerMessage]):
@@ -109,12 +125,10 @@ class StageWorkerActor(Actor[StageWorkerMessage]):
     ) -> None:  # fmt: skip
         self._name, self._make, self._coordinator, self._timeout_s = name, compute, coordinator, unit_timeout_s
         self._compute: Compute | None = None
-        self._generation = 0
         self._unit: str | None = None
 
     def started(self) -> None:
         me, clock, number = self.ref(self.path), self.system.clock, self.generation
-        self._generation = number
 
         def answered(unit: str, error: str | None, took_s: float) -> None:
             me.tell(ChildAnswered(at_ns=clock.now_ns(), generation=number, unit=unit, error=error, took_s=took_s))
@@ -123,7 +137,8 @@ class StageWorkerActor(Actor[StageWorkerMessage]):
             me.tell(ChildExited(at_ns=clock.now_ns(), generation=number, exit_code=code))
 
         self._compute = self._make(answered, exited)
-        self.tell(self._coordinator, WorkerReady(at_ns=self.now_ns, worker=self._name, pid=self._compute.pid))
+        ready = WorkerReady(at_ns=self.now_ns, worker=self._name, generation=number, pid=self._compute.pid)
+        self.tell(self._coordinator, ready)
 
     def stopped(self, reason: object) -> None:
         if self._compute is not None:
@@ -135,20 +150,20 @@ class StageWorkerActor(Actor[StageWorkerMessage]):
     def receive(self, message: StageWorkerMessage) -> None:
         assert self._compute is not None
         match message:
-            case RunStage(unit=unit):
+            case RunStage(unit=unit) if message.generation == self.generation:
                 self._unit = unit
                 self.later(self._timeout_s, TimerFired(at_ns=self.now_ns, name="timeout", key=unit), key="timeout")
                 self._compute.submit(unit)
-            case ChildAnswered() if message.generation == self._generation:
+            case ChildAnswered() if message.generation == self.generation:
                 self._unit = None
                 self.cancel("timeout")
                 self._report(message)
-            case ChildExited() if message.generation == self._generation:
+            case ChildExited() if message.generation == self.generation:
                 raise ChildDied(f"child {self._compute.pid} ended with {message.exit_code} while on {self._unit}")
             case TimerFired() if message.key == self._unit:
                 self._compute.kill()  # its end arrives as ChildExited
             case _:
-                pass  # of an earlier child
+                pass  # of or for an earlier child
 
     def _report(self, answer: ChildAnswered) -> None:
         if answer.error is None:

@@ -1,5 +1,6 @@
 """Assembles and runs a backtest: the plan, the coordinator and the stage workers under one supervisor."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -11,7 +12,19 @@ from types import FrameType
 from typing import Any
 
 from actors.backtest import CoordinatorActor, PlannedUnit, Progress
-from actors.kernel import ChildSpec, Intensity, Ref, Sink, Strategy, Supervisor, ThreadSystem
+from actors.kernel import (
+    EXIT_FAILED,
+    EXIT_OK,
+    ChildSpec,
+    Intensity,
+    MailboxSpec,
+    Ref,
+    Sink,
+    Strategy,
+    Supervisor,
+    ThreadSystem,
+)
+from actors.kernel.journal import MessageLog
 from actors.messages import StopAfterRunning
 from actors.stage_worker import ProcessCompute, RunUnit, StageWorkerActor
 from algo_royale.clock import WallClock
@@ -19,12 +32,14 @@ from algo_royale.research import plan as planning
 from algo_royale.research import stages
 from algo_royale.research.plan import Plan, ResearchConfig
 
+
 def iso(at_ns: int) -> str:
     """UTC nanoseconds as ISO-8601 with Z, to the second."""
     return datetime.fromtimestamp(at_ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 ROOT = "root"
+INTERRUPTED = 130
 COORDINATOR = f"{ROOT}/backtest/coordinator"
 
 
@@ -53,7 +68,6 @@ def backtest_tree(
     workers: int,
     ref: Callable[[str], Ref[Any]],
     on_progress: Callable[[Progress], None],
-    fresh: bool,
     unit_timeout_s: float = 3600.0,
 ) -> ChildSpec:
     """root / backtest / coordinator and workers. A worker restarts alone; the coordinator takes the workers along."""
@@ -67,7 +81,7 @@ def backtest_tree(
                 PlannedUnit(key=u.key, label=u.label, stage=u.stage, depends_on=u.depends_on) for u in plan.units
             ],
             workers=refs,
-            reusable=lambda key: not fresh and planning.reusable(units[key], config),
+            reusable=lambda key: planning.reusable(units[key], config),
             on_progress=on_progress,
         )  # fmt: skip
 
@@ -75,9 +89,12 @@ def backtest_tree(
         compute = partial(ProcessCompute, MakeRunner(config), name)
         return StageWorkerActor(name, compute, coordinator=ref(COORDINATOR), unit_timeout_s=unit_timeout_s)
 
-    pool = [ChildSpec(id=name, factory=partial(worker, name), start_within=60.0) for name in names]
+    fresh_mail = MailboxSpec(keep=False)
+    pool = [ChildSpec(id=name, factory=partial(worker, name), start_within=60.0, mailbox=fresh_mail) for name in names]
     stage = [
-        ChildSpec(id="coordinator", factory=coordinator),
+        ChildSpec(
+            id="coordinator", factory=coordinator, hang_after=300.0, mailbox=fresh_mail
+        ),  # looks at every artifact
         ChildSpec(id="workers", factory=lambda: Supervisor(pool, intensity=Intensity(10 * workers, 60.0))),
     ]
     run = ChildSpec(
@@ -86,41 +103,73 @@ def backtest_tree(
     return ChildSpec(id=ROOT, factory=lambda: Supervisor([run]))
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: `interrupted` by one Ctrl-C, `aborted` by two; `gave_up` says why supervision did, or is empty."""
+
+    exit_code: int
+    progress: Progress
+    interrupted: bool
+    aborted: bool
+    gave_up: str
+
+
 def run_backtest(
     plan: Plan, config: ResearchConfig, *, workers: int, on_progress: Callable[[Progress], None], fresh: bool,
     log: Sink | None = None,
-) -> tuple[int, Progress]:  # fmt: skip
-    """Run the plan to its end. Returns the exit code and the final counts.
+) -> Outcome:  # fmt: skip
+    """Run the plan to its end.
 
-    The first Ctrl-C lets the running units finish; the second one kills the workers and ends the process with 130.
+    The first Ctrl-C (or SIGTERM) lets the running units finish; the second one ends their workers at once, code 130.
     """
     os.environ.update(stages.WORKER_ENVIRONMENT)  # read by the workers when they import numpy
-    last = Progress()
-    done = threading.Event()
+    _tidy(plan, config, fresh=fresh)
+    last = Progress(planned=len(plan.units))
 
     def progressed(progress: Progress) -> None:
         nonlocal last
         last = progress
         on_progress(progress)
 
-    system = ThreadSystem(WallClock(), seed=config.seed, log=log)
     interrupts = 0
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         nonlocal interrupts
-        interrupts += 1
-        if interrupts > 1:
-            os._exit(130)  # the workers' pipes close with us, which ends them
-        system.ref(COORDINATOR).tell(StopAfterRunning(at_ns=system.clock.now_ns()))
+        interrupts += 1  # and no more: what a handler interrupts may hold any lock
 
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        system.start(
-            backtest_tree(plan, config, workers=workers, ref=system.ref, on_progress=progressed, fresh=fresh)
-        )
-        while system.exit_code is None:
-            done.wait(0.05)
-        return system.stop(10.0), last
+        system = ThreadSystem(WallClock(), seed=config.seed, log=log)
+        if isinstance(log, MessageLog):
+            log.watch(system.tree)
+        system.start(backtest_tree(plan, config, workers=workers, ref=system.ref, on_progress=progressed))
+        tick, asked = threading.Event(), None
+        while system.exit_code is None and interrupts < 2:
+            if interrupts and asked is not last:  # a restarted coordinator has to be told again
+                asked = last
+                system.ref(COORDINATOR).tell(StopAfterRunning(at_ns=system.clock.now_ns()))
+            tick.wait(0.05)
+        aborted = system.exit_code is None
+        errors = [f"{row['path']}: {row['last_error']}" for row in system.tree() if row["last_error"]]
+        code = system.stop(10.0)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    gave_up = "" if aborted or code in (EXIT_OK, EXIT_FAILED) else "; ".join(errors) or f"exit code {code}"
+    return Outcome(
+        exit_code=INTERRUPTED if aborted else code, progress=last, interrupted=interrupts > 0, aborted=aborted,
+        gave_up=gave_up,
+    )  # fmt: skip
+
+
+def _tidy(plan: Plan, config: ResearchConfig, *, fresh: bool) -> None:
+    """Remove what a killed run left half-written, and with `fresh` every artifact that this run is going to make.
+
+    With the artifacts gone, what is there later is of this run, whoever of it was restarted meanwhile.
+    """
+    for path in config.artifacts_root.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+    if fresh:
+        for unit in plan.units:
+            with contextlib.suppress(IsADirectoryError, PermissionError):  # said when the unit is to be written
+                unit.path(config).unlink(missing_ok=True)

@@ -3,6 +3,8 @@
 import json
 import os
 import sys
+import textwrap
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ from algo_royale.errors import BadInput
 
 if TYPE_CHECKING:
     from actors.backtest import Progress
+    from algo_royale.app.backtest import Outcome
     from algo_royale.app.cli import Settings
     from algo_royale.config import Config
     from algo_royale.research.plan import Plan, ResearchConfig
@@ -28,8 +31,13 @@ STAGE_NAMES = {
 }
 
 
-def _names(value: str | None) -> tuple[str, ...] | None:
-    return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
+def _names(option: str, value: str | None) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    names = tuple(part.strip() for part in value.split(",") if part.strip())
+    if not names:
+        raise BadInput(f"--{option} names nothing; leave it out to take all")
+    return names
 
 
 @click.command("run-backtest")
@@ -40,7 +48,9 @@ def _names(value: str | None) -> tuple[str, ...] | None:
 @click.option("--timeframe", type=click.Choice(["1Min", "5Min", "15Min", "1Hour", "1Day"]), help="Length of a bar.")
 @click.option("--start", type=DAY, help="First date; default where the data begin.")
 @click.option("--end", type=DAY, help="Last date; default where the data end.")
-@click.option("--unit", type=click.Choice(["years", "months", "sessions", "bars"]), help="Unit of the four lengths below.")
+@click.option(
+    "--unit", type=click.Choice(["years", "months", "sessions", "bars"]), help="Unit of the four lengths below."
+)
 @click.option("--train", type=int, help="Length of each in-sample range.")
 @click.option("--test", type=int, help="Length of each out-of-sample range.")
 @click.option("--step", type=int, help="Distance between windows; default the test length.")
@@ -59,7 +69,13 @@ def _names(value: str | None) -> tuple[str, ...] | None:
 @click.option("--log", "log_messages", is_flag=True, help="Keep the run's messages for `messages` and `actors`.")
 @click.pass_obj
 def run_backtest_command(
-    settings: "Settings", fresh: bool, log_messages: bool, start: datetime | None, end: datetime | None, **options: Any
+    settings: "Settings",
+    /,
+    fresh: bool,
+    log_messages: bool,
+    start: datetime | None,
+    end: datetime | None,
+    **options: Any,
 ) -> int:
     """Search, judge and choose strategies by walk-forward, and write what is viable as JSON artifacts.
 
@@ -72,10 +88,10 @@ def run_backtest_command(
       run-backtest --symbols AAPL,IBM --strategies RSIStrategy --trials 100
       run-backtest --data ./bars --train 5 --test 1 --json
     """
-    lists = {name: _names(options.pop(name)) for name in ("symbols", "strategies", "portfolios")}
+    lists = {name: _names(name, options.pop(name)) for name in ("symbols", "strategies", "portfolios")}
     dates = {"start": start and start.date(), "end": end and end.date()}
     config = settings.with_flags({"research": {**options, **lists, **dates}})
-    return backtest(settings, config, fresh=fresh, log_messages=log_messages)
+    return backtest(settings, config, fresh=fresh, log_messages=log_messages).exit_code
 
 
 def research_config(config: "Config", root: Path) -> "ResearchConfig":
@@ -94,13 +110,15 @@ def research_config(config: "Config", root: Path) -> "ResearchConfig":
         timeframe=timeframe, data=research.data, start=research.start, end=research.end, windows=research.window_config(),
         trials=research.trials, portfolio_trials=research.portfolio_trials, objective=Objective(names=(research.objective,)),
         min_trades=research.min_trades, seed=research.seed, costs=config.costs.rules(),
-        start_equity=float(config.account.cash), viability=config.viability.rules(),
+        start_equity=float(config.account.cash), viability=config.viability.rules(), rules=config.research_rules(),
         weights=config.account.weights(bars_per_year=timeframe.bars_per_year),
     )  # fmt: skip
 
 
-def backtest(settings: "Settings", config: "Config", *, fresh: bool, log_messages: bool, show: bool = True) -> int:
-    """Run the pipeline of `config` and show it; the exit code."""
+def backtest(
+    settings: "Settings", config: "Config", *, fresh: bool, log_messages: bool, show: bool = True
+) -> "Outcome":
+    """Run the pipeline of `config` and show it."""
     from actors.kernel.journal import MessageLog, RunInfo
     from algo_royale.app.backtest import iso, run_backtest
     from algo_royale.app.lock import single_instance
@@ -112,106 +130,134 @@ def backtest(settings: "Settings", config: "Config", *, fresh: bool, log_message
     began_ns, began_s = clock.now_ns(), clock.monotonic_s()
     run_id = f"backtest-{iso(began_ns).replace(':', '').replace('-', '')}-{os.getpid()}"
     with single_instance(settings.directory, "run-backtest"):
-        root = settings.directory / "artifacts"
-        research = research_config(config, root)
+        research = research_config(config, settings.directory / "artifacts")
         plan = planning.plan(research)
         workers = config.research.workers or os.cpu_count() or 1
         log = None
         if log_messages:
             info = RunInfo(id=run_id, kind="backtest", started_ns=began_ns, code=plan.code_version, seed=research.seed)
             log = MessageLog(settings.directory / "runs" / run_id / "messages.db", info)
-        display = _Display(plan, quiet=settings.verbosity < 0)
-        with display:
-            code, progress = run_backtest(
-                plan, research, workers=workers, on_progress=display.show, fresh=fresh, log=log
-            )
-        elapsed_s = round(clock.monotonic_s() - began_s, 3)
-        stages.write_manifest(
-            plan, research, failures=progress.failures, created_at=iso(began_ns), run_time_sec=elapsed_s
-        )
-        document = _document(run_id, config, research, plan, progress, workers, elapsed_s)
-        if settings.json:
-            click.echo(json.dumps(document, indent=2, allow_nan=False))
-        elif show:
-            _print_summary(document, config, research, plan)
+        with _Display(plan, quiet=settings.verbosity < 0) as display:
+            outcome = run_backtest(plan, research, workers=workers, on_progress=display.show, fresh=fresh, log=log)
+        if not outcome.aborted:
+            elapsed_s = round(clock.monotonic_s() - began_s, 3)
+            failures = outcome.progress.failures
+            stages.write_manifest(plan, research, failures=failures, created_at=iso(began_ns), run_time_sec=elapsed_s)
+            verdicts = _verdicts(research, plan)
+            if settings.json and show:
+                document = _document(run_id, config, research, plan, outcome.progress, workers, elapsed_s, verdicts)
+                click.echo(json.dumps(document, indent=2, allow_nan=False))
+            elif show:
+                _print_summary(verdicts, config, research, plan, outcome.progress, elapsed_s)
+    _say_what_is_left(outcome)
+    return outcome
+
+
+def _say_what_is_left(outcome: "Outcome") -> None:
+    """On stderr: units that failed, and how to go on with what is not done."""
+    progress = outcome.progress
+    because = [key for key, error in progress.failures.items() if error.endswith(", which failed")]
     for key, error in sorted(progress.failures.items()):
-        click.echo(f"failed: {key}: {error.strip().splitlines()[-1]}", err=True)
-    if progress.stopping:
-        left = progress.planned - progress.done
-        click.echo(f"interrupted with {left} of {progress.planned} units to go; run the same command to resume", err=True)
-    return code
+        if key not in because:
+            click.echo(f"failed: {key}: {error.strip().splitlines()[-1]}", err=True)
+    if because:
+        click.echo(f"failed: {len(because)} more units that need one of these; run_manifest.json lists them", err=True)
+    if outcome.gave_up:
+        click.echo(f"error: the run gave up: {' '.join(outcome.gave_up.split())}", err=True)
+    left = progress.planned - progress.done
+    if left:
+        why = "interrupted" if outcome.interrupted else "ended"
+        click.echo(f"{why} with {left} of {progress.planned} units to go; run the same command to resume", err=True)
 
 
 class _Display:
-    """Progress on stderr: a bar per stage with the time left on a terminal, one line per stage and tenth otherwise."""
+    """Progress on stderr: a bar per stage with the time left on a terminal, a line per quarter of a stage otherwise."""
 
     def __init__(self, plan: "Plan", *, quiet: bool) -> None:
-        self._quiet, self._said, self._bar, self._tasks = quiet, "", None, {}
+        self._quiet, self._live = quiet, None
         self._totals: dict[str, int] = {}
         for unit in plan.units:
             self._totals[unit.stage] = self._totals.get(unit.stage, 0) + 1
+        self._quarters = dict.fromkeys(self._totals, 0)
 
-    _bar: Any
-    _tasks: dict[str, Any]
+    _live: Any
+    _bars: Any
+    _tasks: Mapping[str, Any]
 
     def __enter__(self) -> "_Display":
         if not self._quiet and sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.live import Live
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            self._bar = Progress(
-                TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-                TimeRemainingColumn(), TextColumn("{task.fields[now]}"), console=Console(stderr=True),
+            self._bars = Progress(
+                TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(),
+                TimeRemainingColumn(elapsed_when_finished=True),
             )  # fmt: skip
-            self._bar.start()
-            for stage, total in self._totals.items():
-                self._tasks[stage] = self._bar.add_task(STAGE_NAMES[stage], total=total, now="", start=False)
+            self._tasks = {
+                stage: self._bars.add_task(STAGE_NAMES[stage], total=total, start=False)
+                for stage, total in self._totals.items()
+            }
+            self._live = Live(self._bars, console=Console(stderr=True, highlight=False), refresh_per_second=4)
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._live is not None:
+            self._live.update(self._bars, refresh=True)
+            self._live.stop()
+            click.echo("", err=True)
 
     def show(self, progress: "Progress") -> None:
         """Called in the coordinator's thread, at every change."""
-        if self._bar is not None:
-            for stage, (done, _) in progress.stage_counts.items():
-                if (done or stage == progress.stage) and not self._bar.tasks[self._tasks[stage]].started:
-                    self._bar.start_task(self._tasks[stage])
-                now = ", ".join(progress.running) if stage == progress.stage else ""
-                self._bar.update(self._tasks[stage], completed=done, now=now[:60])
+        if self._live is not None:
+            self._show_bars(progress)
         elif not self._quiet:
-            done, total = progress.stage_counts.get(progress.stage, (0, 0))
-            said = f"{STAGE_NAMES.get(progress.stage, 'nothing')}: {done - done % max(1, total // 4)} of {total}" if total else ""
-            if said and said != self._said:
-                self._said = said
-                click.echo(said, err=True)
+            for stage, (done, total) in progress.stage_counts.items():
+                quarter = done * 4 // total
+                if quarter > self._quarters[stage]:
+                    self._quarters[stage] = quarter
+                    click.echo(f"{STAGE_NAMES[stage]}: {done} of {total}", err=True)
+
+    def _show_bars(self, progress: "Progress") -> None:
+        from rich.console import Group
+        from rich.text import Text
+
+        begun = {stage for stage, _ in progress.running}
+        for stage, (done, total) in progress.stage_counts.items():
+            task = self._tasks[stage]
+            if (done or stage in begun) and not self._bars.tasks[task].started:
+                self._bars.start_task(task)
+            self._bars.update(task, completed=done, total=total)
+        labels = [label.replace("PortfolioStrategy", "").replace("Strategy", "") for _, label in progress.running]
+        now = ("finishing " if progress.stopping else "") + ", ".join(labels)
+        line = Text(now, style="dim", no_wrap=True, overflow="ellipsis")
+        self._live.update(Group(self._bars, line))
+
+
+def _verdicts(research: "ResearchConfig", plan: "Plan") -> dict[str, dict[str, Any]]:
+    """The summaries that this configuration, data and code made: by symbol, and the portfolio's as ""."""
+    from algo_royale.research import artifacts
+    from algo_royale.research.plan import reusable
+
+    summaries = [unit for unit in plan.units if unit.stage in ("symbol_summary", "portfolio_summary")]
+    return {unit.symbol or "": artifacts.read(unit.path(research)) for unit in summaries if reusable(unit, research)}
 
 
 def _document(
     run_id: str, config: "Config", research: "ResearchConfig", plan: "Plan", progress: "Progress", workers: int,
-    elapsed_s: float,
+    elapsed_s: float, verdicts: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:  # fmt: skip
-    """What `--json` prints (docs/cli.md). A verdict that was not reached is absent."""
-    from algo_royale.errors import ArtifactError
+    """What `--json` prints. A symbol whose verdict was not reached is absent, a portfolio is null."""
     from algo_royale.research import artifacts
-    from algo_royale.research.plan import reusable
+    from algo_royale.research.plan import warmup_bars
     from algo_royale.research.signal_stages import window_block
 
-    root, made = research.artifacts_root, {u.key for u in plan.units if u.stage.endswith("summary") and reusable(u, research)}
-    signal = {}
-    for symbol in research.symbols:
-        path = artifacts.symbol_summary_path(root, symbol)
-        if str(path.relative_to(root)) in made:
-            signal[symbol] = _verdict(artifacts.read(path))
-    portfolio: dict[str, Any] | None = None
-    path = artifacts.portfolio_summary_path(root, research.symbols)
-    if str(path.relative_to(root)) in made:
-        try:
-            found = artifacts.read(path)
-            portfolio = _verdict(found) | {"metrics": found["oos"]}
-        except ArtifactError as error:
-            raise BadInput(str(error)) from error
+    shown = {
+        name: {key: found[key] for key in ("strategy", "is_viable", "viability_score", "best_params")}
+        for name, found in verdicts.items()
+    }
+    portfolio = shown.pop("", None)
     return {
         "run_id": run_id,
         "schema_version": artifacts.SCHEMA_VERSION,
@@ -222,62 +268,58 @@ def _document(
         "workers": workers,
         "data_fingerprint": plan.data_fingerprint,
         "symbols": list(research.symbols),
-        "windows": [artifacts.plain(window_block(research, w, 0) | {"warmup_bars": None}) for w in plan.windows],
-        "holdout_start": plan.holdout_start.isoformat(),
-        "units": {
-            "planned": progress.planned,
-            "completed": progress.completed,
-            "reused": progress.reused,
-            "failed": progress.failed,
-        },
-        "signal": signal,
-        "portfolio": portfolio,
-        "artifacts_root": str(root),
+        "windows": [artifacts.plain(window_block(research, w, warmup_bars(research))) for w in plan.windows],
+        "units": {name: getattr(progress, name) for name in ("planned", "completed", "reused", "failed")},
+        "signal": shown,
+        "portfolio": portfolio and portfolio | {"metrics": verdicts[""]["oos"]},
+        "artifacts_root": str(research.artifacts_root),
         "report": None,
         "elapsed_s": elapsed_s,
     }
 
 
-def _verdict(summary: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "strategy": summary["strategy"],
-        "is_viable": summary["is_viable"],
-        "viability_score": summary["viability_score"],
-        "best_params": summary["best_params"],
-        "oos": summary["oos"],
-        "failed_checks": [c for c in summary["checks"] if not c["passed"]],
-    }
+COLUMNS = ("", "strategy", "viable", "score", "return", "sharpe", "max dd", "trades")
 
 
-def _print_summary(document: dict[str, Any], config: "Config", research: "ResearchConfig", plan: "Plan") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(no_color=True if os.environ.get("NO_COLOR") else None, highlight=False)
-    units = document["units"]
-    console.print(
-        f"{len(document['symbols'])} symbols, {len(plan.windows)} windows, {units['completed']} units computed, "
-        f"{units['reused']} reused, {units['failed']} failed, {document['elapsed_s']:.1f} s"
+def _print_summary(
+    verdicts: Mapping[str, Mapping[str, Any]], config: "Config", research: "ResearchConfig", plan: "Plan",
+    progress: "Progress", elapsed_s: float,
+) -> None:  # fmt: skip
+    """A table that fits 80 columns, and below it what each verdict found wanting."""
+    units = f"{progress.completed} computed, {progress.reused} reused, {progress.failed} failed"
+    click.echo(
+        f"{_count(len(research.symbols), 'symbol')}, {_count(len(plan.windows), 'window')}; {units}; {elapsed_s:.1f} s"
     )
-    console.print(f"judged out of sample up to {plan.windows[-1].test_end}; held back from {plan.holdout_start}")
-    table = Table("", "strategy", "viable", "score", "return", "sharpe", "drawdown", "trades", "why not", box=None, pad_edge=False)
-    for symbol, verdict in document["signal"].items():
-        table.add_row(symbol, *_cells(verdict))
-    for symbol in research.symbols:
-        if symbol not in document["signal"]:
-            table.add_row(symbol, "", "no", "", "", "", "", "", "too little data, or its units failed")
-    if document["portfolio"]:
-        table.add_row("portfolio", *_cells(document["portfolio"]))
-    console.print(table)
+    click.echo(f"judged out of sample up to {plan.windows[-1].test_end}; held back from {plan.holdout_start}\n")
+    rows: list[tuple[str, ...]] = [COLUMNS]
+    wanting: dict[str, str] = {}
+    for name in [*research.symbols, ""]:
+        if name in verdicts:
+            rows.append(_cells(name or "portfolio", verdicts[name]))
+            missed = [_missed(check) for check in verdicts[name]["checks"] if not check["passed"]]
+            wanting[name or "portfolio"] = ", ".join(missed)
+        elif name:
+            rows.append((name, "-", "no", *("-",) * 5))
+            none_planned = not any(unit.symbol == name for unit in plan.units)
+            wanting[name] = "its data cover no whole window" if none_planned else "no verdict: see below"
+    for index, line in enumerate(_aligned(rows)):
+        click.echo(click.style(line, bold=True) if index == 0 else line)
+    found = [f"  {name}: {what}" for name, what in wanting.items() if what]
+    if found:
+        click.echo("\nwhat was missed")
+        for line in found:
+            click.echo(textwrap.fill(line, 79, subsequent_indent="    ", break_on_hyphens=False))
+    click.echo("")
     if config.viability.note:
-        console.print(f"thresholds of {config.environment}: {config.viability.note}")
-    console.print(f"artifacts: {document['artifacts_root']}")
+        note = f"thresholds of {config.environment}: {config.viability.note}"
+        click.echo(textwrap.fill(note, 79, subsequent_indent="  "))
+    click.echo(f"artifacts: {research.artifacts_root}")
 
 
-def _cells(verdict: dict[str, Any]) -> list[str]:
+def _cells(name: str, verdict: Mapping[str, Any]) -> tuple[str, ...]:
     oos = verdict["oos"]
-    failed = ", ".join(f"{c['name']} {_number(c['value'])} not {c['op']} {c['threshold']:g}" for c in verdict["failed_checks"])
-    return [
+    return (
+        name,
         verdict["strategy"].removesuffix("PortfolioStrategy").removesuffix("Strategy"),
         "yes" if verdict["is_viable"] else "no",
         f"{verdict['viability_score']:.2f}",
@@ -285,8 +327,27 @@ def _cells(verdict: dict[str, Any]) -> list[str]:
         _number(oos["sharpe_ratio"]),
         _number(oos["max_drawdown"], ".1%"),
         _number(oos["num_trades"], "d"),
-        failed,
+    )
+
+
+def _missed(check: Mapping[str, Any]) -> str:
+    return f"{check['name']} {_number(check['value'])} (wants {check['op']} {check['threshold']:g})"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns as wide as their widest cell, names to the left, numbers to the right: nothing is cut, nothing wraps."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if index < 3 else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
     ]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _number(value: Any, form: str = ".2f") -> str:

@@ -37,13 +37,16 @@ def demo_command(settings: "Settings", speed: str) -> int:
             "trader": {"speed": speed if speed == "max" else _speed(speed)},
         }
     )
-    say = (lambda text: None) if settings.json else (lambda text: click.echo(click.style(text, bold=True)))
+
+    def say(text: str) -> None:
+        if not settings.json:
+            click.echo(click.style(text, bold=True))
+
     say("1. run-backtest: which strategies hold up on prices they were not fitted to?")
-    code = backtest(
-        replace(quiet, verbosity=-1) if settings.json else quiet, config, fresh=False, log_messages=False, show=not settings.json
-    )
-    if code != 0:
-        return code
+    shown = replace(quiet, verbosity=-1) if settings.json else quiet
+    outcome = backtest(shown, config, fresh=False, log_messages=False, show=not settings.json)
+    if outcome.exit_code or outcome.interrupted:
+        return outcome.exit_code
     say("\n2. run-trader: the year that the research never saw, through Alpaca's own client and protocol")
     summary = trade(settings, config)
     if settings.json:
@@ -76,7 +79,9 @@ def _page(settings: "Settings", summary: dict[str, Any]) -> None:
         own = [fill for fill in fills if fill["symbol"] == symbol]
         traded = sum(float(fill["quantity"]) * float(fill["price_usd"]) for fill in own)
         held = float(bars.close[-1]) / float(bars.open[0]) - 1
-        table.add_row(f"{symbol} held", f"{held:+.1%}", str(sum(o["symbol"] == symbol for o in orders)), f"{traded:,.0f}")
+        table.add_row(
+            f"{symbol} held", f"{held:+.1%}", str(sum(o["symbol"] == symbol for o in orders)), f"{traded:,.0f}"
+        )
     if summary["equity_start"] and summary["equity_end"]:
         own_return = float(summary["equity_end"]) / float(summary["equity_start"]) - 1
         table.add_row("this account", f"{own_return:+.1%}", str(len(orders)), "")
