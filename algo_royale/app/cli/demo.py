@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 
 # Small enough for a minute on two cores with the kernels still to be compiled, large enough to be a real search.
 TRIALS, PORTFOLIO_TRIALS, WINDOWS = 6, 3, 6
+STRATEGIES = (
+    "BollingerBandsStrategy", "MeanReversionStrategy", "MovingAverageCrossoverStrategy", "RSIStrategy",
+    "TrailingStopStrategy",
+)  # fmt: skip
 
 
 @click.command("demo")
@@ -33,7 +37,13 @@ def demo_command(settings: "Settings", speed: str) -> int:
     quiet = replace(settings, json=False)
     config = settings.with_flags(
         {
-            "research": {"trials": TRIALS, "portfolio_trials": PORTFOLIO_TRIALS, "windows": WINDOWS, "data": "bundled"},
+            "research": {
+                "trials": TRIALS,
+                "portfolio_trials": PORTFOLIO_TRIALS,
+                "windows": WINDOWS,
+                "data": "bundled",
+                "strategies": STRATEGIES,
+            },
             "trader": {"speed": speed if speed == "max" else _speed(speed)},
         }
     )
