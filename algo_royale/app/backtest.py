@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -20,14 +20,16 @@ from actors.kernel import (
     MailboxSpec,
     Ref,
     Sink,
+    StartFailed,
     Strategy,
     Supervisor,
     ThreadSystem,
 )
 from actors.kernel.journal import MessageLog
 from actors.messages import StopAfterRunning
-from actors.stage_worker import ProcessCompute, RunUnit, StageWorkerActor
+from actors.stage_worker import Compute, OnAnswer, OnExit, ProcessCompute, RunUnit, StageWorkerActor
 from algo_royale.clock import WallClock
+from algo_royale.errors import AlgoRoyaleError
 from algo_royale.research import plan as planning
 from algo_royale.research import stages
 from algo_royale.research.plan import Plan, ResearchConfig
@@ -40,7 +42,7 @@ def iso(at_ns: int) -> str:
 
 ROOT = "root"
 INTERRUPTED = 130
-COORDINATOR = f"{ROOT}/backtest/coordinator"
+COORDINATOR, WORKERS = f"{ROOT}/backtest/coordinator", f"{ROOT}/backtest/workers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,45 +64,52 @@ class MakeRunner:
 
 
 def backtest_tree(
-    plan: Plan,
-    config: ResearchConfig,
+    units: Sequence[PlannedUnit],
     *,
     workers: int,
+    compute: Callable[[str], Callable[[OnAnswer, OnExit], Compute]],
+    reusable: Callable[[str], bool],
     ref: Callable[[str], Ref[Any]],
     on_progress: Callable[[Progress], None],
     unit_timeout_s: float = 3600.0,
 ) -> ChildSpec:
-    """root / backtest / coordinator and workers. A worker restarts alone; the coordinator takes the workers along."""
-    units = {unit.key: unit for unit in plan.units}
+    """root / backtest / coordinator and workers. A worker restarts alone; the coordinator takes the workers along.
+
+    `compute(name)` makes what the worker of that name computes with.
+    """
     names = [f"worker-{n + 1}" for n in range(workers)]
-    refs = {name: ref(f"{ROOT}/backtest/workers/{name}") for name in names}
+    refs = {name: ref(f"{WORKERS}/{name}") for name in names}
+    mailbox = MailboxSpec(keep=False)  # what was told to an incarnation is not for the next one
 
     def coordinator() -> CoordinatorActor:
-        return CoordinatorActor(
-            [
-                PlannedUnit(key=u.key, label=u.label, stage=u.stage, depends_on=u.depends_on) for u in plan.units
-            ],
-            workers=refs,
-            reusable=lambda key: planning.reusable(units[key], config),
-            on_progress=on_progress,
-        )  # fmt: skip
+        return CoordinatorActor(units, workers=refs, reusable=reusable, on_progress=on_progress)
 
     def worker(name: str) -> StageWorkerActor:
-        compute = partial(ProcessCompute, MakeRunner(config), name)
-        return StageWorkerActor(name, compute, coordinator=ref(COORDINATOR), unit_timeout_s=unit_timeout_s)
+        return StageWorkerActor(name, compute(name), coordinator=ref(COORDINATOR), unit_timeout_s=unit_timeout_s)
 
-    fresh_mail = MailboxSpec(keep=False)
-    pool = [ChildSpec(id=name, factory=partial(worker, name), start_within=60.0, mailbox=fresh_mail) for name in names]
-    stage = [
-        ChildSpec(
-            id="coordinator", factory=coordinator, hang_after=300.0, mailbox=fresh_mail
-        ),  # looks at every artifact
+    pool = [ChildSpec(id=name, factory=partial(worker, name), start_within=60.0, mailbox=mailbox) for name in names]
+    stage = [  # the coordinator may look at every artifact in one go
+        ChildSpec(id="coordinator", factory=coordinator, hang_after=300.0, mailbox=mailbox),
         ChildSpec(id="workers", factory=lambda: Supervisor(pool, intensity=Intensity(10 * workers, 60.0))),
     ]
     run = ChildSpec(
         id="backtest", factory=lambda: Supervisor(stage, strategy=Strategy.REST_FOR_ONE, intensity=Intensity(3, 60.0))
     )
     return ChildSpec(id=ROOT, factory=lambda: Supervisor([run]))
+
+
+def _tree(
+    plan: Plan, config: ResearchConfig, workers: int, ref: Callable[[str], Ref[Any]], on_progress: Callable[[Progress], None]
+) -> ChildSpec:  # fmt: skip
+    units = {unit.key: unit for unit in plan.units}
+    return backtest_tree(
+        [PlannedUnit(key=u.key, label=u.label, stage=u.stage, depends_on=u.depends_on) for u in plan.units],
+        workers=workers,
+        compute=lambda name: partial(ProcessCompute, MakeRunner(config), name),
+        reusable=lambda key: planning.reusable(units[key], config),
+        ref=ref,
+        on_progress=on_progress,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +151,11 @@ def run_backtest(
         system = ThreadSystem(WallClock(), seed=config.seed, log=log)
         if isinstance(log, MessageLog):
             log.watch(system.tree)
-        system.start(backtest_tree(plan, config, workers=workers, ref=system.ref, on_progress=progressed))
+        try:
+            system.start(_tree(plan, config, workers, system.ref, progressed))
+        except StartFailed as error:
+            if last.done < last.planned:  # otherwise all was there, and the end came before the last worker stood
+                raise AlgoRoyaleError(f"the backtest could not start: {error}") from error
         tick, asked = threading.Event(), None
         while system.exit_code is None and interrupts < 2:
             if interrupts and asked is not last:  # a restarted coordinator has to be told again
