@@ -49,7 +49,7 @@ def trade(
     """Run a trader on threads in this process against a twin in a process of its own; the run's summary."""
     the_plan = the_plan or plan()
     with twin(start, sessions, speed=speed, the_plan=the_plan) as endpoints:
-        return run_trader(the_plan, config(), endpoints, home=home, run_id=run_id, paced=speed == "max", **options)
+        return run_trader(the_plan, config(), endpoints, home=home, run_id=run_id, **options)
 
 
 @contextmanager

@@ -63,14 +63,22 @@ class TwinMarket:
         self._session = requests.Session()
         self._session.trust_env = False
         self._tick = threading.Event()
-        self._now_ns, self._next_ns = self._clock()
+        self._now_ns = 0
+        self._next_ns: int | None = None
+        self.clock()
 
-    def _clock(self) -> tuple[int, int | None]:
+    def clock(self) -> dict[str, Any]:
+        """Where the twin's time stands and how it runs; asks it."""
+        answer = self._ask("clock")
+        self._now_ns, self._next_ns = int(answer["now_ns"]), answer["next_event_ns"]
+        return answer
+
+    def _ask(self, what: str) -> dict[str, Any]:
         try:
-            answer = self._session.get(f"{self._url}/sim/clock", timeout=10).json()
+            answer: dict[str, Any] = self._session.get(f"{self._url}/sim/{what}", timeout=10).json()
         except requests.RequestException as error:
             raise BrokerUnavailable(f"no exchange twin answers at {self._url}: {error}") from error
-        return int(answer["now_ns"]), answer["next_event_ns"]
+        return answer
 
     @property
     def now_ns(self) -> int:
@@ -78,15 +86,12 @@ class TwinMarket:
 
     def has_ended(self) -> bool:
         """Whether the twin has no event left; asks it."""
-        self._now_ns, self._next_ns = self._clock()
+        self.clock()
         return self._next_ns is None
 
     def has_delivered(self) -> bool:
         """Whether every frame that the twin has sent is told; asks it."""
-        try:
-            sent = self._session.get(f"{self._url}/sim/truth", timeout=10).json()["sent"]
-        except requests.RequestException as error:
-            raise BrokerUnavailable(f"the exchange twin at {self._url} is gone: {error}") from error
+        sent = self._ask("truth")["sent"]
         return all(sent.get(endpoint) == count for endpoint, count in self._received().items())
 
     def next_event_ns(self) -> int | None:

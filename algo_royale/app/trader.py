@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -15,7 +15,6 @@ from types import FrameType
 from typing import Any
 
 import msgspec
-import requests
 
 from actors.alpaca import AlpacaRest, AlpacaStreams
 from actors.kernel import ThreadSystem
@@ -153,15 +152,22 @@ class Interrupts:
 
 
 def run_trader(
-    plan: TradingPlan, config: Config, endpoints: Endpoints, *, home: Path, run_id: str, paced: bool,
-    until: date | None = None, on_start: Callable[[Mapping[str, Any]], None] = lambda info: None,
-) -> dict[str, Any]:  # fmt: skip
+    plan: TradingPlan, config: Config, endpoints: Endpoints, *, home: Path, run_id: str, until: date | None = None
+) -> dict[str, Any]:
     """Trade until the feed ends or someone says stop; returns the summary of cli.md."""
+    with Interrupts() as interrupts:  # from the first thing on that a stop could leave half done
+        return _run(plan, config, endpoints, home, run_id, until, lambda: interrupts.count > 0)
+
+
+def _run(
+    plan: TradingPlan, config: Config, endpoints: Endpoints, home: Path, run_id: str, until: date | None,
+    should_stop: Callable[[], bool],
+) -> dict[str, Any]:  # fmt: skip
     wall, key, secret = WallClock(), *endpoints.keys
     began = wall.monotonic_s()
     streams = AlpacaStreams({"trading": endpoints.trading_stream_url, "data": endpoints.data_stream_url})
     market = TwinMarket(endpoints.trading_url, lambda: streams.received) if endpoints.twin else None
-    clock = _clock(endpoints, market, paced=paced)
+    clock = _clock(market)
     store = partial(
         Store.open, home / "ledger.db", run_id=run_id, now_ns=clock.now_ns(), live_start_ns=live_start(clock.now_ns())
     )
@@ -191,18 +197,16 @@ def run_trader(
         streams=streams, keys=endpoints.keys, store=store, log_health=lambda: _health(log), pace=system.pace,
     )  # fmt: skip
     until_ns = None if until is None else calendar().offset(until, 0).close_ns
-    with Interrupts() as interrupts:
-        system.start(tree(parts, system))
-        on_start({"run_id": run_id, "pid": os.getpid()})
-        try:
-            if isinstance(clock, ManualClock) and market is not None:
-                run_paced(system, market, clock, until_ns=until_ns, should_stop=lambda: interrupts.count > 0)
-            else:
-                _wait(system, market, until_ns, lambda: interrupts.count > 0)
-        finally:  # also when the twin is gone: the ledger and the message log end in good order
-            exit_code = system.stop(config.trader.stop_deadline_s)
-            for client in rest:
-                client.close()
+    system.start(tree(parts, system))
+    try:
+        if isinstance(clock, ManualClock) and market is not None:
+            run_paced(system, market, clock, until_ns=until_ns, should_stop=should_stop)
+        else:
+            _wait(system, market, until_ns, should_stop)
+    finally:  # also when the twin is gone: the ledger and the message log end in good order
+        exit_code = system.stop(config.trader.stop_deadline_s)
+        for client in rest:
+            client.close()
     return _summary(
         home, run_id, config, plan, system, exit_code, began_ns=info.started_ns, ended_ns=clock.now_ns(),
         elapsed_s=wall.monotonic_s() - began,
@@ -214,12 +218,13 @@ def _health(log: MessageLog) -> dict[str, object]:
     return {"dropped": state.dropped, "error": state.reason}
 
 
-def _clock(endpoints: Endpoints, market: TwinMarket | None, *, paced: bool) -> Clock:
+def _clock(market: TwinMarket | None) -> Clock:
+    """The twin's time where there is one: moved by us, or running at its speed; otherwise the machine's."""
     if market is None:
         return WallClock()
-    if paced:
+    state = market.clock()
+    if state["speed"] == "max":
         return ManualClock(market.now_ns)
-    state = requests.get(f"{endpoints.trading_url}/sim/clock", timeout=10).json()
     return ScaledClock(
         virtual_start_ns=int(state["now_ns"]), wall_start_ns=int(state["wall_ns"]), speed=float(state["speed"])
     )

@@ -73,12 +73,14 @@ def trade(settings: "Settings", config: "Config", *, live_account: str | None = 
     from algo_royale.clock import WallClock
     from algo_royale.research.handover import load_plan
 
-    home, paced = settings.directory, config.trader.speed == "max"
+    home = settings.directory
     run_id = f"trader-{iso(WallClock().now_ns()).replace(':', '').replace('-', '')}-{os.getpid()}"
     with single_instance(home, "run-trader"):
         root = home / "artifacts"
         if not (root / "run_manifest.json").exists():
-            raise BadInput(f"nothing to trade: {root} has no artifacts; run `run-backtest` first, or see `algo-royale demo`")
+            raise BadInput(
+                f"nothing to trade: {root} has no artifacts; run `run-backtest` first, or see `algo-royale demo`"
+            )
         plan = load_plan(root, symbols=config.trader.symbols or None)
         until = config.trader.until
         if config.environment == "dev_integration" and config.broker.is_twin:
@@ -86,11 +88,10 @@ def trade(settings: "Settings", config: "Config", *, live_account: str | None = 
             _announce(settings, plan, config, f"the Alpaca twin, sessions {first} to {last}")
             _set_ledger_aside(home, settings)
             with twin_process(plan, config, first=first, last=last, speed=str(config.trader.speed)) as endpoints:
-                return run_trader(plan, config, endpoints, home=home, run_id=run_id, paced=paced, until=until)
+                return run_trader(plan, config, endpoints, home=home, run_id=run_id, until=until)
         endpoints = _endpoints(settings, config, live_account)
         _announce(settings, plan, config, endpoints.trading_url)
-        paced = paced and endpoints.twin
-        return run_trader(plan, config, endpoints, home=home, run_id=run_id, paced=paced, until=until)
+        return run_trader(plan, config, endpoints, home=home, run_id=run_id, until=until)
 
 
 def _endpoints(settings: "Settings", config: "Config", live_account: str | None) -> "Endpoints":
@@ -155,11 +156,15 @@ def print_summary(summary: Mapping[str, Any], settings: "Settings") -> None:
     )
     if summary["equity_start"] and summary["equity_end"]:
         start, end = float(summary["equity_start"]), float(summary["equity_end"])
-        click.echo(f"equity: {start:,.2f} -> {end:,.2f} USD ({end / start - 1:+.2%}), cash {float(summary['cash']):,.2f}")
+        click.echo(
+            f"equity: {start:,.2f} -> {end:,.2f} USD ({end / start - 1:+.2%}), cash {float(summary['cash']):,.2f}"
+        )
     for position in summary["positions"]:
         click.echo(f"  holds {position['quantity']} {position['symbol']} (cost {float(position['cost_usd']):,.2f})")
     click.echo(
         f"reconciled {checks['checked']} times with {checks['differences']} differences; "
         f"{summary['restarts']} restarts, {summary['dead_letters']} dead letters"
     )
-    click.echo(f"run {summary['run_id']} ended with {summary['exit_code']}; ask `algo-royale orders` and `messages list`")
+    click.echo(
+        f"run {summary['run_id']} ended with {summary['exit_code']}; ask `algo-royale orders` and `messages list`"
+    )
