@@ -104,6 +104,8 @@ class OrdersActor(Actor[OrdersMessage]):
                 self._halted = True
             case SessionPhaseChanged(phase="pre_market") | JobDue():
                 self._request_snapshot("periodic")
+            case SessionPhaseChanged(phase="closed") if self._orders:
+                self._request_snapshot("periodic")  # a day's order has ended now: if that was not told, ask
             case SessionPhaseChanged():
                 pass
             case TimerFired(name="lookup"):

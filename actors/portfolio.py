@@ -28,9 +28,10 @@ from algo_royale.sessions import Calendar
 
 
 class PortfolioActor(Actor[PortfolioMessage]):
-    """Collects the signals of a bar time and decides once: when every symbol has reported and no order of an earlier bar
-    is open any more, or when the watermark fires. Without this barrier the same bars would give different portfolios on
-    different thread schedules.
+    """Collects the signals of a bar time and decides once: when every symbol has reported, or when the watermark fires.
+    Without this barrier the same bars would give different portfolios on different thread schedules. Where an order of an
+    earlier bar is open then, its end may have been told unheard: the broker is asked first, and only what is still open
+    after that counts as open.
 
     After a (re)start it takes no decision before the ledger has been reconciled with the broker; then it rebuilds its
     state from the ledger and the symbols' recent closes. A bar whose decision the ledger has is not decided again, and
@@ -49,6 +50,8 @@ class PortfolioActor(Actor[PortfolioMessage]):
         self._reconciled = False
         self._asked = False
         self._late: int = 0  # the bar time whose watermark has fired
+        self._checking: int = 0  # the bar time for which the ledger is being compared with the broker again
+        self._checked: int = 0  # the one for which it has been
         self._session = ""
 
     def started(self) -> None:
@@ -71,7 +74,7 @@ class PortfolioActor(Actor[PortfolioMessage]):
                 self._asked = False
                 self._rebuild(message)
             case Reconciled():
-                self._reconciled = True
+                self._reconciled, self._checked = True, self._checking
                 self._on_reconciled(message)
             case OrderChanged():
                 self._on_order(message)
@@ -133,13 +136,15 @@ class PortfolioActor(Actor[PortfolioMessage]):
         if not self._reports or not self._reconciled:
             return
         end_ns = max(self._reports)
-        if end_ns > self._late:
-            if len(self._reports[end_ns]) < len(self._config.symbols):
-                return
-            if self._state is not None and self._state.orders:
-                return  # of an earlier bar: their end is about to be told
+        if end_ns > self._late and len(self._reports[end_ns]) < len(self._config.symbols):
+            return
         if self._state is None:
             self._ask()
+            return
+        if self._state.orders and self._checked < end_ns:
+            if self._checking < end_ns:
+                self._checking = end_ns
+                self.tell(self._orders, JobDue(at_ns=self.now_ns, job="reconcile"))
             return
         for bar_end_ns in sorted(self._reports):
             event = self._event(bar_end_ns, self._reports.pop(bar_end_ns))
