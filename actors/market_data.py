@@ -3,8 +3,9 @@
 import datetime as dt
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from actors.kernel import Actor, Ref
+from actors.kernel import Actor, Halt, Ref
 from actors.messages import (
     ActionRecord,
     BarClosed,
@@ -29,7 +30,9 @@ from algo_royale.sessions import Calendar, Session
 SECOND_NS = 1_000_000_000
 BACKOFF_S = (1.0, 30.0)  # the first wait before a new connection, and the longest
 RETRY_S = 5.0
-FATAL_CODES = frozenset({402, 409, 410, 411})
+SILENT_LOOKS = 8
+USEFUL_NS = 30 * 86_400 * SECOND_NS  # a streamed bar older than this is a mistake; gaps are filled from history
+FATAL_CODES = frozenset({402, 405, 409, 410, 411})
 CHANNEL = {Timeframe.DAY_1: "dailyBars", Timeframe.MIN_1: "bars"}
 KIND = {"d": Timeframe.DAY_1, "b": Timeframe.MIN_1}
 
@@ -40,6 +43,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
     A daily bar is streamed again and again while its session runs; it is closed once the session is over and
     `close_grace_s` has passed (late prints still change it until then). The corporate actions of a session are fetched
     before its bars are told: an unadjusted bar on an ex-date would be a false signal, so a bar waits for them.
+    A daily bar that does not come by the stream although its session is over is asked for by REST, whatever the reason.
     """
 
     def __init__(
@@ -68,6 +72,9 @@ class MarketDataActor(Actor[MarketDataMessage]):
         self._actions: dict[str, tuple[ActionRecord, ...]] | None = None
         self._actions_of = ""
         self._frames = self._quarantined = 0
+        self._due_label_ns = self._looks = (
+            0  # of the last session that closed; how often its silent symbols were looked up
+        )
 
     def started(self) -> None:
         self._connect()
@@ -87,11 +94,18 @@ class MarketDataActor(Actor[MarketDataMessage]):
                 self._on_connection(message)
             case HistoryRequested():
                 self._on_history(message)
+            case SessionPhaseChanged(phase="closed"):
+                self._due_label_ns, self._looks = self._calendar.previous_session(message.close_ns).label_ns, 0
+                self._look_later(self._grace_s)
             case SessionPhaseChanged():
-                if message.phase != "closed":
-                    self._fetch_actions(message.session_date)
+                self._fetch_actions(message.session_date)
             case TimerFired(name="connect"):
                 self._connect()
+            case TimerFired(name="handshake"):
+                if self._state != "live":
+                    self._retry(f"not live soon enough after connecting ({self._state})")
+            case TimerFired(name="silent"):
+                self._look_for_silent()
             case TimerFired():
                 self._tell_closed()
 
@@ -102,6 +116,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
             self._handle.close()
         self._connection = self.now_ns if self.now_ns > self._connection else self._connection + 1
         self._state = "connecting"
+        self.later(2 * self._retry_s, TimerFired(at_ns=self.now_ns, name="handshake"), key="handshake")
         me = self.ref(self.path)
         with self.protected(30.0):
             self._handle = self._streams.open(
@@ -123,12 +138,17 @@ class MarketDataActor(Actor[MarketDataMessage]):
         if message.connected:
             self._state = "authenticating"
             return
-        self._state = "backoff"
         self._retry(message.detail)
 
     def _retry(self, detail: str) -> None:
+        if self._state == "backoff":
+            return
+        self._state = "backoff"
+        self.cancel("handshake")
+        if self._handle is not None:
+            self._handle.close()
         base, limit = self._backoff_s
-        delay = min(limit, base * 2**self._failures) * self.rng.uniform(0.8, 1.2)
+        delay = min(limit, base * 2 ** min(self._failures, 16)) * self.rng.uniform(0.8, 1.2)
         self._failures += 1
         self.later(delay, TimerFired(at_ns=self.now_ns, name="connect", key=detail[:200]), key="connect")
 
@@ -137,17 +157,15 @@ class MarketDataActor(Actor[MarketDataMessage]):
             return
         self._frames += 1
         try:
-            items = json.loads(message.text)
-        except ValueError:
-            items = None
-        if not isinstance(items, list):
+            items = alpaca_wire.parse_data_frame(message.text)
+        except alpaca_wire.BadWire:
             self._quarantined += 1  # one bad frame never stops the stream
             return
         for item in items:
             self._on_item(item)
         self._tell_closed()
 
-    def _on_item(self, item: object) -> None:
+    def _on_item(self, item: Mapping[str, object]) -> None:
         match item:
             case {"T": "success", "msg": "connected"}:
                 key, secret = self._keys
@@ -156,22 +174,33 @@ class MarketDataActor(Actor[MarketDataMessage]):
                 self._state = "subscribing"
                 self._send({"action": "subscribe", CHANNEL[self._timeframe]: list(self._symbols)})
             case {"T": "subscription"}:
-                if self._state == "subscribing":
-                    self._state, self._failures = "live", 0
-                    for ref in self._signals.values():
-                        self.tell(ref, FeedStarted(at_ns=self.now_ns))
-            case {"T": "error", "code": code, "msg": text}:
-                self._state = "fatal" if code in FATAL_CODES else "backoff"
-                if self._state == "backoff":
-                    self._retry(f"{code} {text}")
-            case {"T": kind, "S": symbol} if KIND.get(str(kind)) is self._timeframe and symbol in self._signals:
-                row = alpaca_wire.bar_row(item, timeframe=self._timeframe, calendar=self._calendar)
-                if row is None:
+                self._on_subscribed(item)
+            case {"T": "error", "code": int(code)}:
+                if code in FATAL_CODES:
+                    raise Halt(f"the market data stream refuses us: {code} {item.get('msg')}")
+                self._retry(f"{code} {item.get('msg')}")
+            case {"T": str(kind), "S": str(symbol)} if KIND.get(kind) is self._timeframe and symbol in self._signals:
+                row = self._row(item, self.now_ns - USEFUL_NS)
+                pending = self._pending.get(symbol)
+                if row is None or (pending is not None and row["start_ns"] < pending.start_ns):
                     self._quarantined += 1
                 else:
-                    self._pending[str(symbol)] = BarRow(**row)
+                    self._pending[symbol] = BarRow(**row)
             case _:
                 self._quarantined += 1
+
+    def _on_subscribed(self, item: Mapping[str, object]) -> None:
+        if self._state != "subscribing":
+            return
+        listed = item.get(CHANNEL[self._timeframe])
+        lacking = set(self._symbols) - set(map(str, listed if isinstance(listed, list) else ()))
+        if lacking:
+            self._retry(f"subscribed without {', '.join(sorted(lacking))}")
+            return
+        self._state, self._failures = "live", 0
+        self.cancel("handshake")
+        for ref in self._signals.values():
+            self.tell(ref, FeedStarted(at_ns=self.now_ns))
 
     def _send(self, body: dict[str, object]) -> None:
         assert self._handle is not None
@@ -205,6 +234,27 @@ class MarketDataActor(Actor[MarketDataMessage]):
                 self.tell(self._signals[symbol], bar)
         if wake_ns is not None:
             self.at(wake_ns, TimerFired(at_ns=wake_ns, name="close"), key="close")
+
+    def _look_later(self, delay_s: float) -> None:
+        """Half of what a bar waits for symbols that have not reported, so that a bar lost on the way is not missed."""
+        delay_s += self._retry_s / 2 * 2**self._looks
+        self.later(delay_s, TimerFired(at_ns=self.now_ns, name="silent"), key="silent")
+
+    def _look_for_silent(self) -> None:
+        """Have the symbols whose bar of the last session has not come ask for their history."""
+        if self._timeframe is not Timeframe.DAY_1:
+            return
+        silent = [s for s in self._symbols if self._told_start_ns.get(s, 0) < self._due_label_ns]
+        for symbol in silent:
+            self.tell(self._signals[symbol], FeedStarted(at_ns=self.now_ns))
+        self._looks += 1
+        if silent and self._looks < SILENT_LOOKS:
+            self._look_later(0.0)
+
+    def _row(self, item: object, since_ns: int) -> dict[str, Any] | None:
+        return alpaca_wire.bar_row(
+            item, timeframe=self._timeframe, calendar=self._calendar, within_ns=range(since_ns, self.now_ns + 1)
+        )
 
     def _session_of(self, row: BarRow) -> str:
         session: Session | None = self._calendar.session_at(row.end_ns - 1)
@@ -245,9 +295,12 @@ class MarketDataActor(Actor[MarketDataMessage]):
             )
             self.tell(signal, answer)
             return
-        rows = [alpaca_wire.bar_row(item, timeframe=self._timeframe, calendar=self._calendar) for item in wire]
+        rows = [self._row(item, start_ns) for item in wire]
         bars = tuple(BarRow(**row) for row in rows if row is not None and row["end_ns"] <= self.now_ns)
         known = tuple(ActionRecord(**a) for a in alpaca_wire.actions(actions).get(message.symbol, ()))
+        if bars:
+            told_ns = self._told_start_ns.get(message.symbol, 0)
+            self._told_start_ns[message.symbol] = max(told_ns, bars[-1].start_ns)
         self.tell(
             signal,
             HistoryLoaded(

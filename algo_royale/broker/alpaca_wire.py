@@ -348,8 +348,12 @@ def parse_data_frame(text: str) -> list[dict[str, Any]]:
     return messages
 
 
-def bar_row(wire: object, *, timeframe: Timeframe, calendar: Calendar) -> dict[str, Any] | None:
+def bar_row(
+    wire: object, *, timeframe: Timeframe, calendar: Calendar, within_ns: range | None = None
+) -> dict[str, Any] | None:
     """A bar of the data stream or the REST API as the fields of `BarRow`; None for one that cannot be true.
+
+    A bar that starts outside `within_ns` is none either, and is not looked up: a calendar of the year 9999 takes minutes.
 
     `t` labels the start: midnight New York of the session for daily bars, which end at the session's close. Intraday bars
     end after their length or at the close, whichever is earlier.
@@ -364,6 +368,8 @@ def bar_row(wire: object, *, timeframe: Timeframe, calendar: Calendar) -> dict[s
         }
         vwap, count = optional_decimal(wire, "vw"), optional_decimal(wire, "n")
     except BadWire:
+        return None
+    if within_ns is not None and start_ns not in within_ns:
         return None
     if timeframe is Timeframe.DAY_1:
         # midnight in New York is 04:00 or 05:00 UTC of the same date

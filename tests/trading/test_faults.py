@@ -1,11 +1,14 @@
 """Whatever the world does to a trader, it ends with the ledger of the undisturbed run, or halted with a name: never silently different."""
 
+import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+import pytest
 
 from actors.direct import DirectFaults
+from actors.kernel import EXIT_HALTED
 from algo_royale.app.stepped import SteppedTrader
 from traders import BUSY, ledger_of, trader, truth_errors
 
@@ -45,3 +48,94 @@ def test_fills_that_are_never_told_are_known_before_the_next_decision() -> None:
     assert_undisturbed(account, account.run())
 
 
+# --- market data ---
+
+
+def bars_in(frame: str) -> list[dict[str, Any]]:
+    return [item for item in json.loads(frame) if item["T"] == "d"]
+
+
+@pytest.mark.parametrize("lost", [("AAPL", "GOOG", "IBM", "MSFT"), ("IBM",)])
+def test_a_bar_lost_on_the_way_is_fetched_before_the_decision(lost: Sequence[str]) -> None:
+    def without(endpoint: str, frames: Sequence[str]) -> Sequence[str]:
+        if endpoint != "data":
+            return frames
+        return [json.dumps([i for i in json.loads(f) if i["T"] != "d" or i["S"] not in lost]) for f in frames]
+
+    account = tampered(without)
+
+    assert_undisturbed(account, account.run())
+
+
+def test_an_old_bar_told_late_does_not_replace_the_newer_one() -> None:
+    """Out of order within one delivery: today's bar first, then yesterday's."""
+    seen: list[str] = []
+
+    def old_last(endpoint: str, frames: Sequence[str]) -> Sequence[str]:
+        told = [f for f in frames if endpoint == "data" and bars_in(f)]
+        again = [json.dumps(bars_in(told[0]) + bars_in(seen[-1]))] if told and seen else list(told)
+        seen.extend(told)
+        return [f for f in frames if f not in told] + again
+
+    account = tampered(old_last)
+
+    assert_undisturbed(account, account.run())
+
+
+@pytest.mark.parametrize("mute", ["connected", "authenticated", "subscription"])
+def test_a_data_stream_that_goes_mute_in_its_handshake_is_connected_anew(mute: str) -> None:
+    """A line that is open but says nothing would leave the trader without market data for ever."""
+    left = [1]
+
+    def swallow(endpoint: str, frames: Sequence[str]) -> Sequence[str]:
+        out = []
+        for frame in frames:
+            if endpoint == "data" and mute in frame and left:
+                left.pop()
+            else:
+                out.append(frame)
+        return out
+
+    account = tampered(swallow)
+    exit_code = account.run()
+
+    assert_undisturbed(account, exit_code)
+    assert account.system is not None
+    data = account.system.tree()
+    assert [row["restarts"] for row in data if row["path"] == "root/trading/market_data"] == [0]
+    assert account.exchange.connected("data") == 0  # stopped in good order
+
+
+@pytest.mark.parametrize("code", [402, 405, 409])
+def test_a_data_stream_that_refuses_us_for_good_halts_with_its_reason(code: int) -> None:
+    """Retrying cannot help, and a trader without market data would hold its positions unwatched and look alive."""
+
+    def refuse(endpoint: str, frames: Sequence[str]) -> Sequence[str]:
+        refusal = json.dumps([{"T": "error", "code": code, "msg": "no"}])
+        return [refusal if endpoint == "data" and "subscription" in f else f for f in frames]
+
+    account = tampered(refuse)
+
+    assert account.run() == EXIT_HALTED
+    assert account.system is not None and f"{code} no" in account.system.exit_reason
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "", "{", "null", "[1]", "[" * 100_000, '[{"T":[],"S":{}}]', '[{"T":"d","S":[]}]', '[{"T":"d","S":"AAPL","t":5}]',
+        '[{"T":"error","code":"x"}]', '[{"T":"error"}]', '[{"T":"zz","S":"AAPL"}]', '[{"T":"success","msg":7}]',
+        '[{"T":"d","S":"AAPL","o":1,"h":1,"l":1,"c":1,"v":1,"t":"9999-12-31T05:00:00Z"}]',
+        '[{"T":"d","S":"AAPL","o":"NaN","h":1,"l":1,"c":1,"v":1,"t":"2012-10-19T04:00:00Z"}]',
+    ],
+)  # fmt: skip
+def test_a_frame_that_cannot_be_true_restarts_nobody(frame: str) -> None:
+    def rubbish(endpoint: str, frames: Sequence[str]) -> Sequence[str]:
+        return [frame, *frames] if endpoint == "data" else frames
+
+    account = tampered(rubbish)
+    exit_code = account.run()
+
+    assert_undisturbed(account, exit_code)
+    assert account.system is not None
+    assert sum(int(str(row["restarts"])) for row in account.system.tree()) == 0
