@@ -15,6 +15,7 @@ STRATEGIES = (
     "BollingerBandsStrategy", "MeanReversionStrategy", "MovingAverageCrossoverStrategy", "RSIStrategy",
     "TrailingStopStrategy",
 )  # fmt: skip
+PORTFOLIOS = ("EqualWeightPortfolioStrategy", "InverseVolatilityPortfolioStrategy", "MinimumVariancePortfolioStrategy")
 
 
 @click.command("demo")
@@ -43,6 +44,7 @@ def demo_command(settings: "Settings", speed: str) -> int:
                 "windows": WINDOWS,
                 "data": "bundled",
                 "strategies": STRATEGIES,
+                "portfolios": PORTFOLIOS,
             },
             "trader": {"speed": speed if speed == "max" else _speed(speed)},
         }
