@@ -111,10 +111,7 @@ class CoordinatorActor(Actor[CoordinatorMessage]):
         lost = self._running.pop(message.worker, None)
         if lost is not None:
             self.progress.worker_restarts += 1
-            if self._tries[lost] >= TRIES_MAX:
-                self._fail(lost, f"its worker process died {TRIES_MAX} times while computing it")
-            else:
-                self._retry.append(lost)
+            self._retry.append(lost)
         if message.worker not in self._idle:
             self._idle.append(message.worker)
 
@@ -147,14 +144,16 @@ class CoordinatorActor(Actor[CoordinatorMessage]):
             failed = next((needed for needed in self._units[key].depends_on if needed in self.progress.failures), None)
             if failed is not None:  # an older artifact of the input may still be there: nothing may be built on that
                 self._fail(key, f"needs {failed}, which failed")
-            elif not self._reusable(key):
-                return key
-            elif key in self._tries:  # its worker wrote it and died before it could say so
-                self.progress.completed += 1
+            elif self._reusable(key):
+                if key in self._tries:  # its worker wrote it and died before it could say so
+                    self.progress.completed += 1
+                else:
+                    self.progress.reused += 1
                 self._end(key)
+            elif self._tries.get(key, 0) >= TRIES_MAX:
+                self._fail(key, f"its worker process died {TRIES_MAX} times while computing it")
             else:
-                self.progress.reused += 1
-                self._end(key)
+                return key
         return None
 
     def _go_on(self) -> None:
