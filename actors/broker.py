@@ -106,7 +106,8 @@ class BrokerActor(Actor[BrokerMessage]):
                 if message.connection == self._connection:
                     self._on_connection(message)
             case TimerFired(name="connect"):
-                self._connect()
+                if self._state == "backoff":  # and not one that a former incarnation set
+                    self._connect()
             case TimerFired(name="handshake"):
                 if self._state not in ("live", "backoff"):
                     self._lost(f"not live {self._reconnect.handshake_s:g} s after connecting ({self._state})")

@@ -49,6 +49,7 @@ class PortfolioActor(Actor[PortfolioMessage]):
         self._reports: dict[int, dict[str, SignalReported]] = {}
         self._reconciled = False
         self._asked = False
+        self._patience: dict[int, int] = {}  # until when a bar time waits for symbols that have not reported
         self._late: int = 0  # the bar time whose watermark has fired
         self._checking: int = 0  # the bar time for which the ledger is being compared with the broker again
         self._checked: int = 0  # the one for which it has been
@@ -83,8 +84,7 @@ class PortfolioActor(Actor[PortfolioMessage]):
             case TradingHalted():
                 self._apply(engine.Halted(message.reason))
             case TimerFired():
-                self._late = max(self._late, int(message.key))
-                self._decide_if_complete()
+                self._on_watermark(int(message.key))
 
     # --- facts ---
 
@@ -128,9 +128,17 @@ class PortfolioActor(Actor[PortfolioMessage]):
         first = report.bar_end_ns not in self._reports
         self._reports.setdefault(report.bar_end_ns, {})[report.symbol] = report
         if first:
+            self._patience[report.bar_end_ns] = self.now_ns + round(self._watermark_s * 1e9)
             timer = TimerFired(at_ns=self.now_ns, name="watermark", key=str(report.bar_end_ns))
             self.later(self._watermark_s, timer, key=f"watermark {report.bar_end_ns}")
         self._decide_if_complete()
+
+    def _on_watermark(self, bar_end_ns: int) -> None:
+        """A timer that a former incarnation set may still be in the mailbox: the symbols that report to this one again
+        have had no time yet."""
+        if self.now_ns >= self._patience.pop(bar_end_ns, self.now_ns + 1):
+            self._late = max(self._late, bar_end_ns)
+            self._decide_if_complete()
 
     def _decide_if_complete(self) -> None:
         if not self._reports or not self._reconciled:

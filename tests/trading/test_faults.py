@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from actors.direct import DirectFaults
-from actors.kernel import EXIT_HALTED
+from actors.kernel import EXIT_DEADLINE, EXIT_HALTED, Faults, Hang
 from algo_royale.app.stepped import SteppedTrader
 from traders import BUSY, ledger_of, trader, truth_errors
 
@@ -139,3 +139,41 @@ def test_a_frame_that_cannot_be_true_restarts_nobody(frame: str) -> None:
     assert_undisturbed(account, exit_code)
     assert account.system is not None
     assert sum(int(str(row["restarts"])) for row in account.system.tree()) == 0
+
+
+# --- hangs ---
+
+
+class HangAt(Faults):
+    """The nth message of a kind to an actor hangs it."""
+
+    def __init__(self, actor: str, kind: str, nth: int, seconds: float) -> None:
+        self._actor, self._kind, self._left, self._hang = actor, kind, nth, Hang(seconds)
+
+    def after(self, index: int, path: str, message: Any) -> Hang | None:
+        if path.endswith(f"/{self._actor}") and type(message).__name__ == self._kind:
+            self._left -= 1
+            return self._hang if self._left == 0 else None
+        return None
+
+
+def test_a_portfolio_that_hung_at_the_barrier_waits_for_the_symbols_anew() -> None:
+    """The watermark of the hung incarnation has fired meanwhile: the new one must not take it for its own."""
+    for seed in range(6):
+        account = trader(SESSIONS, start=BUSY)
+
+        exit_code = account.run(seed=seed, faults=HangAt("portfolio", "SignalReported", 2, 200.0))
+
+        assert_undisturbed(account, exit_code)
+
+
+@pytest.mark.parametrize("actor", ["broker", "market_data"])
+def test_an_actor_that_hangs_for_ever_gives_its_connection_up_to_the_next_incarnation(actor: str) -> None:
+    """It cannot close it itself, and the broker refuses a second one as long as it lives: that would be for ever."""
+    account = trader(SESSIONS, start=BUSY)
+
+    exit_code = account.run(faults=HangAt(actor, "ConnectionChanged", 1, float("inf")))
+
+    assert exit_code == EXIT_DEADLINE  # a thread is left behind
+    assert truth_errors(account) == []
+    assert ledger_of(account) == undisturbed()
