@@ -187,6 +187,9 @@ class AlpacaStreams:
         return {endpoint: handle.received for endpoint, handle in self._newest.items()}
 
     def open(self, endpoint: str, connection: int, on_frame: FrameCallback, on_state: StateCallback) -> "_Socket":
+        former = self._newest.get(endpoint)
+        if former is not None:  # its owner may hang, and the broker refuses a second connection while it lives
+            former.close()
         handle = _Socket(self._urls[endpoint], connection, on_frame, on_state, self._ping_s, self._pong_s)
         self._newest[endpoint] = handle
         spawn_thread(f"stream {endpoint} {connection}", handle.read)

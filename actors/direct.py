@@ -134,6 +134,8 @@ class DirectStreams:
 
     def open(self, endpoint: str, connection: int, on_frame: FrameCallback, on_state: StateCallback) -> DirectHandle:
         handle = DirectHandle(self, endpoint, connection)
+        if endpoint in self._newest:
+            self._newest[endpoint].close()
         try:
             handle.stream = self._exchange.open_stream(endpoint)
         except BrokerUnavailable as error:

@@ -68,5 +68,7 @@ class StreamPort(Protocol):
         on_frame: Callable[[int, str], object],
         on_state: Callable[[int, bool, str, bool], object],
     ) -> StreamHandle:
-        """`on_frame(connection, text)`; `on_state(connection, connected, detail, fatal)`; endpoint: data | trading."""
+        """A new connection; the endpoint's former one is closed, whoever holds it.
+
+        `on_frame(connection, text)`; `on_state(connection, connected, detail, fatal)`; endpoint: data | trading."""
         ...  # fmt: skip
