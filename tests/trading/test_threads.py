@@ -26,13 +26,18 @@ def test_threaded_trader_and_simulation_order_the_same_to_the_last_cent(tmp_path
     assert summary["reconciliations"]["differences"] == 0
 
 
-@pytest.mark.parametrize(("sessions", "speed"), [(4, 43_200)])
-def test_where_time_runs_by_itself_the_orders_are_the_same(tmp_path: Path, sessions: int, speed: int) -> None:
-    """Two seconds a day: threads, sockets and timers race with the market, as they do when a market is real."""
+def test_where_time_runs_by_itself_the_orders_are_the_same(tmp_path: Path) -> None:
+    """Two seconds a day: threads, sockets and timers race with the market, as they do when a market is real. A machine
+    that is too busy to decide on every bar before the next opening gets four times as long."""
+    sessions = 4
     expected = simulated(sessions, start=BUSY)
     assert len(expected.orders) >= 8
 
-    summary = trade(home := new_home(tmp_path / "home", BUSY), start=BUSY, sessions=sessions, speed=str(speed))
+    for speed in ("43200", "10800"):
+        home = new_home(tmp_path / speed, BUSY)
+        summary = trade(home, start=BUSY, sessions=sessions, speed=speed)
+        if summary["sessions"] == sessions:
+            break
 
     assert summary["exit_code"] == 0
     with ledger(home) as database:

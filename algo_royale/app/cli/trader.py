@@ -66,32 +66,37 @@ def _speed(text: str) -> float:
 
 
 def trade(settings: "Settings", config: "Config", *, live_account: str | None = None) -> dict[str, Any]:
-    """Find the plan and the broker, hold the environment's lock, and run."""
-    from algo_royale.app.backtest import iso
+    """Hold the environment's lock, find the plan and the broker, and run."""
     from algo_royale.app.lock import single_instance
+
+    home = settings.directory
+    with single_instance(home, "run-trader"):  # before anything heavy is imported: a refusal comes at once
+        if not (home / "artifacts" / "run_manifest.json").exists():
+            raise BadInput(
+                f"nothing to trade: {home / 'artifacts'} has no artifacts; run `run-backtest` first, "
+                "or see `algo-royale demo`"
+            )
+        return _trade(settings, config, live_account)
+
+
+def _trade(settings: "Settings", config: "Config", live_account: str | None) -> dict[str, Any]:
+    from algo_royale.app.backtest import iso
     from algo_royale.app.trader import run_trader, sessions_to_trade, twin_process
     from algo_royale.clock import WallClock
     from algo_royale.research.handover import load_plan
 
-    home = settings.directory
+    home, until = settings.directory, config.trader.until
     run_id = f"trader-{iso(WallClock().now_ns()).replace(':', '').replace('-', '')}-{os.getpid()}"
-    with single_instance(home, "run-trader"):
-        root = home / "artifacts"
-        if not (root / "run_manifest.json").exists():
-            raise BadInput(
-                f"nothing to trade: {root} has no artifacts; run `run-backtest` first, or see `algo-royale demo`"
-            )
-        plan = load_plan(root, symbols=config.trader.symbols or None)
-        until = config.trader.until
-        if config.environment == "dev_integration" and config.broker.is_twin:
-            first, last = sessions_to_trade(plan, config, start=config.trader.start, until=until)
-            _announce(settings, plan, config, f"the Alpaca twin, sessions {first} to {last}")
-            _set_ledger_aside(home, settings)
-            with twin_process(plan, config, first=first, last=last, speed=str(config.trader.speed)) as endpoints:
-                return run_trader(plan, config, endpoints, home=home, run_id=run_id, until=until)
-        endpoints = _endpoints(settings, config, live_account)
-        _announce(settings, plan, config, endpoints.trading_url)
-        return run_trader(plan, config, endpoints, home=home, run_id=run_id, until=until)
+    plan = load_plan(home / "artifacts", symbols=config.trader.symbols or None)
+    if config.environment == "dev_integration" and config.broker.is_twin:
+        first, last = sessions_to_trade(plan, config, start=config.trader.start, until=until)
+        _announce(settings, plan, config, f"the Alpaca twin, sessions {first} to {last}")
+        _set_ledger_aside(home, settings)
+        with twin_process(plan, config, first=first, last=last, speed=str(config.trader.speed)) as endpoints:
+            return run_trader(plan, config, endpoints, home=home, run_id=run_id, until=until)
+    endpoints = _endpoints(settings, config, live_account)
+    _announce(settings, plan, config, endpoints.trading_url)
+    return run_trader(plan, config, endpoints, home=home, run_id=run_id, until=until)
 
 
 def _endpoints(settings: "Settings", config: "Config", live_account: str | None) -> "Endpoints":
