@@ -18,6 +18,10 @@ class BadConfiguration(BadInput):
     """A configuration value is unknown, of the wrong type, or contradicts another one."""
 
 
+class UnsupportedTimeframe(BadConfiguration):
+    """A component that needs shorter or longer bars than those it was asked for."""
+
+
 class UnknownName(BadInput):
     """A name that is not in its catalogue; the message offers the nearest one."""
 

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from algo_royale.compiled import F64, FLOATS_IN, FLOATS_OUT, I64, VOID, compiled
-from algo_royale.errors import BadConfiguration
-from algo_royale.market import Bars, BoolArray, FloatArray, Timeframe
+from algo_royale.errors import BadConfiguration, BadMarketData
+from algo_royale.market import Bars, BoolArray, FloatArray, IntArray, Timeframe
+from algo_royale.sessions import new_york_clock_ns
 
 NEVER = 10**9  # settle of running totals: their level always depends on where they began
 WINDOW_MAX = 300  # bounds the cost of recomputing a window at every bar
@@ -96,6 +97,7 @@ class Feature:
     key: str = field(init=False, compare=False)
     lb: int = field(init=False, compare=False)
     decay: int = field(init=False, compare=False)
+    searched: bool = field(init=False, compare=False)  # whether it depends on a number drawn from a continuum
 
     def __post_init__(self) -> None:
         n_min = _OPS[self.op].n_min if self.op in _OPS else 0
@@ -106,9 +108,15 @@ class Feature:
         object.__setattr__(self, "key", f"{self.op}({','.join(parts)})" if parts else self.op)
         object.__setattr__(self, "lb", max((x.lb for x in self.inputs), default=0) + lb)
         object.__setattr__(self, "decay", max((x.decay for x in self.inputs), default=0) + decay)
+        object.__setattr__(self, "searched", self.level != 0.0 or any(x.searched for x in self.inputs))
 
     def _level(self) -> list[str]:
         return [repr(self.level)] if self.level else []
+
+    @property
+    def extra(self) -> str | None:
+        """The extra column of the bars that this is, if it is one."""
+        return self.op.removeprefix(_EXTRA) if self.op.startswith(_EXTRA) else None
 
     @property
     def settle(self) -> int:
@@ -168,11 +176,20 @@ def _rma(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArr
 
 
 def _run_above(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
-    """Number of bars in a row, up to and with t, whose input is above the level."""
+    """Number of bars in a row, up to and with t, whose input is above the level; counted up to n."""
     index = np.arange(1.0, len(inputs[0]) + 1)
     last_break = np.maximum.accumulate(np.where(inputs[0] > feature.level, -memory[0], index))
-    out: FloatArray = index - last_break
+    out: FloatArray = np.minimum(index - last_break, feature.n)
     memory[0] = out[-1] if len(out) else memory[0]
+    return out
+
+
+def _since_above(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
+    """Number of bars since the latest one, up to and with t, whose input was above the level; NaN before any."""
+    index = np.arange(1.0, len(inputs[0]) + 1)
+    latest = np.maximum.accumulate(np.where(inputs[0] > feature.level, index, -memory[0]))
+    out: FloatArray = np.where(np.isfinite(latest), index - latest, np.nan)
+    memory[0] = (index[-1] - latest[-1]) if len(out) else memory[0]
     return out
 
 
@@ -227,7 +244,9 @@ _OPS: dict[str, _Op] = {
     "sd1": _Op(run=_deviation(1), memory=lambda n: np.full(n - 1, np.nan), n_min=2),
     "ema": _Op(run=_ema, warm_up=lambda n: (n - 1, 11 * n), memory=lambda n: np.zeros(2), n_min=1),
     "rma": _Op(run=_rma, warm_up=lambda n: (n - 1, 21 * n), memory=lambda n: np.zeros(2), n_min=1),
-    "run_above": _Op(run=_run_above, memory=lambda n: np.zeros(1)),
+    # A run of n bars is known after n bars: where there are fewer, counting from a later bar gives less.
+    "run_above": _Op(run=_run_above, warm_up=lambda n: (0, n - 1), memory=lambda n: np.zeros(1), n_min=1),
+    "since_above": _Op(run=_since_above, memory=lambda n: np.full(1, np.inf)),
     "subtract": _elementwise(lambda a, b: a - b),
     "negative": _elementwise(lambda a: -a),
     "ratio": _elementwise(_ratio),
@@ -261,14 +280,34 @@ _COLUMNS: dict[str, Callable[[Bars], FloatArray]] = {
     "volume": lambda bars: bars.volume,
     "hlc3": lambda bars: (bars.high + bars.low + bars.close) / 3.0,
     "vwap": lambda bars: np.where(np.isnan(bars.vwap), (bars.high + bars.low + bars.close) / 3.0, bars.vwap),
+    "hour": lambda bars: _clock(bars.start_ns, 60, 24),
+    "minute": lambda bars: _clock(bars.start_ns, 1, 60),
+    # 1970-01-01 was a Thursday, and Monday is 0.
+    "day_of_week": lambda bars: _clock(bars.start_ns, 1440, 7, first=3),
+    "minute_of_day": lambda bars: _clock(bars.end_ns, 1, 1440),
 }
+_EXTRA = "extra:"
+
+
+def _clock(at_ns: IntArray, unit_minutes: int, modulus: int, first: int = 0) -> FloatArray:
+    """Whole units since 1970-01-01 00:00, as a clock in New York shows them, plus `first`; modulo."""
+    shown: FloatArray = ((new_york_clock_ns(at_ns) // (unit_minutes * 60 * 10**9) + first) % modulus).astype(np.float64)
+    return shown
+
+
+def _extra_column(bars: Bars, name: str) -> FloatArray:
+    if name not in bars.extra:
+        raise BadMarketData(
+            f"{bars.symbol}: the bars have no extra column {name!r} (they have: {', '.join(bars.extra)})"
+        )
+    return bars.extra[name].astype(np.float64)
 
 
 class FeatureCache:
     """Values of features over one `Bars` from its first bar, kept across trials of an optimisation.
 
-    With or without it results are the same; `bytes_max` bounds what is kept. Features with a `level` are not kept:
-    a search draws those from a continuum.
+    With or without it results are the same; `bytes_max` bounds what is kept. Features that depend on a `level` are not
+    kept: a search draws those from a continuum.
     """
 
     def __init__(self, bars: Bars, bytes_max: int = 256 * 2**20) -> None:
@@ -279,7 +318,7 @@ class FeatureCache:
         return self._values.get(key)
 
     def put(self, feature: Feature, values: FloatArray) -> None:
-        if feature.level == 0.0 and values.nbytes <= self._bytes_left:
+        if not feature.searched and values.nbytes <= self._bytes_left:
             self._bytes_left -= values.nbytes
             values.flags.writeable = False
             self._values[feature.key] = values
@@ -331,6 +370,8 @@ class Program:
 def _values(feature: Feature, bars: Bars, values: dict[str, FloatArray], memory: Memory) -> FloatArray:
     if feature.op in _COLUMNS:
         return np.ascontiguousarray(_COLUMNS[feature.op](bars))
+    if feature.extra is not None:
+        return _extra_column(bars, feature.extra)
     return _OPS[feature.op].run(feature, [values[x.key] for x in feature.inputs], memory)
 
 
@@ -394,9 +435,32 @@ def gap(a: Feature, b: Feature) -> Feature:
     return Feature("subtract", (a, b))
 
 
-def run_above(x: Feature, level: float) -> Feature:
-    """How many bars in a row x has been above the level; 0 where it is not."""
-    return Feature("run_above", (x,), level=level)
+def run_above(x: Feature, level: float, n: int) -> Feature:
+    """How many bars in a row, counted up to n, x has been above the level; 0 where it is not."""
+    return Feature("run_above", (x,), n, level)
+
+
+def since_above(x: Feature, level: float) -> Feature:
+    """How many bars ago x was above the level; 0 where it is, NaN where it has not been yet.
+
+    What came before the first bar it does not know, so however long it runs, NaN may stand for a number.
+    """
+    return Feature("since_above", (x,), level=level)
+
+
+def scaled(x: Feature, factor: float) -> Feature:
+    """factor·x."""
+    return Feature("scaled", (x,), level=factor)
+
+
+def smaller(a: Feature, b: Feature) -> Feature:
+    """The smaller one of a and b; NaN where one of them is."""
+    return Feature("smaller", (a, b))
+
+
+def extra(name: str) -> Feature:
+    """1 where the bars' extra column of this name is true, else 0."""
+    return Feature(_EXTRA + name)
 
 
 def moving_average(name: str) -> Feature:
@@ -415,14 +479,39 @@ def macd(fast: int = 12, slow: int = 26) -> Feature:
 def true_range() -> Feature:
     """Range of the bar including the close before it."""
     before = lag(CLOSE, 1)
-    return gap(Feature("larger", (HIGH, before)), Feature("smaller", (LOW, before)))
+    return gap(Feature("larger", (HIGH, before)), smaller(LOW, before))
+
+
+def atr(n: int = 14) -> Feature:
+    """Wilder's average true range."""
+    return rma(n, true_range())
+
+
+def highest(n: int, x: Feature) -> Feature:
+    """Maximum of the last n values."""
+    return Feature("highest", (x,), n)
+
+
+def ratio(a: Feature, b: Feature) -> Feature:
+    """a/b; NaN where b is 0."""
+    return Feature("ratio", (a, b))
+
+
+def body() -> Feature:
+    """Size of the candle between open and close."""
+    return Feature("size", (CLOSE, OPEN))
+
+
+def wick(*, upper: bool) -> Feature:
+    """What the bar reached beyond its body."""
+    return gap(HIGH, Feature("larger", (OPEN, CLOSE))) if upper else gap(smaller(OPEN, CLOSE), LOW)
 
 
 def directional_index(n: int, *, plus: bool) -> Feature:
     """Wilder's +DI or -DI, 0..100."""
     up, down = gap(HIGH, lag(HIGH, 1)), gap(lag(LOW, 1), LOW)
     movement = Feature("directional", (up, down) if plus else (down, up))
-    return Feature("index", (rma(n, movement), rma(n, true_range())))
+    return Feature("index", (rma(n, movement), atr(n)))
 
 
 def adx(n: int = 14) -> Feature:
@@ -432,18 +521,25 @@ def adx(n: int = 14) -> Feature:
 
 def stochastic(n: int = 14) -> Feature:
     """Where the close lies between the lowest low and the highest high of n bars, 0..100; 50 if they are equal."""
-    lowest = Feature("negative", (Feature("highest", (Feature("negative", (LOW,)),), n),))
-    return Feature("percent", (CLOSE, lowest, Feature("highest", (HIGH,), n)))
+    lowest = Feature("negative", (highest(n, Feature("negative", (LOW,))),))
+    return Feature("percent", (CLOSE, lowest, highest(n, HIGH)))
 
 
 def vwap(n: int) -> Feature:
     """Mean price of n bars weighted by volume; NaN where nothing was traded."""
-    return Feature("ratio", (Feature("sum", (Feature("times", (VWAP, VOLUME)),), n), Feature("sum", (VOLUME,), n)))
+    return ratio(Feature("sum", (Feature("times", (VWAP, VOLUME)),), n), Feature("sum", (VOLUME,), n))
 
 
 def log_return() -> Feature:
     """ln(c_t/c_{t-1})."""
-    return Feature("logarithm", (Feature("ratio", (CLOSE, lag(CLOSE, 1))),))
+    return Feature("logarithm", (ratio(CLOSE, lag(CLOSE, 1)),))
+
+
+RANGES = {"range_pct": ratio(gap(HIGH, LOW), CLOSE), "atr_pct_14": ratio(atr(), CLOSE)}
+VOLATILITIES = {  # per bar; hist_volatility_20 is named for what it is a year
+    **{f"volatility_{n}": sd(n, change(1), ddof=1) for n in (10, 20, 50)},
+    "hist_volatility_20": sd(20, log_return(), ddof=1),
+}
 
 
 def _bands() -> dict[str, Feature]:
@@ -451,7 +547,7 @@ def _bands() -> dict[str, Feature]:
     return {
         "bollinger_upper": upper,
         "bollinger_lower": lower,
-        "bollinger_width": Feature("ratio", (gap(upper, lower), sma(20))),
+        "bollinger_width": ratio(gap(upper, lower), sma(20)),
         "bollinger_pct_b": Feature("position", (CLOSE, lower, upper)),
     }
 
@@ -459,20 +555,19 @@ def _bands() -> dict[str, Feature]:
 def _candles() -> dict[str, Feature]:
     return {
         "true_range": true_range(),
-        "atr_14": rma(14, true_range()),
-        "atr_pct_14": Feature("ratio", (rma(14, true_range()), CLOSE)),
+        "atr_14": atr(),
         "range": gap(HIGH, LOW),
-        "range_pct": Feature("ratio", (gap(HIGH, LOW), CLOSE)),
-        "body": Feature("size", (CLOSE, OPEN)),
-        "upper_wick": gap(HIGH, Feature("larger", (OPEN, CLOSE))),
-        "lower_wick": gap(Feature("smaller", (OPEN, CLOSE)), LOW),
+        **RANGES,
+        "body": body(),
+        "upper_wick": wick(upper=True),
+        "lower_wick": wick(upper=False),
         "gap": distance(OPEN, lag(CLOSE, 1)),
-        "high_low_ratio": Feature("ratio", (HIGH, LOW)),
+        "high_low_ratio": ratio(HIGH, LOW),
     }
 
 
 def catalogue(timeframe: Timeframe) -> dict[str, Feature]:
-    """Every named feature of prices and volumes. Only the annualised volatility depends on the timeframe."""
+    """Every named feature. Only the annualised volatility depends on the timeframe."""
     return {
         "pct_return": change(1),
         "log_return": log_return(),
@@ -482,10 +577,8 @@ def catalogue(timeframe: Timeframe) -> dict[str, Feature]:
         "macd_signal": ema(9, macd()),
         "macd_hist": gap(macd(), ema(9, macd())),
         "rsi": rsi(),
-        **{f"volatility_{n}": sd(n, change(1), ddof=1) for n in (10, 20, 50)},
-        "hist_volatility_20": Feature(
-            "scaled", (sd(20, log_return(), ddof=1),), level=math.sqrt(timeframe.bars_per_year)
-        ),
+        **VOLATILITIES,
+        "hist_volatility_20": scaled(VOLATILITIES["hist_volatility_20"], math.sqrt(timeframe.bars_per_year)),
         **_candles(),
         **{f"vol_ma_{n}": sma(n, VOLUME) for n in (10, 20, 50, 100, 200)},
         "vol_change": change(1, VOLUME),
@@ -500,6 +593,7 @@ def catalogue(timeframe: Timeframe) -> dict[str, Feature]:
         **_bands(),
         "obv": Feature("cumulative", (Feature("signed", (CLOSE, lag(CLOSE, 1), VOLUME)),)),
         "adl": Feature("cumulative", (Feature("pressure", (HIGH, LOW, CLOSE, VOLUME)),)),
+        **{name: Feature(name) for name in ("hour", "minute", "day_of_week", "minute_of_day")},
     }
 
 

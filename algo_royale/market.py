@@ -2,8 +2,8 @@
 
 import enum
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
@@ -74,6 +74,7 @@ class Bars:
     """A series of bars of one symbol as read-only arrays of one length.
 
     `start_ns`/`end_ns` int64 UTC nanoseconds; prices and volume float64; `vwap` NaN and `trade_count` -1 where unknown.
+    `extra` holds columns of true and false by name, as somebody else's signal that a condition may read.
     """
 
     symbol: str
@@ -87,10 +88,10 @@ class Bars:
     volume: FloatArray
     vwap: FloatArray
     trade_count: IntArray
+    extra: Mapping[str, BoolArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in _COLUMNS:
-            array = getattr(self, name)
+        for name, array in (*((name, getattr(self, name)) for name in _COLUMNS), *self.extra.items()):
             if len(array) != len(self.start_ns):
                 raise BadMarketData(f"{self.symbol}: column {name} has {len(array)} of {len(self.start_ns)} rows")
             array.flags.writeable = False
@@ -101,7 +102,8 @@ class Bars:
     def slice(self, low: int, high: int) -> "Bars":
         """Bars [low, high) as views."""
         columns: dict[str, Any] = {name: getattr(self, name)[low:high] for name in _COLUMNS}
-        return Bars(symbol=self.symbol, timeframe=self.timeframe, **columns)
+        extra = {name: array[low:high] for name, array in self.extra.items()}
+        return Bars(symbol=self.symbol, timeframe=self.timeframe, extra=extra, **columns)
 
     def between(self, start_ns: int, end_ns: int) -> "Bars":
         """Bars whose start lies in [start_ns, end_ns)."""
@@ -124,7 +126,9 @@ class Bars:
     @classmethod
     def of(cls, symbol: str, timeframe: Timeframe, bars: "list[Bar]") -> "Bars":
         """Columns from single bars, in the order given."""
-        floats = {n: np.array([getattr(b, n) for b in bars], np.float64) for n in ("open", "high", "low", "close", "volume")}
+        floats: dict[str, Any] = {
+            n: np.array([getattr(b, n) for b in bars], np.float64) for n in ("open", "high", "low", "close", "volume")
+        }
         return cls(
             symbol=symbol, timeframe=timeframe,
             start_ns=np.array([b.start_ns for b in bars], np.int64),

@@ -20,7 +20,7 @@ from algo_royale.market import IntArray
 
 NEW_YORK = ZoneInfo("America/New_York")
 _NS = 1_000_000_000
-_DAY_NS = 86_400 * _NS
+_HOUR_NS, _DAY_NS = 3_600 * _NS, 86_400 * _NS
 _OPEN, _CLOSE = time(9, 30), time(16, 0)
 _EPOCH = date(1970, 1, 1)
 _TABLE = Path(__file__).parent / "xnys.txt"
@@ -133,6 +133,38 @@ def calendar() -> Calendar:
 def new_york_date(at_ns: int) -> date:
     """The calendar date in New York at that instant."""
     return datetime.fromtimestamp(at_ns // _NS, tz=NEW_YORK).date()
+
+
+def new_york_clock_ns(at_ns: IntArray) -> IntArray:
+    """What a clock in New York shows at each instant, as nanoseconds since its own 1970-01-01 00:00."""
+    if not len(at_ns):
+        return at_ns
+    first, last = (new_york_date(int(x)).year for x in (at_ns.min(), at_ns.max()))
+    switches = [half for year in range(first - 1, last + 1) for half in _switches(year)]
+    from_ns, offset_ns = (np.array(column, np.int64) for column in zip(*switches, strict=True))
+    shown: IntArray = at_ns + offset_ns[np.searchsorted(from_ns, at_ns, side="right") - 1]
+    return shown
+
+
+@lru_cache(maxsize=256)
+def _switches(year: int) -> tuple[tuple[int, int], ...]:
+    """(instant, offset from UTC from then on) for the two halves of a year; each of them changes it once at most."""
+    out = []
+    january, july, end = (
+        new_york_ns(day) // _HOUR_NS for day in (date(year, 1, 1), date(year, 7, 1), date(year + 1, 1, 1))
+    )
+    for low, high in ((january, july), (july, end)):
+        if _offset_s(low) != _offset_s(high):  # clocks change on full hours of UTC
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (middle, high) if _offset_s(middle) == _offset_s(low) else (low, middle)
+        out.append((high * _HOUR_NS, _offset_s(high) * _NS))
+    return tuple(out)
+
+
+def _offset_s(hour: int) -> int:
+    offset = datetime.fromtimestamp(hour * 3600, tz=NEW_YORK).utcoffset()
+    return int(offset.total_seconds()) if offset is not None else 0
 
 
 def new_york_ns(day: date, at: time = time(0)) -> int:

@@ -76,7 +76,7 @@ class ForwardAdjuster:
         return Bars(
             symbol=bars.symbol, timeframe=bars.timeframe, start_ns=bars.start_ns, end_ns=bars.end_ns,
             open=bars.open * price, high=bars.high * price, low=bars.low * price, close=bars.close * price,
-            volume=bars.volume / shares, vwap=bars.vwap * price, trade_count=bars.trade_count,
+            volume=bars.volume / shares, vwap=bars.vwap * price, trade_count=bars.trade_count, extra=bars.extra,
         )  # fmt: skip
 
     def _apply(self, symbol: str, ex_ns: int, previous_close: float | None) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from algo_royale.costs import CostRules
 from algo_royale.data.catalog import Catalog, open_catalog
-from algo_royale.errors import ArtifactError, BadInput, InsufficientHistory
+from algo_royale.errors import ArtifactError, BadInput, InsufficientHistory, UnsupportedTimeframe
 from algo_royale.market import Bars, IntArray, Timeframe
 from algo_royale.portfolio import weights as portfolio_weights
 from algo_royale.portfolio.sizing import AccountRules
@@ -40,7 +40,8 @@ class ResearchConfig:
     """Everything a run depends on. `start` and `end` are inclusive dates; None reaches as far as the data.
 
     `windows` None takes the timeframe's default. `start_equity` in US dollars; `rf` a year. `rules` None is a research
-    account (fractional, adjusted prices) with these `costs`.
+    account (fractional, adjusted prices) with these `costs`. Strategies that cannot read bars of this length move from
+    `strategies` to `unsupported`.
     """
 
     artifacts_root: Path
@@ -63,6 +64,7 @@ class ResearchConfig:
     viability: ViabilityConfig = field(default_factory=ViabilityConfig)
     weights: WeightConfig = field(default_factory=WeightConfig)
     rules: AccountRules | None = None
+    unsupported: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         for name in ("symbols", "strategies", "portfolios"):
@@ -74,8 +76,11 @@ class ResearchConfig:
             raise BadInput("at least one symbol and one strategy are needed")
         if self.trials < 1 or self.portfolio_trials < 1 or self.min_trades < 0 or not self.start_equity > 0:
             raise BadInput("trials must be at least 1, min_trades at least 0, start_equity positive")
-        for strategy in self.strategies:
-            spec(strategy)
+        readable = tuple(name for name in self.strategies if spec(name).supports(self.timeframe))
+        object.__setattr__(self, "unsupported", tuple(sorted(set(self.strategies) - set(readable))))
+        object.__setattr__(self, "strategies", readable)
+        if not readable:
+            raise UnsupportedTimeframe(f"{', '.join(self.unsupported)}: of no use on {self.timeframe.value} bars")
         for portfolio in self.portfolios:
             portfolio_weights.portfolio(portfolio)
 
@@ -118,7 +123,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Units in dependency order. `skipped` maps what cannot be made (insufficient_data) to why."""
+    """Units in dependency order. `skipped` maps what cannot be made to why: unsupported_timeframe or insufficient_data."""
 
     units: tuple[Unit, ...]
     skipped: Mapping[str, str]
@@ -219,11 +224,12 @@ def plan(config: ResearchConfig) -> Plan:
     prints = {name: catalog.fingerprint([name], config.timeframe) for name in config.symbols}
     whole = catalog.fingerprint(config.symbols, config.timeframe)
     skipped = {
-        f"{artifacts.signal_folder(symbol, strategy)}/{window.window_id}": "insufficient_data"
+        f"{artifacts.signal_folder(symbol, strategy)}/{window.window_id}": reason
         for symbol in config.symbols
-        for strategy in config.strategies
+        for names, reason in ((config.strategies, "insufficient_data"), (config.unsupported, "unsupported_timeframe"))
+        for strategy in names
         for window in cut.windows
-        if window not in available[symbol]
+        if strategy in config.unsupported or window not in available[symbol]
     }
     units = [*_signal_units(config, available, prints, (start, end))]
     units += _portfolio_units(config, available, cut.windows, whole, (start, end))

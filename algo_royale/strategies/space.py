@@ -82,6 +82,11 @@ def split_pair(pair: str, first: str, second: str) -> Callable[[Params], Params]
     return resolve
 
 
+def constant(name: str, value: Value) -> Callable[[Params], Params]:
+    """An argument that is never searched."""
+    return lambda params: {**params, name: value}
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """The constructor arguments of a component, taken from its space at the default point."""

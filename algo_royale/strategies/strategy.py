@@ -11,7 +11,7 @@ bars and a state; any partition of a series into chunks gives the same bits.
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ import numpy as np
 
 from algo_royale.compiled import BOOLS_IN, BOOLS_OUT, FLOATS_IN, FLOATS_OUT, SIGNALS_OUT, VOID, compiled
 from algo_royale.errors import BadConfiguration, BadInput, BadMarketData, UnknownName
-from algo_royale.features import Feature, FeatureCache, Program
+from algo_royale.features import FeatureCache, Program
 from algo_royale.market import ENTER, EXIT, Bars, BoolArray, FloatArray, SignalArray, Timeframe
 from algo_royale.strategies.conditions import (
     CONDITIONS,
@@ -33,7 +33,7 @@ from algo_royale.strategies.conditions import (
     condition,
     logic,
 )  # fmt: skip
-from algo_royale.strategies.space import Params, ParamSpec, Value, choice
+from algo_royale.strategies.space import Params, ParamSpec, Value, choice, integer
 
 SLOTS = ("entry", "exit", "trend", "filter")
 
@@ -283,8 +283,9 @@ def _logic_reasons(
 class StrategySpec:
     """One row: the components in their slots, and which parameters they share.
 
-    `shared` names parameters that are one dimension for all components which take them; `limits` replaces dimensions of
-    a component; `link` may change resolved arguments that depend on each other (by slot and class).
+    `shared` names parameters that are one dimension for all components which take them; `limits` narrows dimensions of
+    a component; `linked` replaces all dimensions of a component, and `link` then tells the arguments that follow from
+    those of others: both by class, from and to arguments as constructors take them.
     """
 
     name: str
@@ -294,16 +295,28 @@ class StrategySpec:
     logic: str | None = None
     shared: tuple[str, ...] = ()
     limits: Mapping[str, tuple[ParamSpec, ...]] = field(default_factory=dict)
+    linked: Mapping[str, tuple[ParamSpec, ...]] = field(default_factory=dict)
+    link: Callable[[Mapping[str, Params]], Mapping[str, Params]] = lambda arguments: {}
 
-    def components(self, timeframe: Timeframe) -> Iterator[tuple[str, Component]]:
-        """(slot, component with its dimensions as searched here), in the order of the search space."""
+    def rows(self) -> Iterator[tuple[str, ConditionRow | LogicRow]]:
+        """(slot, component), in the order of the search space."""
         for slot in ("entry", "exit", "trend"):
             for name in getattr(self, slot):
-                yield slot, self._limited(CONDITIONS[name])
+                yield slot, CONDITIONS[name]
         if self.logic:
-            yield "logic", self._limited(LOGICS[self.logic])
+            yield "logic", LOGICS[self.logic]
+
+    def components(self) -> Iterator[tuple[str, Component]]:
+        """(slot, component with its dimensions as searched here), in the order of the search space."""
+        return ((slot, self._limited(row)) for slot, row in self.rows())
+
+    def supports(self, timeframe: Timeframe) -> bool:
+        """Whether bars of this length tell all that its components ask for."""
+        return all(row.supports(timeframe) for _, row in self.rows())
 
     def _limited(self, row: ConditionRow | LogicRow) -> Component:
+        if row.name in self.linked:
+            return replace(row, specs=self.linked[row.name])
         limits = {spec.name: spec for spec in self.limits.get(row.name, ())}
         return replace(row, specs=tuple(limits.get(spec.name, spec) for spec in row.specs))
 
@@ -311,25 +324,69 @@ class StrategySpec:
         return f"shared.{spec.name}" if spec.name in self.shared else f"{slot}.{component.name}.{spec.name}"
 
 
+def _average_of_the_pair(arguments: Mapping[str, Params]) -> dict[str, Params]:
+    """TrendScraper looks at the price against the very average that its trend is measured by."""
+    slow = {"sma": arguments["EMAAboveSMARolling"]["slow"]}
+    return {"PriceAboveSMA": slow, "PriceBelowSMA": slow}
+
+
+def _exit_after_entry(arguments: Mapping[str, Params]) -> dict[str, Params]:
+    """The hours to sell begin `delay` hours after those to buy have ended, and not after 15."""
+    end, delay = int(arguments["TimeOfDayEntry"]["end_hour"]), int(arguments["TimeOfDayExit"]["delay"])
+    return {"TimeOfDayExit": {"start_hour": min(end + delay, 15)}}
+
+
 _ROWS = (
     StrategySpec(
         "BollingerBandsStrategy", entry=("BollingerBandsEntry",), exit=("BollingerBandsExit",), trend=("SMATrend",),
         shared=("window", "num_std"),
+    ),
+    StrategySpec("ComboStrategy", entry=("ComboEntry",), exit=("ComboExit",), shared=("vol_ma",)),
+    StrategySpec(
+        "MACDTrailingStopStrategy", entry=("VolumeSurgeEntry",), trend=("SMATrend",), logic="MACDTrailing",
     ),
     StrategySpec(
         "MeanReversionStrategy", trend=("PriceAboveSMA",), logic="MeanReversion",
         limits={"PriceAboveSMA": (choice("sma", (100, 150, 200), 200),)},  # slower than any window of the logic
     ),
     StrategySpec(
+        "MomentumStrategy", entry=("MomentumEntry",), exit=("MomentumExit",),
+        shared=("lookback", "threshold", "smooth_window"),
+    ),
+    StrategySpec(
         "MovingAverageCrossoverStrategy", entry=("MovingAverageCrossoverEntry",), exit=("MovingAverageCrossoverExit",),
         shared=("short_window", "gap", "trend_window", "volume_ma_window", "ma_type"),
     ),
+    StrategySpec(
+        "MovingAverageStrategy", entry=("MovingAverageEntry",), exit=("MovingAverageExit",),
+        shared=("short_window", "gap"),
+    ),
+    StrategySpec("PullbackEntryStrategy", entry=("PullbackEntry",), exit=("PullbackExit",), shared=("ma",)),
     StrategySpec("RSIStrategy", entry=("RSIEntry",), exit=("RSIExit",), shared=("period",)),
+    StrategySpec(
+        "TimeOfDayBiasStrategy", entry=("TimeOfDayEntry",), exit=("TimeOfDayExit",),
+        linked={"TimeOfDayExit": (integer("delay", 0, 3, 2),)}, link=_exit_after_entry,
+    ),
     StrategySpec(
         "TrailingStopStrategy", entry=("MomentumEntry", "PullbackEntry", "MovingAverageEntry"),
         exit=("MovingAverageExit", "RSIExit", "MomentumExit"), trend=("TrendAboveSMA", "SMATrend"), logic="TrailingStop",
         shared=("lookback", "threshold", "smooth_window", "confirmation_periods", "short_window", "gap"),
     ),
+    StrategySpec(
+        "TrendScraperStrategy", entry=("PriceAboveSMA",), exit=("ReturnVolatilityExit", "PriceBelowSMA"),
+        trend=("EMAAboveSMARolling",), linked={"PriceAboveSMA": (), "PriceBelowSMA": ()}, link=_average_of_the_pair,
+    ),
+    StrategySpec(
+        "VolatilityBreakoutStrategy", entry=("VolatilityBreakoutEntry",), exit=("VolatilityBreakoutExit",),
+        shared=("threshold", "sma", "volatility_col", "range_col"),
+    ),
+    StrategySpec(
+        "VolumeSurgeStrategy", entry=("VolumeSurgeEntry",), exit=("VolumeSurgeExit",), shared=("threshold", "ma_window"),
+    ),
+    StrategySpec(
+        "VWAPReversionStrategy", entry=("VWAPReversionEntry",), exit=("VWAPReversionExit",), shared=("vwap",),
+    ),
+    StrategySpec("WickReversalStrategy", entry=("WickReversalEntry",), exit=("WickReversalExit",)),
 )  # fmt: skip
 STRATEGIES: dict[str, StrategySpec] = {row.name: row for row in _ROWS}
 
@@ -346,7 +403,7 @@ def space(name: str, timeframe: Timeframe) -> tuple[ParamSpec, ...]:
     """The joint search space: fixed names and bounds, shared dimensions once."""
     row = spec(name)
     out: dict[str, ParamSpec] = {}
-    for slot, component in row.components(timeframe):
+    for slot, component in row.components():
         for dimension in component.space(timeframe):
             out.setdefault(row.trial_name(slot, component, dimension), dimension)
     return tuple(replace(dimension, name=trial_name) for trial_name, dimension in out.items())
@@ -365,36 +422,38 @@ def resolve(name: str, trial: Mapping[str, Value], timeframe: Timeframe) -> dict
         raise BadConfiguration(
             f"{name}: a trial has exactly the dimensions of its space, not {sorted(wanted ^ set(trial))}"
         )
-    slots: dict[str, list[tuple[str, Params]]] = {slot: [] for slot in SLOTS}
-    rule = None
-    for slot, component in row.components(timeframe):
+    arguments: dict[str, Params] = {}
+    for slot, component in row.components():
         drawn = {d.name: trial[row.trial_name(slot, component, d)] for d in component.specs}
-        resolved = (component.name, component.fill(component.resolve(drawn), timeframe))
-        if slot == "logic":
-            rule = resolved
-        else:
-            slots[slot].append(resolved)
-    return _artifact(slots, rule)
+        arguments[component.name] = component.resolve(drawn)
+    arguments |= row.link(arguments)
+    slots: dict[str, list[tuple[str, Params]]] = {slot: [] for slot in (*SLOTS, "logic")}
+    for slot, component in row.rows():
+        slots[slot].append((component.name, component.fill(arguments[component.name], timeframe)))
+    return _artifact(slots, slots["logic"][0] if slots["logic"] else None)
 
 
-def compose(name: str, params: Mapping[str, Any], timeframe: Timeframe) -> Strategy:
-    """A strategy of any conditions in any slots, from the shape that `resolve` returns."""
+def compose(name: str, params: Mapping[str, Any], timeframe: Timeframe, columns: Collection[str] = ()) -> Strategy:
+    """A strategy of any conditions in any slots, from the shape that `resolve` returns.
+
+    `columns` declares the extra columns that the bars will have, for conditions that read one.
+    """
     known = {*(f"{slot}_conditions" for slot in SLOTS), "stateful_logic"}
     if not set(params) <= known:
         raise BadConfiguration(f"{name}: unknown key {sorted(set(params) - known)}; known: {', '.join(sorted(known))}")
     conditions = []
     for slot in SLOTS:
         for entry in params.get(f"{slot}_conditions", ()):
-            conditions += [(slot, condition(c, given, timeframe)) for c, given in entry.items()]
+            conditions += [(slot, condition(c, given, timeframe, columns)) for c, given in entry.items()]
     rules = [logic(x, given, timeframe) for x, given in (params.get("stateful_logic") or {}).items()]
     if len(rules) > 1:
         raise BadConfiguration(f"{name}: at most one stateful logic, not {[x.name for x in rules]}")
     return Strategy(name, timeframe, tuple(conditions), rules[0] if rules else None)
 
 
-def build(name: str, params: Mapping[str, Any], timeframe: Timeframe) -> Strategy:
+def build(name: str, params: Mapping[str, Any], timeframe: Timeframe, columns: Collection[str] = ()) -> Strategy:
     """The named strategy with these arguments. Its filter slot is free; the others hold what its row says."""
-    row, strategy = spec(name), compose(name, params, timeframe)
+    row, strategy = spec(name), compose(name, params, timeframe, columns)
     for slot in ("entry", "exit", "trend"):
         found = tuple(c.name for s, c in strategy.conditions if s == slot)
         if found != getattr(row, slot):
@@ -412,23 +471,21 @@ def strategy_id(name: str, params: Mapping[str, Any], timeframe: Timeframe) -> s
 @lru_cache(maxsize=256)
 def required_history(name: str, timeframe: Timeframe) -> int:
     """Bars before the first that counts so that nothing in the whole search space depends on where history begins."""
-    return max(s for _, c in spec(name).components(timeframe) for s in _settles(c, timeframe))
+    return max(s for _, row in spec(name).rows() for s in _settles(row, timeframe))
 
 
-def _settles(component: Component, timeframe: Timeframe) -> Iterator[int]:
+def _settles(row: ConditionRow | LogicRow, timeframe: Timeframe) -> Iterator[int]:
     """Settle times over the categorical choices, with every window at its longest."""
-    dimensions = component.space(timeframe)
+    dimensions = row.space(timeframe)
     for point in itertools.product(*(d.choices or (d.high or 0,) for d in dimensions)):
         drawn: Params = {d.name: x for d, x in zip(dimensions, point, strict=True)}
-        arguments = component.resolve(drawn)
-        conditions: list[Condition | None]
-        if component.name in LOGICS:
-            rule = logic(component.name, arguments, timeframe)
-            conditions = [rule.entry, rule.exit]
+        arguments = row.fill(row.resolve(drawn), timeframe)
+        if isinstance(row, ConditionRow):
+            inputs = [row.build(arguments)[0]]
         else:
-            conditions = [condition(component.name, arguments, timeframe)]
-        features: list[Feature] = [f for c in conditions if c for f in c.inputs.values()]
-        yield max((f.settle for f in features), default=0)
+            rule = row.make(arguments)
+            inputs = [c.inputs for c in (rule.entry, rule.exit) if c]
+        yield max((f.settle for found in inputs for f in found.values()), default=0)
 
 
 def signals(

@@ -5,6 +5,7 @@ import hashlib
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -169,6 +170,16 @@ def test_any_cut_into_chunks_gives_the_same_bits(data: st.DataObject) -> None:
         for one in (adjuster.update(chunk), late.update(chunk)):
             for name in ("open", "high", "low", "close", "volume"):
                 assert getattr(one, name).tobytes() == getattr(whole, name)[low:high].tobytes()
+
+
+def test_adjustment_leaves_extra_columns_alone() -> None:
+    bars = daily([10.0, 11.0, 12.0])
+    mine = np.array([True, False, True])
+
+    adjusted = forward_adjusted(replace(bars, extra={"mine": mine}), [on(bars, 1, ratio=2.0)])
+
+    assert adjusted.extra["mine"].tolist() == mine.tolist()
+    assert adjusted.slice(1, 3).extra["mine"].tolist() == [False, True]
 
 
 def test_actions_before_the_second_bar_change_nothing() -> None:

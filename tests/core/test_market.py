@@ -75,6 +75,8 @@ def test_columns_have_one_length() -> None:
     columns = {name: getattr(good, name) for name in names}
     with pytest.raises(BadMarketData, match="column vwap has 1 of 2 rows"):
         Bars(symbol="X", timeframe=Timeframe.MIN_1, vwap=np.zeros(1), **columns)
+    with pytest.raises(BadMarketData, match="column mine has 3 of 2 rows"):
+        Bars(symbol="X", timeframe=Timeframe.MIN_1, vwap=np.zeros(2), extra={"mine": np.zeros(3, bool)}, **columns)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from algo_royale.errors import ArtifactError, BadInput, InsufficientHistory, UnknownName
+from algo_royale.errors import ArtifactError, BadInput, InsufficientHistory, UnknownName, UnsupportedTimeframe
+from algo_royale.market import Timeframe
 from algo_royale.research import artifacts, portfolio_stages, signal_stages, stages
 from algo_royale.research.optimise import StudyFailed
 from algo_royale.research.plan import Input, forget_data, series
@@ -199,6 +200,30 @@ def test_another_process_with_another_hash_seed_makes_the_same_files(base: tuple
 
     assert documents(tmp_path / "a") == documents(made.artifacts_root)
     assert sidecars(tmp_path / "a") == sidecars(made.artifacts_root)
+
+
+def test_a_strategy_that_cannot_read_the_bars_is_skipped_and_counts_for_nothing(base: tuple, tmp_path: Path) -> None:
+    """The plan is the one without it, to the hash, and says why it is not there for any window."""
+    made, plan, _ = base
+    asked = replace(made, strategies=(*made.strategies, "TimeOfDayBiasStrategy"), artifacts_root=tmp_path)
+
+    found = stages.plan(asked)
+    manifest = stages.write_manifest(found, asked, failures={}, created_at="2024-05-01T14:03:22Z", run_time_sec=0.0)
+
+    reasons = {key: why for key, why in found.skipped.items() if "TimeOfDayBiasStrategy" in key}
+    assert found.units == plan.units
+    assert len(reasons) == len(made.symbols) * len(plan.windows)
+    assert set(reasons.values()) == {"unsupported_timeframe"}
+    assert found.skipped == plan.skipped | reasons
+    assert {key: manifest["units"][key]["status"] for key in reasons} == reasons
+    assert (asked.strategies, asked.unsupported) == (made.strategies, ("TimeOfDayBiasStrategy",))
+
+
+def test_a_run_of_nothing_but_such_strategies_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedTimeframe, match=r"TimeOfDayBiasStrategy.* 1Day"):
+        config(tmp_path, tmp_path, strategies=("TimeOfDayBiasStrategy",))
+    hourly = config(tmp_path, tmp_path, strategies=("TimeOfDayBiasStrategy",), timeframe=Timeframe.HOUR_1)
+    assert (hourly.strategies, hourly.unsupported) == (("TimeOfDayBiasStrategy",), ())
 
 
 def test_changed_data_files_are_seen_by_the_next_plan(base: tuple, tmp_path: Path) -> None:

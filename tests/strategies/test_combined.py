@@ -21,7 +21,7 @@ from algo_royale.strategies import (
 )
 
 DAY = Timeframe.DAY_1
-NAMES = sorted(STRATEGIES)
+NAMES = sorted(name for name, row in STRATEGIES.items() if row.supports(DAY))
 
 
 def default(name: str) -> Strategy:
@@ -121,7 +121,7 @@ def test_nobody_to_vote_means_no_entry(g: Bars) -> None:
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, 500), max_size=8), st.sampled_from(["state", "signal"]))
 def test_any_partition_gives_the_same_vote(walk, seed: int, cuts: list[int], mode: str) -> None:  # type: ignore[no-untyped-def]
     bars = walk(seed, 500)
-    combined = CombinedSignal(members(1, 2, 3, 4, 5), 0.4, 0.7, mode)
+    combined = CombinedSignal(members(*range(1, len(NAMES) + 1)), 0.4, 0.7, mode)
     *whole, after_whole = combined.update(bars, combined.init())
 
     state, parts = combined.init(), []

@@ -26,6 +26,7 @@ def tables() -> str:
         ]
         out += [
             f"Logic: `{row.logic}`." if row.logic else "",
+            "" if row.supports(DAY) else "Not for daily bars.",
             f"Needs {required_history(name, DAY)} bars of history.\n",
         ]
         out += ["| dimension | values | default |", "| --- | --- | --- |"]

@@ -1,8 +1,10 @@
 """Features against published numbers and TA-Lib, and the two properties that make research and live one thing."""
 
 import math
+from datetime import UTC, date, datetime
 from itertools import pairwise
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -15,10 +17,12 @@ from algo_royale.compiled import F64, compiled
 from algo_royale.errors import BadConfiguration
 from algo_royale.features import CLOSE, NEVER, Feature, FeatureCache, Program, catalogue
 from algo_royale.market import Bars, Timeframe
+from algo_royale.sessions import calendar, new_york_clock_ns
 from algo_royale.strategies import CONDITIONS, LOGICS
 from algo_royale.strategies.conditions import condition, logic
 
-DAY = Timeframe.DAY_1
+DAY, HOUR = Timeframe.DAY_1, Timeframe.HOUR_1
+COLUMNS = ("entry_signal",)
 FEATURES = catalogue(DAY)
 
 # Published with series G: feature, value at bar 299, value at bar 1999.
@@ -48,14 +52,14 @@ FIRST = {
     "lower_wick": 0, "vol_ma_10": 9, "vol_ma_200": 199, "vol_change": 1, "vwap_10": 9, "vwap_200": 199,
     "plus_di_14": 14, "minus_di_14": 14, "adx": 27, "momentum_10": 10, "roc_10": 10, "stochastic_k": 13,
     "stochastic_d": 15, "bollinger_upper": 19, "bollinger_lower": 19, "bollinger_width": 19, "bollinger_pct_b": 19,
-    "gap": 1, "high_low_ratio": 0, "obv": 0, "adl": 0,
+    "gap": 1, "high_low_ratio": 0, "obv": 0, "adl": 0, "hour": 0, "minute": 0, "day_of_week": 0, "minute_of_day": 0,
 }  # fmt: skip
 
 
 def everything() -> list[Feature]:
     """Every named feature and every input of every registered condition and logic, at default arguments."""
-    conditions = [condition(name, {}, DAY) for name in CONDITIONS]
-    for rule in (logic(name, {}, DAY) for name in LOGICS):
+    conditions = [condition(name, {}, HOUR, COLUMNS) for name in CONDITIONS]
+    for rule in (logic(name, {}, HOUR) for name in LOGICS):
         conditions += [c for c in (rule.entry, rule.exit) if c]
     return [*FEATURES.values(), *(f for c in conditions for f in c.inputs.values())]
 
@@ -87,7 +91,8 @@ def altered_after(bars: Bars, t: int) -> Bars:
     factor = np.where(np.arange(len(bars)) > t, 2.0, 1.0)
     columns = {name: getattr(bars, name) * factor for name in ("open", "high", "low", "close", "volume", "vwap")}
     times = {name: getattr(bars, name) for name in ("start_ns", "end_ns", "trade_count")}
-    return Bars(symbol=bars.symbol, timeframe=bars.timeframe, **columns, **times)
+    extra = {name: column ^ (factor > 1.0) for name, column in bars.extra.items()}
+    return Bars(symbol=bars.symbol, timeframe=bars.timeframe, extra=extra, **columns, **times)
 
 
 def looking_ahead(wanted: list[Feature], bars: Bars, t: int) -> set[str]:
@@ -181,17 +186,17 @@ def test_where_history_begins_no_longer_matters_once_a_feature_has_settled(long_
 @settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, 700), max_size=12))
 def test_any_partition_of_the_bars_gives_the_same_bits(walk, seed: int, cuts: list[int]) -> None:  # type: ignore[no-untyped-def]
-    assert differing(everything(), walk(seed, 700), cuts) == set()
+    assert differing(everything(), walk(seed, 700, HOUR), cuts) == set()
 
 
 def test_one_bar_at_a_time_gives_the_same_bits(walk) -> None:  # type: ignore[no-untyped-def]
-    assert differing(everything(), walk(5, 420), list(range(420))) == set()
+    assert differing(everything(), walk(5, 420, HOUR), list(range(420))) == set()
 
 
 @settings(max_examples=10)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 699))
 def test_no_feature_looks_ahead(walk, seed: int, t: int) -> None:  # type: ignore[no-untyped-def]
-    assert looking_ahead(everything(), walk(seed, 700), t) == set()
+    assert looking_ahead(everything(), walk(seed, 700, HOUR), t) == set()
 
 
 def test_a_feature_that_reads_the_next_bar_is_caught(g: Bars, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +212,7 @@ def test_a_feature_that_reads_the_next_bar_is_caught(g: Bars, monkeypatch: pytes
 @settings(max_examples=10)
 @given(st.integers(0, 2**32 - 1))
 def test_values_stay_within_what_they_mean(walk, seed: int) -> None:  # type: ignore[no-untyped-def]
-    bars = walk(seed, 400)
+    bars = walk(seed, 400, HOUR)
     found = {name: values for name, f in FEATURES.items() for values in [values_of([f], bars)[f.key][f.lb :]]}
 
     for name in ("rsi", "adx", "plus_di_14", "minus_di_14", "stochastic_k", "stochastic_d"):
@@ -218,6 +223,86 @@ def test_values_stay_within_what_they_mean(walk, seed: int) -> None:  # type: ig
     assert (found["bollinger_lower"] <= middle).all() and (middle <= found["bollinger_upper"]).all()
     candle = found["upper_wick"] + found["lower_wick"] + found["body"]
     np.testing.assert_allclose(candle, found["range"], atol=1e-12 * bars.high.max())
+
+
+def shown_in_new_york(at_ns: int) -> datetime:
+    return datetime.fromtimestamp(at_ns // 10**9, tz=ZoneInfo("America/New_York"))
+
+
+def test_the_catalogue_is_complete() -> None:
+    assert len(FEATURES) == 64
+
+
+def test_clock_features_show_what_a_clock_in_new_york_shows(g_of) -> None:  # type: ignore[no-untyped-def]
+    """Label and end of every hourly bar of a year and more, both switches of the clock among them."""
+    bars = g_of(HOUR)
+    found = {name: one(FEATURES[name], bars) for name in ("hour", "minute", "day_of_week", "minute_of_day")}
+
+    starts, ends = ([shown_in_new_york(int(x)) for x in times] for times in (bars.start_ns, bars.end_ns))
+    assert found["hour"].tolist() == [x.hour for x in starts]
+    assert found["minute"].tolist() == [x.minute for x in starts]
+    assert found["day_of_week"].tolist() == [x.weekday() for x in starts]
+    assert found["minute_of_day"].tolist() == [60 * x.hour + x.minute for x in ends]
+    assert sorted(set(found["minute_of_day"])) == [600, 660, 720, 780, 840, 900, 960]
+
+
+@settings(max_examples=200)
+@given(st.lists(st.integers(-(2**31), 2**32), min_size=1, max_size=20))
+def test_any_instant_has_its_place_on_the_clock(seconds: list[int]) -> None:
+    """Half hours as well, in any order; before 1970 and after the last rule of the tz database."""
+    at_ns = np.array(seconds, np.int64) // 1800 * 1800 * 10**9
+
+    found = new_york_clock_ns(at_ns)
+
+    for x, shown in zip(at_ns.tolist(), found.tolist(), strict=True):
+        clock = shown_in_new_york(x).replace(tzinfo=UTC)
+        assert shown == int(clock.timestamp()) * 10**9
+
+
+def test_clocks_change_at_two_in_the_morning() -> None:
+    """2024-03-10 and 2024-11-03: 06:59:59 UTC shows 01:59:59 before the first; 05:59:59 shows 01:59:59 before the second."""
+    seconds = [1710053999 + 1, 1710053999 + 2, 1730613600 - 1, 1730613600]
+    shown = [
+        str(np.datetime64(int(x), "ns").astype("datetime64[s]")) for x in new_york_clock_ns(np.array(seconds) * 10**9)
+    ]
+
+    assert shown == ["2024-03-10T03:00:00", "2024-03-10T03:00:01", "2024-11-03T01:59:59", "2024-11-03T01:00:00"]
+
+
+def test_clocks_change_between_sessions_and_not_within() -> None:
+    """Every session of ten years, half days and both switches among them, opens at 570 minutes of its day."""
+    sessions = calendar().sessions(date(2010, 1, 1), date(2019, 12, 31))
+    opens, closes = (np.array(x, np.int64) for x in zip(*((s.open_ns, s.close_ns) for s in sessions), strict=True))
+
+    assert set((new_york_clock_ns(opens) // 60_000_000_000 % 1440).tolist()) == {570}
+    assert set((new_york_clock_ns(closes) // 60_000_000_000 % 1440).tolist()) == {780, 960}
+    assert len(new_york_clock_ns(np.empty(0, np.int64))) == 0
+
+
+def slow_since(x: list[float], level: float) -> list[float]:
+    """Bars since the latest one above the level, by looking back from each."""
+    out = []
+    for t in range(len(x)):
+        above = [t - i for i in range(t + 1) if x[i] > level]
+        out.append(float(min(above)) if above else math.nan)
+    return out
+
+
+@settings(max_examples=100)
+@given(st.lists(st.sampled_from([0.0, 1.0, 2.0, math.nan]), max_size=30), st.lists(st.integers(0, 30), max_size=4),
+       st.integers(1, 5))  # fmt: skip
+def test_runs_and_what_was_last_are_counted_across_chunks(x: list[float], cuts: list[int], n: int) -> None:
+    """As if the input were given in pieces to the operation itself."""
+    run, since = features.run_above(CLOSE, 1.0, n), features.since_above(CLOSE, 1.0)
+    memories = {f: features._OPS[f.op].memory(f.n) for f in (run, since)}
+    found: dict[Feature, list[float]] = {run: [], since: []}
+    for a, b in pairwise([0, *sorted(min(cut, len(x)) for cut in cuts), len(x)]):
+        for feature, memory in memories.items():
+            found[feature] += features._OPS[feature.op].run(feature, [np.array(x[a:b])], memory).tolist()
+
+    runs = [next((i for i in range(t + 1) if not x[t - i] > 1.0), t + 1) for t in range(len(x))]
+    assert found[run] == [float(min(r, n)) for r in runs]
+    np.testing.assert_array_equal(found[since], slow_since(x, 1.0))
 
 
 def test_flat_bars_give_the_stated_values(make_bars) -> None:  # type: ignore[no-untyped-def]
@@ -252,7 +337,10 @@ def test_cached_values_are_those_computed_afresh(g: Bars) -> None:
             np.testing.assert_array_equal(fresh[key], other[key])
     assert second[features.rsi().key] is first[features.rsi().key]
     assert none.get(features.rsi().key) is None
-    assert cache.get(features.band(20, 2.0).key) is None  # searched numbers would fill it with what never comes again
+    searched = features.gap(CLOSE, features.band(20, 2.0))
+    Program([searched]).run_cached(cache)
+    for feature in (features.band(20, 2.0), searched):  # these would fill it with what never comes again
+        assert cache.get(feature.key) is None
 
 
 def test_a_kernel_that_cannot_be_kept_on_disk_is_compiled_all_the_same() -> None:

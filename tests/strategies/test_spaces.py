@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algo_royale.errors import BadConfiguration
-from algo_royale.market import Bars, Timeframe
+from algo_royale.market import Timeframe
 from algo_royale.strategies import (
     STRATEGIES,
     FeatureCache,
@@ -19,7 +19,9 @@ from algo_royale.strategies import (
 )
 
 DAY = Timeframe.DAY_1
+HOUR = Timeframe.HOUR_1
 EVERY = [(name, timeframe) for name in STRATEGIES for timeframe in Timeframe]
+BUILDABLE = [(name, timeframe) for name, timeframe in EVERY if STRATEGIES[name].supports(timeframe)]
 
 
 def values(d: ParamSpec, count: int) -> list[int | float | str]:
@@ -34,7 +36,7 @@ def values(d: ParamSpec, count: int) -> list[int | float | str]:
 
 @st.composite
 def points(draw: st.DrawFn) -> tuple[str, Timeframe, dict[str, int | float | str]]:
-    name, timeframe = draw(st.sampled_from(EVERY))
+    name, timeframe = draw(st.sampled_from(BUILDABLE))
     trial = {}
     for d in space(name, timeframe):
         trial[d.name] = draw(st.sampled_from(values(d, 9)))
@@ -45,8 +47,11 @@ def test_spaces_have_the_stated_dimensions() -> None:
     dimensions = {name: len(space(name, DAY)) for name in STRATEGIES}
 
     assert dimensions == {
-        "BollingerBandsStrategy": 3, "MeanReversionStrategy": 6, "MovingAverageCrossoverStrategy": 7, "RSIStrategy": 3,
-        "TrailingStopStrategy": 13,
+        "BollingerBandsStrategy": 3, "ComboStrategy": 6, "MACDTrailingStopStrategy": 7, "MeanReversionStrategy": 6,
+        "MomentumStrategy": 5, "MovingAverageCrossoverStrategy": 7, "MovingAverageStrategy": 2,
+        "PullbackEntryStrategy": 1, "RSIStrategy": 3, "TimeOfDayBiasStrategy": 3, "TrailingStopStrategy": 13,
+        "TrendScraperStrategy": 6, "VolatilityBreakoutStrategy": 4, "VolumeSurgeStrategy": 3, "VWAPReversionStrategy": 3,
+        "WickReversalStrategy": 2,
     }  # fmt: skip
 
 
@@ -64,6 +69,48 @@ def test_dimensions_are_named_by_slot_and_class_unless_shared() -> None:
         "trend.TrendAboveSMA.sma", "trend.SMATrend.pair", "logic.TrailingStop.stop_pct",
         "logic.TrailingStop.reentry_cooldown",
     }  # fmt: skip
+
+
+def arguments(name: str, timeframe: Timeframe = DAY, **drawn: int | float | str) -> dict[str, dict[str, object]]:
+    """Resolved arguments by class, of the default point with some dimensions (by their last name) at other values."""
+    trial = default_trial(name, timeframe)
+    assert drawn.keys() <= {d.rpartition(".")[2] for d in trial}
+    params = resolve(name, {d: drawn.get(d.rpartition(".")[2], x) for d, x in trial.items()}, timeframe)
+    rows = [*params["entry_conditions"], *params["exit_conditions"], *params["trend_conditions"]]
+    return {k: v for row in [*rows, params["stateful_logic"] or {}] for k, v in row.items()}
+
+
+@pytest.mark.parametrize("pair", ["20/50", "9/10", "150/200"])
+def test_trend_scraper_compares_the_price_with_the_average_of_its_trend(pair: str) -> None:
+    fast, slow = (int(x) for x in pair.split("/"))
+
+    assert arguments("TrendScraperStrategy", pair=pair, loss=0.03) == {
+        "PriceAboveSMA": {"sma": slow},
+        "ReturnVolatilityExit": {
+            "threshold": -0.03, "mult": 3.0, "range_col": "range_pct", "volatility_col": "volatility_20",
+        },
+        "PriceBelowSMA": {"sma": slow},
+        "EMAAboveSMARolling": {"fast": fast, "slow": slow, "window": 3},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "delay", "exit_start"),
+    [(10, 2, 2, 14), (9, 1, 0, 10), (9, 3, 3, 15), (12, 3, 0, 15), (12, 3, 3, 15)],
+)
+def test_the_hours_to_sell_follow_those_to_buy(start: int, length: int, delay: int, exit_start: int) -> None:
+    assert arguments("TimeOfDayBiasStrategy", HOUR, start_hour=start, len=length, delay=delay) == {
+        "TimeOfDayEntry": {"start_hour": start, "end_hour": start + length},
+        "TimeOfDayExit": {"start_hour": exit_start, "end_hour": 16},
+    }
+
+
+def test_pairs_are_those_of_the_catalogue() -> None:
+    pairs = {d.name: d for d in space("TrendScraperStrategy", DAY)}["trend.EMAAboveSMARolling.pair"].choices
+
+    assert len(pairs) == 30
+    assert {int(p.split("/")[0]) for p in pairs} == {9, 10, 12, 20, 26, 50, 100, 150}
+    assert len({d.name: d for d in space("BollingerBandsStrategy", DAY)}["trend.SMATrend.pair"].choices) == 11
 
 
 @pytest.mark.parametrize(("name", "timeframe"), EVERY)
@@ -103,24 +150,19 @@ def test_a_trial_becomes_the_arguments_of_the_artifact() -> None:
 
 
 def test_default_arguments_are_those_of_the_catalogue() -> None:
-    def conditions(name: str) -> dict[str, dict[str, object]]:
-        params = resolve(name, default_trial(name, DAY), DAY)
-        rows = [*params["entry_conditions"], *params["exit_conditions"], *params["trend_conditions"]]
-        return {k: v for row in [*rows, params["stateful_logic"] or {}] for k, v in row.items()}
-
     crossover = {
         "short_window": 10, "long_window": 50, "trend_window": 200, "volume_ma_window": 20, "ma_type": "EMA",
     }  # fmt: skip
-    assert conditions("MovingAverageCrossoverStrategy") == {
+    assert arguments("MovingAverageCrossoverStrategy") == {
         "MovingAverageCrossoverEntry": {**crossover, "confirm": "both"},
         "MovingAverageCrossoverExit": {**crossover, "confirm": "none"},
     }
-    assert conditions("BollingerBandsStrategy") == {
+    assert arguments("BollingerBandsStrategy") == {
         "BollingerBandsEntry": {"window": 20, "num_std": 2.0},
         "BollingerBandsExit": {"window": 20, "num_std": 2.0},
         "SMATrend": {"fast": 50, "slow": 200},
     }
-    assert conditions("MeanReversionStrategy") == {
+    assert arguments("MeanReversionStrategy") == {
         "PriceAboveSMA": {"sma": 200},
         "MeanReversion": {
             "window": 20, "threshold": 0.02, "stop_pct": 0.05, "profit_target_pct": 0.04, "reentry_cooldown": 5,
@@ -136,22 +178,21 @@ def test_every_draw_can_be_built_with_fast_below_slow(point) -> None:  # type: i
     strategy = build(name, resolve(name, trial, timeframe), timeframe)
 
     assert strategy.settle <= required_history(name, timeframe)
-    for _, c in strategy.conditions:
-        if "long_window" in c.params:
-            assert c.params["short_window"] < c.params["long_window"]
-        if "slow" in c.params:
-            assert c.params["fast"] < c.params["slow"]
+    for c in (*(c for _, c in strategy.conditions), *([strategy.logic] if strategy.logic else [])):
+        for fast, slow in (("short_window", "long_window"), ("fast", "slow"), ("start_hour", "end_hour")):
+            assert slow not in c.params or c.params[fast] < c.params[slow]
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_every_dimension_can_change_a_signal(name: str, g: Bars) -> None:
-    cache = FeatureCache(g)
+def test_every_dimension_can_change_a_signal(name: str, g_of) -> None:  # type: ignore[no-untyped-def]
+    timeframe = DAY if STRATEGIES[name].supports(DAY) else HOUR
+    cache = FeatureCache(g_of(timeframe))
 
     def signal(trial: dict) -> np.ndarray:  # type: ignore[type-arg]
-        return build(name, resolve(name, trial, DAY), DAY).run(g, cache=cache).signal
+        return build(name, resolve(name, trial, timeframe), timeframe).run(cache.bars, cache=cache).signal
 
-    base = default_trial(name, DAY)
-    for d in space(name, DAY):
+    base = default_trial(name, timeframe)
+    for d in space(name, timeframe):
         assert any((signal({**base, d.name: x}) != signal(base)).any() for x in values(d, 5)), d.name
 
 
@@ -160,6 +201,11 @@ def test_required_history_covers_the_slowest_point() -> None:
     assert required_history("RSIStrategy", DAY) == 660
     assert required_history("MovingAverageCrossoverStrategy", DAY) == 3599
     assert required_history("BollingerBandsStrategy", DAY) == 199
+    # A run of 20 bars of an average of 150 above one of 200; changes over 30 smoothed over 10, in a run of 5.
+    assert required_history("TrendScraperStrategy", DAY) == 199 + 11 * 150 + 19
+    assert required_history("MomentumStrategy", DAY) == 30 + 9 + 4
+    assert required_history("MACDTrailingStopStrategy", DAY) == 35 + 12 + 11 * (36 + 13) + 1
+    assert required_history("TimeOfDayBiasStrategy", DAY) == 0
 
 
 @pytest.mark.parametrize("change", [{"shared.period": None}, {"entry.RSIEntry.period": 3}])

@@ -4,14 +4,16 @@ import hashlib
 import json
 import math
 import warnings
+from datetime import datetime
 from itertools import pairwise
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algo_royale.errors import BadConfiguration, BadInput, BadMarketData, UnknownName
+from algo_royale.errors import BadConfiguration, BadInput, BadMarketData, UnknownName, UnsupportedTimeframe
 from algo_royale.market import ENTER, EXIT, Bars, Timeframe
 from algo_royale.strategies import (
     CONDITIONS,
@@ -31,13 +33,24 @@ from algo_royale.strategies import (
 )
 from algo_royale.strategies.strategy import decide
 
-DAY = Timeframe.DAY_1
+DAY, HOUR = Timeframe.DAY_1, Timeframe.HOUR_1
+DAILY = [name for name, row in STRATEGIES.items() if row.supports(DAY)]
 GOLDEN = {  # published: bars with ENTER, bars with EXIT, positions opened, on series G at default arguments
     "BollingerBandsStrategy": (46, 122, 11),
+    "ComboStrategy": (55, 877, 30),
+    "MACDTrailingStopStrategy": (158, 41, 42),
     "MeanReversionStrategy": (95, 19, 20),
+    "MomentumStrategy": (600, 560, 54),
     "MovingAverageCrossoverStrategy": (4, 29, 4),
+    "MovingAverageStrategy": (6, 6, 6),
+    "PullbackEntryStrategy": (132, 132, 132),
     "RSIStrategy": (82, 85, 9),
     "TrailingStopStrategy": (188, 649, 39),
+    "TrendScraperStrategy": (521, 989, 51),
+    "VolatilityBreakoutStrategy": (347, 355, 80),
+    "VolumeSurgeStrategy": (351, 687, 149),
+    "VWAPReversionStrategy": (665, 739, 52),
+    "WickReversalStrategy": (99, 254, 71),
 }
 SEEDS = st.integers(0, 2**32 - 1)
 names = st.sampled_from(sorted(STRATEGIES))
@@ -45,12 +58,16 @@ names = st.sampled_from(sorted(STRATEGIES))
 
 @st.composite
 def drawn(draw: st.DrawFn) -> Strategy:
-    """Any strategy at any point of its space."""
+    """Any strategy at any point of its space, for daily bars where it can read them."""
     name = draw(names)
-    return build(name, resolve(name, draw(trials(name)), DAY), DAY)
+    return build(name, resolve(name, draw(trials(name, frame(name))), frame(name)), frame(name))
 
 
-def trials(name: str, timeframe: Timeframe = DAY) -> st.SearchStrategy[dict[str, int | float | str]]:
+def frame(name: str) -> Timeframe:
+    return DAY if STRATEGIES[name].supports(DAY) else HOUR
+
+
+def trials(name: str, timeframe: Timeframe) -> st.SearchStrategy[dict[str, int | float | str]]:
     """Any point of the search space of a strategy."""
     points: dict[str, st.SearchStrategy[int | float | str]] = {}
     for d in space(name, timeframe):
@@ -64,7 +81,7 @@ def trials(name: str, timeframe: Timeframe = DAY) -> st.SearchStrategy[dict[str,
 
 
 def default(name: str) -> Strategy:
-    return build(name, resolve(name, default_trial(name, DAY), DAY), DAY)
+    return build(name, resolve(name, default_trial(name, frame(name)), frame(name)), frame(name))
 
 
 def counts(strategy: Strategy, bars: Bars) -> tuple[int, int, int]:
@@ -73,37 +90,37 @@ def counts(strategy: Strategy, bars: Bars) -> tuple[int, int, int]:
     return int((run.signal == ENTER).sum()), int((run.signal == EXIT).sum()), int(opened.sum())
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", DAILY)
 def test_strategies_trade_series_g_as_published(name: str, g: Bars) -> None:
     assert counts(default(name), g) == GOLDEN[name]
 
 
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        (
-            StrategySpec(
-                "MovingAverageStrategy", entry=("MovingAverageEntry",), exit=("MovingAverageExit",),
-                shared=("short_window", "gap"),
-            ),
-            (6, 6, 6),
-        ),
-        (
-            StrategySpec(
-                "MomentumStrategy", entry=("MomentumEntry",), exit=("MomentumExit",),
-                shared=("lookback", "threshold", "smooth_window"),
-            ),
-            (600, 560, 54),
-        ),
-    ],
-    ids=lambda value: value.name if isinstance(value, StrategySpec) else "",
-)  # fmt: skip
-def test_one_more_row_is_one_more_strategy(
-    row: StrategySpec, expected: tuple[int, int, int], g: Bars, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_catalogue_of_strategies_is_complete() -> None:
+    assert len(STRATEGIES) == 16
+    assert set(STRATEGIES) == GOLDEN.keys() | {"TimeOfDayBiasStrategy"} == {*DAILY, "TimeOfDayBiasStrategy"}
+
+
+def test_hours_of_the_day_are_traded_as_a_clock_shows_them(g_of) -> None:  # type: ignore[no-untyped-def]
+    """Bars that end from 10:00 to before 12:00 enter, those that end from 14:00 to 16:00 exit; a half day ends at 13:00."""
+    bars, held, opened = g_of(HOUR), False, 0
+    expected = []
+    for end_ns in bars.end_ns.tolist():
+        hour = datetime.fromtimestamp(end_ns // 10**9, tz=ZoneInfo("America/New_York")).hour
+        expected.append(ENTER if 10 <= hour < 12 else EXIT if 14 <= hour <= 16 else 0)
+        opened += expected[-1] == ENTER and not held
+        held = {ENTER: True, EXIT: False, 0: held}[expected[-1]]
+
+    assert default("TimeOfDayBiasStrategy").run(bars).signal.tolist() == expected
+    assert counts(default("TimeOfDayBiasStrategy"), bars) == (expected.count(ENTER), expected.count(EXIT), opened)
+    assert opened > 250
+
+
+def test_one_more_row_is_one_more_strategy(g: Bars, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thresholds on the RSI of 14 bars at 30 and 70 are the RSI strategy by other names."""
+    row = StrategySpec("DipStrategy", entry=("RSIBelowThreshold",), exit=("RSIAboveThreshold",))
     monkeypatch.setitem(STRATEGIES, row.name, row)
 
-    assert counts(default(row.name), g) == expected
+    assert counts(default(row.name), g) == GOLDEN["RSIStrategy"]
 
 
 def slow_decisions(rows: list[tuple], stop: float, target: float, cooldown: int) -> list[tuple[int, bool]]:  # type: ignore[type-arg]
@@ -171,7 +188,7 @@ def test_a_stop_is_passed_and_a_target_is_reached(close: float, stop: float, tar
 @given(drawn(), SEEDS, st.lists(st.integers(0, 600), max_size=8))
 def test_any_partition_gives_the_same_signals_and_state(walk, strategy: Strategy, seed: int, cuts: list[int]) -> None:  # type: ignore[no-untyped-def]
     """The state goes through bytes at every cut."""
-    bars = walk(seed, 600)
+    bars = walk(seed, 600, strategy.timeframe)
     whole, after_whole = strategy.step(bars, strategy.init())
 
     state, parts, held = strategy.init(), [], []
@@ -188,8 +205,8 @@ def test_any_partition_gives_the_same_signals_and_state(walk, strategy: Strategy
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_bar_by_bar_is_the_backtest(name: str, g: Bars) -> None:
-    strategy = default(name)
+def test_bar_by_bar_is_the_backtest(name: str, g_of) -> None:  # type: ignore[no-untyped-def]
+    strategy, g = default(name), g_of(frame(name))
     state, live = strategy.init(), []
     for t in range(700):
         signal, state = strategy.update(g.slice(t, t + 1), state)
@@ -201,12 +218,12 @@ def test_bar_by_bar_is_the_backtest(name: str, g: Bars) -> None:
 @settings(max_examples=40)
 @given(drawn(), SEEDS, st.integers(0, 499))
 def test_no_signal_depends_on_later_bars(walk, strategy: Strategy, seed: int, t: int) -> None:  # type: ignore[no-untyped-def]
-    bars, others = walk(seed, 500), walk(seed + 1, 500)
+    bars, others = (walk(x, 500, strategy.timeframe) for x in (seed, seed + 1))
     columns = {}
     for column in ("open", "high", "low", "close", "volume", "vwap"):
         columns[column] = np.where(np.arange(500) > t, getattr(others, column), getattr(bars, column))
     times = {name: getattr(bars, name) for name in ("start_ns", "end_ns", "trade_count")}
-    altered = Bars(symbol="G", timeframe=DAY, **columns, **times)
+    altered = Bars(symbol="G", timeframe=strategy.timeframe, **columns, **times)
 
     expected = strategy.run(bars).signal[: t + 1]
 
@@ -217,9 +234,9 @@ def test_no_signal_depends_on_later_bars(walk, strategy: Strategy, seed: int, t:
 @settings(max_examples=40)
 @given(drawn(), SEEDS, st.integers(-6, 6), st.integers(-6, 6))
 def test_signals_do_not_depend_on_units(walk, strategy: Strategy, seed: int, prices: int, volumes: int) -> None:  # type: ignore[no-untyped-def]
-    bars = walk(seed, 500)
+    bars = walk(seed, 500, strategy.timeframe)
     scaled = Bars(
-        symbol="G", timeframe=DAY, start_ns=bars.start_ns, end_ns=bars.end_ns, trade_count=bars.trade_count,
+        symbol="G", timeframe=strategy.timeframe, start_ns=bars.start_ns, end_ns=bars.end_ns, trade_count=bars.trade_count,
         volume=bars.volume * 2.0**volumes,
         **{n: getattr(bars, n) * 2.0**prices for n in ("open", "high", "low", "close", "vwap")},
     )  # fmt: skip
@@ -231,7 +248,7 @@ def test_signals_do_not_depend_on_units(walk, strategy: Strategy, seed: int, pri
 @given(drawn(), SEEDS, st.integers(0, 500))
 def test_a_period_begins_flat_with_warm_features(walk, strategy: Strategy, seed: int, start: int) -> None:  # type: ignore[no-untyped-def]
     """The shortcut of research is: update to the start, reset the position, go on."""
-    bars = walk(seed, 500)
+    bars = walk(seed, 500, strategy.timeframe)
     _, state = strategy.update(bars.slice(0, start), strategy.init())
     run, _ = strategy.step(bars.slice(start, 500), strategy.reset_position(state))
 
@@ -248,9 +265,9 @@ def test_a_market_that_does_not_move_is_not_entered(make_bars, strategy: Strateg
     flat = np.full(400, 64.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        signal = strategy.run(make_bars(flat, flat, flat, flat, np.zeros(400))).signal
+        signal = strategy.run(make_bars(flat, flat, flat, flat, np.zeros(400), timeframe=strategy.timeframe)).signal
 
-    assert not (signal == ENTER).any()
+    assert not (signal == ENTER).any() or strategy.name == "TimeOfDayBiasStrategy"
 
 
 def rsi_between(low: int, high: int, **more: object) -> Strategy:
@@ -313,7 +330,7 @@ def test_a_cooldown_counts_bars_after_the_exit_was_filled(make_bars) -> None:  #
 @settings(max_examples=30)
 @given(drawn(), SEEDS, st.integers(0, 399))
 def test_an_explanation_adds_up_to_the_signal(walk, strategy: Strategy, seed: int, t: int) -> None:  # type: ignore[no-untyped-def]
-    bars = walk(seed, 400)
+    bars = walk(seed, 400, strategy.timeframe)
     _, before = strategy.update(bars.slice(0, t), strategy.init())
     signal, _ = strategy.update(bars.slice(t, t + 1), before)
 
@@ -355,11 +372,12 @@ def test_the_id_of_a_strategy_is_the_published_one() -> None:
 
 @settings(max_examples=60)
 @given(drawn())
-def test_arguments_survive_json(g: Bars, strategy: Strategy) -> None:
-    again = build(strategy.name, json.loads(json.dumps(strategy.params, allow_nan=False)), DAY)
+def test_arguments_survive_json(g_of, strategy: Strategy) -> None:  # type: ignore[no-untyped-def]
+    again = build(strategy.name, json.loads(json.dumps(strategy.params, allow_nan=False)), strategy.timeframe)
+    bars = g_of(strategy.timeframe).slice(0, 500)
 
     assert (again.id, again.params) == (strategy.id, strategy.params)
-    np.testing.assert_array_equal(again.run(g.slice(0, 500)).signal, strategy.run(g.slice(0, 500)).signal)
+    np.testing.assert_array_equal(again.run(bars).signal, strategy.run(bars).signal)
 
 
 def test_a_state_belongs_to_its_strategy(g: Bars) -> None:
@@ -435,7 +453,81 @@ def test_an_unknown_strategy_offers_the_nearest() -> None:
             ask("RSIStrateg", DAY)
 
 
-def test_every_component_is_used_by_some_strategy() -> None:
-    used = {c.name for row in STRATEGIES.values() for _, c in row.components(DAY)}
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_any_condition_can_be_a_filter(name: str, g_of) -> None:  # type: ignore[no-untyped-def]
+    """Alone it says when; as a filter it stops the entries of another strategy at all other times, and no exit."""
+    bars = g_of(HOUR)
+    free = default_at(HOUR, "WickReversalStrategy")
+    params = {**free.params, "filter_conditions": [{name: {}}]}
+    filtered = build("WickReversalStrategy", params, HOUR, columns=("entry_signal",)).run(bars).signal
+    alone = {"entry_conditions": [{name: {}}], "exit_conditions": [{"RSIAboveThreshold": {"threshold": 101}}]}
+    holds = compose("Alone", alone, HOUR, columns=("entry_signal",)).run(bars).signal == ENTER
 
-    assert set(CONDITIONS) <= used
+    unfiltered = free.run(bars).signal
+    np.testing.assert_array_equal(filtered, np.where((unfiltered == ENTER) & ~holds, 0, unfiltered))
+    assert holds.any()
+
+
+def default_at(timeframe: Timeframe, name: str) -> Strategy:
+    return build(name, resolve(name, default_trial(name, timeframe), timeframe), timeframe)
+
+
+@settings(max_examples=40)
+@given(drawn().filter(lambda strategy: strategy.timeframe is DAY))
+def test_what_is_held_does_not_depend_on_where_history_begins(long_g: Bars, strategy: Strategy) -> None:
+    """After the history that a strategy asks for. An EXIT while out may differ: a surge may lie further back."""
+    needed, start = required_history(strategy.name, DAY), 4000
+    assert strategy.settle <= needed
+
+    whole = strategy.run(long_g, start=start)
+    late = strategy.run(long_g.slice(start - needed, len(long_g)), start=needed)
+
+    np.testing.assert_array_equal(late.state_in[needed:], whole.state_in[start:])
+
+
+def test_macd_trailing_follows_its_crosses_and_its_stop(g: Bars) -> None:
+    """With a stop that is never met it enters at every cross up and exits at every cross down after the first."""
+
+    def says(**components: object) -> np.ndarray:
+        return compose("Some", components, DAY).run(g).signal
+
+    exit_never = [{"RSIAboveThreshold": {"threshold": 101}}]
+    up = says(entry_conditions=[{"MACDBullishCross": {}}], exit_conditions=exit_never) == ENTER
+    down = says(entry_conditions=[{"MACDBearishCross": {}}], exit_conditions=exit_never) == ENTER
+    first = int(np.argmax(up))
+
+    loose = says(stateful_logic={"MACDTrailing": {"stop_pct": 0.99}})
+    tight = says(stateful_logic={"MACDTrailing": {"stop_pct": 0.02}})
+
+    np.testing.assert_array_equal(loose == ENTER, up)
+    np.testing.assert_array_equal(np.flatnonzero(loose == EXIT), [t for t in np.flatnonzero(down) if t > first])
+    np.testing.assert_array_equal(tight == ENTER, up)
+    stopped = np.flatnonzero((tight == EXIT) & ~down)
+    assert len(stopped) > 10
+    for t in stopped:  # below the highest close since the fill, which is at the open after the latest cross up
+        bought = max(np.flatnonzero(up[:t])) + 1
+        assert g.close[t] < 0.98 * max(g.open[bought], *g.close[bought : t + 1])
+
+
+def test_a_strategy_of_hours_refuses_daily_bars() -> None:
+    name = "TimeOfDayBiasStrategy"
+
+    assert resolve(name, default_trial(name, DAY), DAY)["exit_conditions"]
+    with pytest.raises(UnsupportedTimeframe, match="1Day"):
+        build(name, resolve(name, default_trial(name, DAY), DAY), DAY)
+    assert [t.value for t in Timeframe if STRATEGIES[name].supports(t)] == ["1Min", "5Min", "15Min", "1Hour"]
+
+
+def test_a_declared_column_reaches_the_strategy(g: Bars) -> None:
+    """Somebody else's entries, as a column of the bars; a state keeps nothing of it."""
+    params = {"entry_conditions": [{"BooleanColumnEntry": {}}], "exit_conditions": [{"RSIAboveThreshold": {}}]}
+    with pytest.raises(BadConfiguration, match="nobody declared"):
+        compose("Theirs", params, DAY)
+
+    theirs = compose("Theirs", params, DAY, columns=("entry_signal",))
+    signal, state = theirs.update(g.slice(0, 500), theirs.init())
+    more, _ = theirs.update(g.slice(500, 1000), state)
+
+    leave = default("RSIStrategy").run(g).signal == EXIT
+    expected = np.where(leave, EXIT, np.where(g.close > g.open, ENTER, 0))[:1000]
+    np.testing.assert_array_equal(np.concatenate((signal, more)), expected)
