@@ -5,14 +5,18 @@ import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+import websocket
 
+from actors.kernel.journal import LogReader, LogUnreadable
 from algo_royale.app.trader import Endpoints
+from algo_royale.broker.alpaca_wire import authenticate_text, listen_text
 from algo_royale.sessions import calendar
 from live_traders import facts_on_disk, prepared, spawn, truth_errors, twin, twin_truth
 from traders import BUSY, last_session, ledger_of, trader
@@ -52,7 +56,7 @@ class Life:
     def kill_at(self, instant: Instant) -> None:
         """Returns when it is dead. Where nothing more happens it is half a day later."""
         if instant.what != "start":
-            self._wait(lambda: self._now_ns() >= instant.at_ns)
+            self.wait(lambda: self._now_ns() >= instant.at_ns)
         seen = {"ledger": self._ledger, "log": self._log, "twin": self._orders, "start": self._start}[instant.what]
         overdue_ns = max(instant.at_ns, self._now_ns()) + HALF_A_DAY_NS
         changes, last = 0, seen()
@@ -65,7 +69,7 @@ class Life:
         self.process.communicate()
         assert self.process.returncode == -signal.SIGKILL, "it had ended before it was killed"
 
-    def _wait(self, condition: Callable[[], bool]) -> None:
+    def wait(self, condition: Callable[[], bool]) -> None:
         for _ in self._turns():
             if condition():
                 return
@@ -125,3 +129,37 @@ def test_killed_at_random_instants_the_trader_ends_with_the_undisturbed_ledger(t
     assert truth_errors(directory, truth) == []
     assert facts_on_disk(directory) == ledger_of(undisturbed)
     assert len(truth["fills"]) >= 8
+
+
+def test_no_time_passes_while_a_dead_traders_connection_is_still_in_the_way(tmp_path: Path) -> None:
+    """The broker takes one order stream an account. Where it still counts the former one, the next trader is refused with
+    429, tries again, and misses nothing meanwhile."""
+    undisturbed = trader(4, start=BUSY)
+    assert undisturbed.run() == 0
+    directory = prepared(tmp_path, BUSY)
+
+    with twin(BUSY, 4) as endpoints:
+        born_ns = twin_truth(endpoints)["now_ns"]
+        former = websocket.create_connection(endpoints.trading_stream_url)
+        for text in (authenticate_text(*endpoints.keys), listen_text()):
+            former.send(text)
+            former.recv()
+        life = Life(tmp_path, directory, endpoints)
+        life.wait(lambda: any("429" in detail for detail in _broker_states(directory)))
+        assert twin_truth(endpoints)["now_ns"] == born_ns
+        former.close()
+        output = life.process.communicate(timeout=LIFE_S)
+        truth = twin_truth(endpoints)
+
+    assert life.process.returncode == 0, output
+    assert truth_errors(directory, truth) == []
+    assert facts_on_disk(directory) == ledger_of(undisturbed)
+
+
+def _broker_states(directory: Path) -> list[str]:
+    """What the broker's edge has said about its connection, as far as the log has it."""
+    told = []
+    for path in directory.glob("runs/*/messages.db"):
+        with suppress(LogUnreadable), LogReader(path) as log:  # it may be about to be made
+            told += [entry.message.detail for entry in log.messages(kind="BrokerStateChanged")]
+    return told
