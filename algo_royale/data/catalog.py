@@ -7,6 +7,7 @@ of the bar in UTC; a plain date is midnight New York, as Alpaca labels daily bar
 
 import hashlib
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, timedelta
 from functools import lru_cache
@@ -24,6 +25,7 @@ from algo_royale.sessions import calendar, new_york_date, new_york_ns
 BUNDLED = Path(__file__).parent / "bundled.parquet"
 _PRICES = ("open", "high", "low", "close")
 _REQUIRED = ("timestamp", *_PRICES, "volume")
+_OPTIONAL = ("vwap", "trade_count", "ex_dividend", "split_ratio")
 _SUFFIXES = (".parquet", ".csv", ".csv.gz")
 _NS = 1_000_000_000
 
@@ -42,6 +44,11 @@ class Catalog:
 
     def symbols(self) -> tuple[str, ...]:
         return self._symbols
+
+    def columns(self, symbol: str) -> tuple[str, Columns]:
+        """A label for messages and the symbol's columns as they are in the file: not in order, not checked."""
+        self._known(symbol)
+        return self._read(symbol)
 
     def bars(self, symbol: str, timeframe: Timeframe, start: date | None = None, end: date | None = None) -> Bars:
         """Raw bars of the sessions start <= date <= end, oldest first.
@@ -112,7 +119,7 @@ class Catalog:
         bars = Bars(
             symbol=symbol, timeframe=timeframe, start_ns=starts, end_ns=starts + _NS, volume=columns["volume"],
             vwap=columns.get("vwap", unknown), trade_count=np.where(np.isnan(counts), -1, counts).astype(np.int64),
-            **{name: columns[name] for name in _PRICES},
+            open=columns["open"], high=columns["high"], low=columns["low"], close=columns["close"],
         )  # fmt: skip
         try:
             return _on_grid(bars.check())
@@ -127,12 +134,10 @@ def open_catalog(source: str | Path) -> Catalog:
     folder = Path(source)
     if not folder.is_dir():
         raise BadInput(f"no market data at {str(source)!r}: it is neither 'bundled' nor a folder")
-    files: dict[str, Path] = {}
-    for suffix in reversed(_SUFFIXES):  # of several files of one symbol, Parquet wins
-        files.update({path.name.removesuffix(suffix): path for path in sorted(folder.glob(f"*{suffix}"))})
+    files = symbol_files(folder)
     if not files:
         raise BadInput(f"no market data in {folder}: expected <SYMBOL>.parquet, <SYMBOL>.csv or <SYMBOL>.csv.gz")
-    return Catalog(str(folder), files, lambda symbol: (files[symbol].name, _read_file(files[symbol])))
+    return Catalog(str(folder), files, lambda symbol: (files[symbol].name, read_columns(files[symbol])))
 
 
 @lru_cache(maxsize=1)
@@ -202,20 +207,56 @@ def _refuse(bars: Bars, wrong: npt.NDArray[np.bool_], what: str) -> None:
         raise BadMarketData(f"{bars.symbol} {bars.timeframe.value} row {row} ({at}Z): {what}")
 
 
-def _read_file(path: Path) -> Columns:
+def symbol_files(folder: Path) -> dict[str, Path]:
+    """The file of each symbol in a folder; of several files of one symbol, Parquet wins."""
+    files: dict[str, Path] = {}
+    for suffix in reversed(_SUFFIXES):
+        files.update({path.name.removesuffix(suffix): path for path in sorted(folder.glob(f"*{suffix}"))})
+    return files
+
+
+def write_parquet(path: Path, columns: Columns) -> None:
+    """Columns as `Catalog.columns` gives them, as one file that is whole or not there. What is nowhere known is left out."""
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    arrays = {"timestamp": pyarrow.array(columns["timestamp"], pyarrow.timestamp("ns", "UTC"))}
+    for name in (*_REQUIRED[1:], *_OPTIONAL):
+        if name in columns and not np.isnan(columns[name]).all():
+            arrays[name] = pyarrow.array(columns[name], mask=np.isnan(columns[name]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write_table(pyarrow.table(arrays), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_columns(path: Path) -> Columns:
+    """The columns of one file, not checked. Raises BadMarketData."""
+    return _columns(read_table(path), path.name)
+
+
+def read_table(path: Path, delimiter: str = ",") -> Any:
+    """A Parquet or CSV file as an Arrow table. Raises BadMarketData if it is neither."""
     import pyarrow
     import pyarrow.csv
 
     try:
-        if path.suffix == ".parquet":
-            table = _read_parquet(path)
-        else:
-            table = pyarrow.csv.read_csv(
-                path, convert_options=pyarrow.csv.ConvertOptions(null_values=["", "null", "None"])
-            )
+        if path.suffix in (".parquet", ".pq"):
+            return _read_parquet(path)
+        return pyarrow.csv.read_csv(
+            path,
+            read_options=pyarrow.csv.ReadOptions(use_threads=False),  # knows the number of a row that it cannot read
+            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter),
+            convert_options=pyarrow.csv.ConvertOptions(null_values=["", "null", "None"]),
+        )
     except (pyarrow.ArrowException, OSError) as error:
         raise BadMarketData(f"{path.name}: unreadable: {' '.join(str(error).split())[:200]}") from error
-    return _columns(table, path.name)
 
 
 def _read_parquet(path: Path) -> Any:
@@ -230,9 +271,8 @@ def _columns(table: Any, where: str) -> Columns:
     """Arrow columns as arrays: timestamp int64 ns UTC, everything else float64 with NaN for null. Other columns are ignored."""
     import pyarrow
 
-    wanted = (*_REQUIRED, "vwap", "trade_count", "ex_dividend", "split_ratio")
     columns: dict[str, npt.NDArray[Any]] = {}
-    for name in (n for n in wanted if n in table.column_names):
+    for name in (n for n in (*_REQUIRED, *_OPTIONAL) if n in table.column_names):
         column = table[name]
         if name == "timestamp":
             columns[name] = _timestamps(column, where)

@@ -66,6 +66,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         f"{_CLI}.messages:replay_command",
         "Feed every actor its recorded inbox and compare what it sends with the record.",
     ),
+    "data": (
+        f"{_CLI}.data:data_group",
+        "Market data: what there is, what is wrong with it, and bars of your own.",
+    ),
     "strategies": (f"{_CLI}.strategies:strategies_group", "Signal strategies and what they search."),
     "db": (f"{_CLI}.db:db_group", "Look after the ledger's database."),
     "config": (f"{_CLI}.config:config_group", "Show or check the configuration."),

@@ -1,0 +1,318 @@
+"""`data list|verify|import` as they are typed: what they print, what they write, and that nothing is written by halves."""
+
+import json
+from datetime import date
+from pathlib import Path
+
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from algo_royale.app.cli import root
+from algo_royale.data.catalog import bundled, open_catalog
+from algo_royale.market import Timeframe
+from conftest import shared
+
+DAY = Timeframe.DAY_1
+HEADER = "Date,Open,High,Low,Close,Adj Close,Volume"
+ROWS = ["2013-01-02,10,11,9,10.5,5,100", "2013-01-03,10.5,12,10,11,5,1200", "2013-01-04,11,12,10,11.5,6,900"]
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(root, ["data", *map(str, args)])
+
+
+def bars(path: Path, rows: list[str], header: str = HEADER) -> Path:
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def closes(folder: Path, symbol: str = "X") -> list[float]:
+    return [float(close) for close in open_catalog(folder).bars(symbol, DAY).close]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+
+
+# --- list and verify -----------------------------------------------------------------------------------------------------
+
+
+def test_list_shows_the_bundled_symbols() -> None:
+    lines = [line.split("\t") for line in run("list").stdout.splitlines()]
+
+    assert lines[0] == ["symbol", "bars", "first", "last", "count", "missing", "actions", "fingerprint"]
+    assert lines[1][:7] == ["AAPL", "1Day", "2000-03-01", "2013-03-01", "3270", "0", "5"]
+    assert [line[0] for line in lines[1:]] == list(bundled().symbols())
+    document = json.loads(run("list", "--json").stdout)
+    assert document["symbols"][0]["fingerprint"] == bundled().fingerprint(["AAPL"], DAY)
+
+
+def test_list_counts_missing_sessions_and_names_what_it_cannot_read(tmp_path: Path) -> None:
+    bars(
+        tmp_path / "X.csv",
+        [ROWS[0].replace(",5,", ",", 1), ROWS[2].replace(",6,", ",", 1)],
+        "timestamp,open,high,low,close,volume",
+    )
+    bars(tmp_path / "BAD.csv", ["2013-01-02,1,1,1,1,-1"], "timestamp,open,high,low,close,volume")
+    result = run("list", "--data", tmp_path)
+
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[1].split("\t")[:7] == ["X", "1Day", "2013-01-02", "2013-01-04", "2", "1", "0"]
+    assert (
+        result.stderr
+        == "error: BAD.csv: BAD 1Day row 0 (2013-01-02T05:00:00Z): volume -1.0 is negative or not finite\n"
+    )
+
+
+def test_verify_warns_of_the_one_thing_in_the_bundled_file() -> None:
+    result = run("verify")
+
+    assert result.exit_code == 0
+    assert "AAPL  3270 bars of 1Day, 2000-03-01 to 2013-03-01: 0 errors, 1 warning\n" in result.stdout
+    assert "  warning  2000-09-29  move: close 53.5 to 25.75, -51.9% in a session\n" in result.stdout
+    assert "IBM  3270 bars of 1Day, 2000-03-01 to 2013-03-01: nothing found\n" in result.stdout
+    assert "  move: real if the news" in result.stdout.partition("what to do")[2]
+
+
+def test_verify_fails_on_errors_and_says_each_with_date_and_numbers(tmp_path: Path) -> None:
+    header = "timestamp,open,high,low,close,volume"
+    bars(
+        tmp_path / "X.csv",
+        ["2013-01-02,10,11,9,10.5,1", "2013-01-03,10,9,8,10,1", "2013-01-03,10,11,9,10,1", "2013-01-05,1,1,1,1,1"],
+        header,
+    )
+    (tmp_path / "Y.parquet").write_bytes(b"nothing")
+    bars(tmp_path / "Z.csv", ["2013-01-02,10,11,9,10.5"], header.removesuffix(",volume"))
+    result = run("verify", "--data", tmp_path, "--json")
+    symbols = {report["symbol"]: report for report in json.loads(result.stdout)["symbols"]}
+
+    assert result.exit_code == 1
+    assert [(f["kind"], f["first"], f["what"]) for f in symbols["X"]["findings"]] == [
+        ("duplicate", "2013-01-03", "row 2: the same time as an earlier row"),
+        ("ohlc", "2013-01-03", "row 1: high 9 is below 10"),
+        ("timestamp", "2013-01-05", "row 3: no 1Day bar of a session begins then"),
+    ]
+    assert all(f["advice"] for report in symbols.values() for f in report["findings"])
+    assert [f["kind"] for f in symbols["Y"]["findings"]] == ["unreadable"]
+    assert symbols["Z"]["findings"][0]["what"] == "Z.csv: no column volume"
+    assert run("verify", "--data", tmp_path).exit_code == 1
+    assert run("verify", "--data", tmp_path, "W").stderr.startswith("error: unknown symbol 'W'")
+
+
+def test_verify_prints_ten_of_a_kind(tmp_path: Path) -> None:
+    rows = [f"{row['timestamp']},1,1,1,1,0" for row in pq.read_table(_fifteen(tmp_path)).to_pylist()[::2]]
+    bars(tmp_path / "X.csv", rows, "timestamp,open,high,low,close,volume")
+    (tmp_path / "X.parquet").unlink()
+    text = run("verify", "--data", tmp_path).stdout
+
+    assert text.count("missing: no bar in 1 session") == 10
+    assert "  2 more of missing; --json has all" in text
+
+
+def _fifteen(folder: Path) -> Path:
+    """The sessions of a month, as dates."""
+    from algo_royale.sessions import calendar
+
+    days = [s.date for s in calendar().sessions(date(2013, 1, 2), date(2013, 2, 6))][:25]
+    pq.write_table(pyarrow.table({"timestamp": days}), folder / "X.parquet")
+    return folder / "X.parquet"
+
+
+# --- import --------------------------------------------------------------------------------------------------------------
+
+
+def test_import_shows_what_it_takes_for_what_and_writes_bars_that_can_be_used(tmp_path: Path) -> None:
+    result = run("import", bars(tmp_path / "X.csv", ROWS), "--to", tmp_path / "bars")
+
+    assert (result.exit_code, closes(tmp_path / "bars")) == (0, [10.5, 11.0, 11.5])
+    assert "1Day bars of X: timestamp=Date, open=Open, high=High, low=Low, close=Close, volume=Volume" in result.stderr
+    assert "ignored Adj Close: prices are kept as traded" in result.stderr
+    assert result.stdout.splitlines()[1].split("\t") == [
+        "X",
+        "1Day",
+        "2013-01-02",
+        "2013-01-04",
+        "3",
+        "3",
+        "0",
+        "0",
+        "0",
+    ]
+    assert list(contents(tmp_path / "bars")) == ["X.parquet"]
+
+
+def test_importing_again_changes_nothing_and_more_is_appended(tmp_path: Path) -> None:
+    run("import", bars(tmp_path / "X.csv", ROWS[:2]), "--to", tmp_path / "bars")
+    first = contents(tmp_path / "bars")
+    again = json.loads(run("import", tmp_path / "X.csv", "--to", tmp_path / "bars", "--json").stdout)
+    assert contents(tmp_path / "bars") == first
+    assert [(r["count"], r["added"], r["same"]) for r in again["symbols"]] == [(2, 0, 2)]
+
+    more = json.loads(run("import", bars(tmp_path / "X.csv", ROWS), "--to", tmp_path / "bars", "--json").stdout)
+    assert [(r["count"], r["added"], r["same"]) for r in more["symbols"]] == [(3, 1, 2)]
+    assert closes(tmp_path / "bars") == [10.5, 11.0, 11.5]
+
+
+def test_a_contradiction_writes_nothing_until_it_may_replace(tmp_path: Path) -> None:
+    run("import", bars(tmp_path / "X.csv", ROWS), "--to", tmp_path / "bars")
+    before = contents(tmp_path / "bars")
+    other = bars(tmp_path / "X.csv", [ROWS[1].replace(",11,", ",11.25,")])
+    refused = run("import", other, "--to", tmp_path / "bars")
+
+    assert refused.exit_code == 1
+    assert (
+        "error: X 2013-01-03: close 11.25 contradicts 11, which is there already (1 such); --replace takes the new one\n"
+        in refused.stderr
+    )
+    assert contents(tmp_path / "bars") == before
+    assert run("import", other, "--to", tmp_path / "bars", "--replace").exit_code == 0
+    assert closes(tmp_path / "bars") == [10.5, 11.25, 11.5]
+
+
+def test_one_bad_row_in_the_last_file_writes_nothing(tmp_path: Path) -> None:
+    good, bad = bars(tmp_path / "X.csv", ROWS), bars(tmp_path / "Y.csv", [ROWS[0], "2013-01-03,10,9,9,10,1,1"])
+    result = run("import", good, bad, "--to", tmp_path / "bars")
+
+    assert (result.exit_code, result.stdout, contents(tmp_path / "bars")) == (1, "", {})
+    assert result.stderr.endswith("error: Y.csv line 3: 2013-01-03: high 9 is below 10\n")
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    result = run("import", bars(tmp_path / "X.csv", ROWS), "--to", tmp_path / "bars", "--dry-run")
+
+    assert (result.exit_code, contents(tmp_path / "bars")) == (0, {})
+    assert "dry run: nothing is written" in result.stderr
+
+
+def test_several_symbols_in_one_file_and_columns_by_name(tmp_path: Path) -> None:
+    rows = [f"{symbol},{row}" for row in ROWS for symbol in ("X", "Y.B")]
+    path = bars(tmp_path / "all.csv", rows, "Ticker,When,Open,High,Low,Last,Adj,Volume")
+    wrong = run("import", path, "--to", tmp_path / "bars")
+    assert (wrong.exit_code, contents(tmp_path / "bars")) == (1, {})
+    assert "no column for timestamp among Ticker, When" in wrong.stderr
+
+    result = run("import", path, "--to", tmp_path / "bars", "--column", "timestamp=When")
+    assert result.exit_code == 0
+    assert open_catalog(tmp_path / "bars").symbols() == ("X", "Y.B")
+    assert closes(tmp_path / "bars", "Y.B") == [10.5, 11.0, 11.5]
+
+
+def test_actions_come_with_the_bars_or_later(tmp_path: Path) -> None:
+    actions = tmp_path / "actions.csv"
+    actions.write_text(
+        "symbol,ex_date,split_new,split_old,cash_amount\nX,2013-01-03,2,1,\nX,2013-01-04,,,0.25\nW,2013-01-04,,,1\n"
+    )
+    run("import", bars(tmp_path / "X.csv", ROWS), "--to", tmp_path / "together", "--actions", actions)
+    run("import", tmp_path / "X.csv", "--to", tmp_path / "later")
+    assert open_catalog(tmp_path / "later").actions("X") == ()
+    result = run("import", "--to", tmp_path / "later", "--actions", actions)
+
+    assert result.exit_code == 0
+    assert contents(tmp_path / "together") == contents(tmp_path / "later")
+    assert [(a.ratio, a.cash_usd) for a in open_catalog(tmp_path / "later").actions("X")] == [(2.0, 0.0), (1.0, 0.25)]
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["X.csv", "--column", "close"], "--column close: say NAME=SOURCE"),
+        (["X.csv", "--column", "clsoe=Close"], "unknown column 'clsoe'; did you mean 'close'?"),
+        (["X.csv", "--column", "close=Clos"], "X.csv: no column 'Clos' for close; did you mean 'Close'?"),
+        (["X.csv", "--symbol", "../x"], "--symbol ../x: must be a ticker"),
+        (["X.csv", "--timezone", "Mars/Olympus"], "--timezone Mars/Olympus: no such time zone"),
+        (["12.csv"], "12.csv: which symbol? neither a column nor the file's name says; give --symbol"),
+        ([], "nothing to import"),
+        (["X.csv", "--actions", "X.csv"], "X.csv: no column for symbol"),
+        (["--actions", "actions.csv"], "actions.csv: none of its symbols is in"),
+        (["tickers.csv"], "tickers.csv line 2: '../EVIL' is not a ticker"),
+        (["X.csv", "--timeframe", "5Min"], "X.parquet: X: no 5Min bar lies in regular hours"),
+    ],
+)  # fmt: skip
+def test_bad_options_are_one_line_and_write_nothing(
+    tmp_path: Path, args: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("X.csv", "12.csv"):
+        bars(tmp_path / name, ROWS)
+    bars(tmp_path / "tickers.csv", [f"../evil,{ROWS[0]}"], f"symbol,{HEADER}")
+    (tmp_path / "actions.csv").write_text("symbol,ex_date,cash_amount\nX,2013-01-03,1\n")
+    result = run("import", *args, "--to", tmp_path / "bars")
+
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+    assert says in result.stderr.splitlines()[-1]
+    assert contents(tmp_path / "bars") == {}
+
+
+def test_bars_of_another_length_need_another_folder(tmp_path: Path) -> None:
+    run("import", bars(tmp_path / "X.csv", ROWS), "--to", tmp_path / "bars")
+    minutes = [f"2013-01-02T14:{m}:00Z,1,1,1,1,1,1" for m in (30, 31)]
+    result = run("import", bars(tmp_path / "X.csv", minutes), "--to", tmp_path / "bars")
+
+    assert result.exit_code == 1
+    assert "holds 1Day bars and these are 1Min; give them a folder of their own" in result.stderr
+
+
+def test_a_csv_that_would_be_hidden_is_not_joined(tmp_path: Path) -> None:
+    bars(tmp_path / "X.csv", ROWS)
+    before = contents(tmp_path)
+    result = run("import", tmp_path / "X.csv", "--to", tmp_path)
+
+    assert result.exit_code == 1
+    assert "holds bars of X already; move it away" in result.stderr
+    assert contents(tmp_path) == before
+
+
+def test_lean_imports_verifies_and_backtests(tmp_path: Path) -> None:
+    """The ten symbols with their actions; then three years of two of them through a small backtest."""
+    source, actions = shared("data/lean/daily_raw"), shared("data/lean/corporate_actions.csv")
+    done = run("import", *sorted(source.glob("*.parquet")), "--to", tmp_path / "bars", "--actions", actions)
+    assert done.exit_code == 0
+    rows = [line.split("\t") for line in done.stdout.splitlines()[1:]]
+    assert {row[0]: int(row[4]) for row in rows} == {
+        path.stem: pq.read_metadata(path).num_rows for path in source.glob("*.parquet")
+    }
+    assert sum(int(row[-1]) for row in rows) == len(pyarrow.csv.read_csv(actions))
+
+    verified = run("verify", "--data", tmp_path / "bars", "--json")
+    reports = {report["symbol"]: report for report in json.loads(verified.stdout)["symbols"]}
+    assert verified.exit_code == 1
+    assert [f["first"] for f in reports["GOOGL"]["findings"] if "low 0.01, close 294.57" in f["what"]] == ["2008-09-30"]
+    assert reports["SPY"]["errors"] == reports["WM"]["errors"] == reports["QQQ"]["errors"] == 0
+
+    args = ["--home", tmp_path / "var", "run-backtest", "--data", tmp_path / "bars", "--symbols", "IBM,SPY"]
+    args += [
+        "--strategies",
+        "RSIStrategy",
+        "--portfolios",
+        "EqualWeightPortfolioStrategy",
+        "--start",
+        "2017-01-03",
+        "--end",
+        "2020-12-31",
+    ]
+    args += [
+        "--unit",
+        "years",
+        "--train",
+        1,
+        "--test",
+        1,
+        "--holdout",
+        1,
+        "--trials",
+        2,
+        "--portfolio-trials",
+        1,
+        "--workers",
+        1,
+        "--json",
+    ]
+    backtest = CliRunner().invoke(root, list(map(str, args)))
+    assert backtest.exit_code == 0, backtest.output
+    document = json.loads(backtest.stdout)
+    assert set(document["signal"]) == {"IBM", "SPY"}
+    assert document["units"]["failed"] == 0
+    assert document["data_fingerprint"] == open_catalog(tmp_path / "bars").fingerprint(["IBM", "SPY"], DAY)
