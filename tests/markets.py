@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from algo_royale.market import Bars, Timeframe
+from algo_royale.market import Bars, FloatArray, Timeframe
 from algo_royale.research.simulate import SymbolInput
 
 DAY_NS = 86_400_000_000_000
@@ -42,3 +42,16 @@ def random_symbol(symbol: str, seed: int, days: int, *, gaps: float = 0.0, flips
     opens = np.round(np.concatenate([[50.0], closes[:-1]]) * (1 + rng.normal(0, 0.01, days)), 2)
     inside = np.cumsum(rng.random(days) < flips) % 2 == 1
     return traded(daily(symbol, kept.tolist(), opens[kept].tolist(), closes[kept].tolist()), inside[kept].tolist())
+
+
+def random_returns(seed: int, rows: int, n: int) -> FloatArray:
+    """Correlated returns; some duplicate columns, some wild, some flat."""
+    rng = np.random.default_rng(seed)
+    returns = rng.normal(0, 0.01, (rows, n)) @ rng.normal(0, 1, (n, n))
+    if seed % 3 == 0:
+        returns[:, -1] = returns[:, 0]
+    if seed % 5 == 0:
+        returns[:, 0] *= 50
+    if seed % 7 == 0:
+        returns[:, n // 2] = 0.0
+    return returns
