@@ -1,6 +1,6 @@
 """From research to trading: what the artifacts found viable, as one immutable plan that both parity sides read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -79,6 +79,10 @@ def load_plan(root: Path, *, symbols: Sequence[str] | None = None) -> TradingPla
             skipped[symbol] = "the backtest has no summary for it"
             continue
         summary = artifacts.read(path)
+        unfinished = _unfinished(manifest, root, path)
+        if unfinished:
+            skipped[symbol] = unfinished
+            continue
         voters = [c for c in summary["candidates"] if c["weight"] > 0 and c["is_viable"]]
         if not voters:
             skipped[symbol] = f"not viable (best: {summary['strategy']}, score {summary['viability_score']:.2f})"
@@ -99,7 +103,10 @@ def load_plan(root: Path, *, symbols: Sequence[str] | None = None) -> TradingPla
     if not plans:
         reasons = "; ".join(f"{symbol}: {why}" for symbol, why in skipped.items())
         raise ArtifactError(f"nothing is viable in {root}: {reasons}. Run `run-backtest` with other data or thresholds")
-    portfolio = artifacts.read(artifacts.portfolio_summary_path(root, universe_symbols))
+    path = artifacts.portfolio_summary_path(root, universe_symbols)
+    portfolio = artifacts.read(path)
+    if unfinished := _unfinished(manifest, root, path):
+        raise ArtifactError(f"no portfolio in {root}: {unfinished}. Run `run-backtest` again")
     if not portfolio["is_viable"]:
         raise ArtifactError(
             f"no portfolio strategy is viable in {root} (best: {portfolio['strategy']}, "
@@ -118,6 +125,12 @@ def load_plan(root: Path, *, symbols: Sequence[str] | None = None) -> TradingPla
         last_session=last,
         skipped=skipped,
     )
+
+
+def _unfinished(manifest: Mapping[str, Any], root: Path, path: Path) -> str:
+    """Why the summary at `path` is not the last backtest's, or an empty text: an older run's may still lie there."""
+    status = manifest["units"].get(path.relative_to(root).as_posix(), {"status": "not planned"})["status"]
+    return "" if status == "complete" else f"the last backtest did not finish it ({status})"
 
 
 def engine_config(
