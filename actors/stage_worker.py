@@ -5,6 +5,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Protocol
 
@@ -49,7 +50,9 @@ class ProcessCompute:
         context = mp.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_child, args=(theirs, make), name=name, daemon=True)
-        # A terminal sends Ctrl-C to the child too, which is the parent's business; the child inherits this mask.
+        # A terminal sends Ctrl-C to the child too, which is the parent's business; the child inherits this mask. The tracker
+        # that multiprocessing starts before its first child would unblock it again.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._process.start()

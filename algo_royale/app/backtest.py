@@ -124,8 +124,8 @@ class Outcome:
 
 
 def run_backtest(
-    plan: Plan, config: ResearchConfig, *, workers: int, on_progress: Callable[[Progress], None], fresh: bool,
-    log: Sink | None = None,
+    plan: Plan, config: ResearchConfig, *, workers: int, on_progress: Callable[[Progress], None],
+    on_interrupt: Callable[[], None], fresh: bool, log: Sink | None = None,
 ) -> Outcome:  # fmt: skip
     """Run the plan to its end.
 
@@ -158,6 +158,8 @@ def run_backtest(
                 raise AlgoRoyaleError(f"the backtest could not start: {error}") from error
         tick, asked = threading.Event(), None
         while system.exit_code is None and interrupts < 2:
+            if interrupts and asked is None:
+                on_interrupt()
             if interrupts and asked is not last:  # a restarted coordinator has to be told again
                 asked = last
                 system.ref(COORDINATOR).tell(StopAfterRunning(at_ns=system.clock.now_ns()))

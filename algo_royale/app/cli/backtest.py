@@ -137,8 +137,16 @@ def backtest(
         if log_messages:
             info = RunInfo(id=run_id, kind="backtest", started_ns=began_ns, code=plan.code_version, seed=research.seed)
             log = MessageLog(settings.directory / "runs" / run_id / "messages.db", info)
-        with _Display(plan, quiet=settings.verbosity < 0) as display:
-            outcome = run_backtest(plan, research, workers=workers, on_progress=display.show, fresh=fresh, log=log)
+        with _Display(plan, verbosity=settings.verbosity) as display:
+            outcome = run_backtest(
+                plan,
+                research,
+                workers=workers,
+                on_progress=display.show,
+                on_interrupt=_say_interrupted,
+                fresh=fresh,
+                log=log,
+            )
         if not outcome.aborted:
             elapsed_s = round(clock.monotonic_s() - began_s, 3)
             failures = outcome.progress.failures
@@ -151,6 +159,10 @@ def backtest(
                 _print_summary(verdicts, config, research, plan, outcome.progress, elapsed_s)
     _say_what_is_left(outcome)
     return outcome
+
+
+def _say_interrupted() -> None:
+    click.echo("finishing the units that are running; Ctrl-C again ends them at once", err=True)
 
 
 def _say_what_is_left(outcome: "Outcome") -> None:
@@ -171,10 +183,14 @@ def _say_what_is_left(outcome: "Outcome") -> None:
 
 
 class _Display:
-    """Progress on stderr: a bar per stage with the time left on a terminal, a line per quarter of a stage otherwise."""
+    """Progress on stderr: a bar per stage with the time left on a terminal, a line per quarter of a stage otherwise.
 
-    def __init__(self, plan: "Plan", *, quiet: bool) -> None:
-        self._quiet, self._live = quiet, None
+    With -v there is also a line for every unit that is begun.
+    """
+
+    def __init__(self, plan: "Plan", *, verbosity: int) -> None:
+        self._quiet, self._verbose, self._live = verbosity < 0, verbosity > 0, None
+        self._begun: set[tuple[str, str]] = set()
         self._totals: dict[str, int] = {}
         for unit in plan.units:
             self._totals[unit.stage] = self._totals.get(unit.stage, 0) + 1
@@ -213,6 +229,10 @@ class _Display:
         if self._live is not None:
             self._show_bars(progress)
         elif not self._quiet:
+            for stage, label in progress.running if self._verbose else ():
+                if (stage, label) not in self._begun:
+                    self._begun.add((stage, label))
+                    click.echo(f"{STAGE_NAMES[stage]}: begin {label}", err=True)
             for stage, (done, total) in progress.stage_counts.items():
                 quarter = done * 4 // total
                 if quarter > self._quarters[stage]:
