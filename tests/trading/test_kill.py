@@ -15,6 +15,7 @@ import requests
 import websocket
 
 from actors.kernel.journal import LogReader, LogUnreadable
+from actors.messages import BrokerStateChanged
 from algo_royale.app.trader import Endpoints
 from algo_royale.broker.alpaca_wire import authenticate_text, listen_text
 from algo_royale.sessions import calendar
@@ -161,5 +162,6 @@ def _broker_states(directory: Path) -> list[str]:
     told = []
     for path in directory.glob("runs/*/messages.db"):
         with suppress(LogUnreadable), LogReader(path) as log:  # it may be about to be made
-            told += [entry.message.detail for entry in log.messages(kind="BrokerStateChanged")]
+            states = [entry.message for entry in log.messages(kind="BrokerStateChanged")]
+            told += [state.detail for state in states if isinstance(state, BrokerStateChanged)]
     return told
