@@ -1,6 +1,6 @@
 """The order dispatcher: committed orders to the broker, the broker's answers and events to the ledger."""
 
-from actors.kernel import Actor, Ref
+from actors.kernel import Actor, Halt, Ref
 from actors.messages import (
     BrokerMessage,
     BrokerSnapshot,
@@ -66,6 +66,9 @@ class OrdersActor(Actor[OrdersMessage]):
         self._orders: dict[str, OrderRecord] | None = None
         self._reconciled = False
         self._halted = False
+        self._blind = False  # nothing was heard of the broker since the session opened
+        self._ended: dict[str, OrderRecord] = {}  # in this incarnation; a fill may be told after the end, or not at all
+        self._heard: set[tuple[str, object]] = set()  # (client id, cumulative quantity) of the fills booked in it
         self._sent: set[str] = set()
         self._fresh: set[str] = set()  # heard of by a decision of this incarnation: certainly never sent before
         self._tries: dict[str, int] = {}
@@ -90,7 +93,7 @@ class OrdersActor(Actor[OrdersMessage]):
             case BrokerSnapshot():
                 self._on_snapshot(message)
             case Reconciled():
-                self._reconciled = True
+                self._reconciled, self._blind = True, False
                 self._send_recorded()
             case DecisionRecorded():
                 self._on_decision(message)
@@ -104,12 +107,14 @@ class OrdersActor(Actor[OrdersMessage]):
                 self._halted = True
             case SessionPhaseChanged(phase="pre_market") | JobDue():
                 self._request_snapshot("periodic")
-            case SessionPhaseChanged(phase="closed") if self._orders:
-                self._request_snapshot("periodic")  # a day's order has ended now: if that was not told, ask
+            case SessionPhaseChanged(phase="open"):
+                self._blind = not self._reconciled
             case SessionPhaseChanged():
-                pass
+                if self._blind:  # it would look alive and neither trade nor know what it holds
+                    raise Halt(f"the broker could not be reconciled with during the session of {message.session_date}")
             case TimerFired(name="lookup"):
-                self._submit(message.key, lookup_first=True)
+                self._sent.discard(message.key)
+                self._send_recorded()  # now, or when the broker has been reconciled with again
             case TimerFired():
                 self._request_snapshot(self._asked_for)
 
@@ -131,14 +136,15 @@ class OrdersActor(Actor[OrdersMessage]):
         for fill in snapshot.fills:
             fills.setdefault(fill.client_order_id, []).append(fill)
         for theirs in snapshot.orders:
+            for fill in fills.get(theirs.client_order_id, ()):
+                known_here = fill.client_order_id in self._orders or fill.client_order_id in self._ended
+                if known_here and (fill.client_order_id, fill.cumulative_quantity) not in self._heard:
+                    self._record(fill.client_order_id, theirs.broker_order_id, OrderEvent.FILL, fill=fill)
             ours = self._orders.get(theirs.client_order_id)
             if ours is None:
                 self._check_unknown(theirs)
                 continue
             self._sent.add(ours.client_order_id)
-            for fill in fills.get(ours.client_order_id, ()):
-                if fill.cumulative_quantity > ours.filled_quantity:
-                    self._record(ours.client_order_id, theirs.broker_order_id, OrderEvent.FILL, fill=fill)
             event = EVENTS.get(theirs.status)
             if event is not None and REACHED.get(event) != ours.status:
                 self._record(
@@ -197,6 +203,7 @@ class OrdersActor(Actor[OrdersMessage]):
             self._record(client_order_id, None, OrderEvent.EXPIRED, detail="never sent: the session it was for is over")
             return
         self._sent.add(client_order_id)
+        self._fresh.discard(client_order_id)
         self.tell(self._broker, SubmitOrder(at_ns=self.now_ns, order=order, lookup_first=lookup_first))
 
     def _on_answer(self, message: OrderAccepted | OrderRejected | SubmissionUncertain) -> None:
@@ -262,8 +269,11 @@ class OrdersActor(Actor[OrdersMessage]):
     def _on_changed(self, message: OrderChanged) -> None:
         if self._orders is None:
             return
+        if message.fill is not None:
+            self._heard.add((message.fill.client_order_id, message.fill.cumulative_quantity))
         if message.order.status in FINAL_STATUSES:
             self._orders.pop(message.order.client_order_id, None)
+            self._ended[message.order.client_order_id] = message.order
             self._sent.discard(message.order.client_order_id)
             self._tries.pop(message.order.client_order_id, None)
         else:
