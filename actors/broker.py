@@ -28,6 +28,7 @@ from actors.messages import (
 from algo_royale.broker import alpaca_wire as wire
 from algo_royale.broker.port import BrokerPort, StreamHandle, StreamPort
 from algo_royale.errors import BrokerRejected, BrokerUnavailable
+from algo_royale.ids import is_ours
 
 DUPLICATE_CODE = 40010001
 DUPLICATE_TEXT = "client_order_id must be unique"
@@ -257,7 +258,10 @@ class BrokerActor(Actor[BrokerMessage]):
         return self._accepted(wire.parse_order(answer), adopted=False)
 
     def _look_up(self, client_order_id: str) -> OrderAccepted | OrderRejected | None:
-        found = self._broker.order_by_client_id(client_order_id)
+        try:
+            found = self._broker.order_by_client_id(client_order_id)
+        except BrokerRejected as error:  # it refused to say, not to hold the order
+            raise BrokerUnavailable(f"no look-up: {error.status} {error.message}") from error
         return None if found is None else self._accepted(wire.parse_order(found), adopted=True)
 
     def _accepted(self, order: wire.WireOrder, *, adopted: bool) -> OrderAccepted | OrderRejected:
@@ -318,18 +322,32 @@ class BrokerActor(Actor[BrokerMessage]):
             raise BrokerUnavailable(f"the account kept moving through {SNAPSHOT_TRIES} attempts at a snapshot")
         fills = [item for item in activities if item.get("activity_type") == "FILL"]
         entries = [item for item in activities if item.get("activity_type") != "FILL"]
-        orders = [wire.parse_order(item) for item in listed]
+        orders = [wire.parse_order(item) for item in listed if _is_readable(item)]
         client_ids = {order.broker_order_id: order.client_order_id for order in orders}
+        booked: dict[str, Decimal] = {}
+        for item in fills:
+            order_id = str(item.get("order_id"))
+            booked[order_id] = booked.get(order_id, Decimal(0)) + wire.decimal(item, "qty")
+        ours = [o for o in orders if is_ours(o.client_order_id) and o.submitted_ns >= message.since_ns]
+        if late := [o.client_order_id for o in ours if booked.get(o.broker_order_id, Decimal(0)) != o.filled_quantity]:
+            raise BrokerUnavailable(f"the fills of {', '.join(late)} are not all listed yet")
         return BrokerSnapshot(
             at_ns=self.now_ns,
             cause_of=message.cause_of,
             orders=tuple(_polled(order, self.now_ns) for order in orders),
-            fills=tuple(_fill(wire.parse_fill(item), client_ids) for item in fills),
+            fills=tuple(
+                _fill(wire.parse_fill(item), client_ids) for item in fills if item.get("order_id") in client_ids
+            ),
             positions=tuple(_position(wire.parse_position(item)) for item in positions),
             cash_usd=account.cash_usd,
             equity_usd=account.equity_usd,
             entries=tuple(_entry(wire.parse_entry(item)) for item in entries if item.get("status") != "canceled"),
         )
+
+
+def _is_readable(order: Mapping[str, object]) -> bool:
+    """Whether an order must be read: one of a person's (of several legs, without a symbol) must not hide ours."""
+    return is_ours(str(order.get("client_order_id"))) or bool(order.get("symbol") and order.get("side"))
 
 
 def _updated(update: wire.WireTradeUpdate, now_ns: int) -> TradeUpdated:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from actors.direct import DirectFaults
+from actors.direct import DirectBroker, DirectFaults
 from actors.kernel import EXIT_DEADLINE, EXIT_HALTED, Faults, Hang
 from algo_royale.app.stepped import SteppedTrader
+from algo_royale.errors import BrokerRejected, BrokerUnavailable
 from traders import BUSY, ledger_of, trader, truth_errors
 
 SESSIONS = 4
@@ -139,6 +140,153 @@ def test_a_frame_that_cannot_be_true_restarts_nobody(frame: str) -> None:
     assert_undisturbed(account, exit_code)
     assert account.system is not None
     assert sum(int(str(row["restarts"])) for row in account.system.tree()) == 0
+
+
+# --- the broker's answers ---
+
+
+class Broker(DirectBroker):
+    """The twin's REST, with one hook: `before(method, path)` may raise, `after(path, answer)` may change the answer."""
+
+    before: Any = staticmethod(lambda method, path: None)
+    after: Any = staticmethod(lambda path, answer: answer)
+
+    def request(self, method: str, path: str, data: Any = None) -> Any:
+        self.before(method, path)
+        return self.after(path, super().request(method, path, data))
+
+
+def answered(account: SteppedTrader, **hooks: Any) -> int:
+    """Run with a broker that has these hooks."""
+    key, secret = account.keys
+    broker = Broker(account.exchange, key=key, secret=secret, faults=account.streams.faults)
+    for name, hook in hooks.items():
+        setattr(broker, name, hook)
+    return account.run(changes={"broker": broker})
+
+
+def test_a_refused_look_up_does_not_make_an_order_rejected() -> None:
+    """The answer to a submit is lost and the key fails for a moment: the order lives, whatever the look-up was told."""
+    account = trader(SESSIONS, start=BUSY)
+    posts, refused = [0], [0]
+
+    def before(method: str, path: str) -> None:
+        if "by_client_order_id" in path and refused[0] < 2:
+            refused[0] += 1
+            raise BrokerRejected(401, None, "unauthorized.")
+
+    def after(path: str, answer: Any) -> Any:
+        if path == "/orders" and isinstance(answer, dict):
+            posts[0] += 1
+            if posts[0] == 1:
+                raise BrokerUnavailable("the answer was lost")
+        return answer
+
+    assert_undisturbed(account, answered(account, before=before, after=after))
+    assert refused == [2]
+
+
+def test_orders_of_a_person_that_we_cannot_read_do_not_hide_ours() -> None:
+    """An option spread has neither symbol nor side; without a snapshot the trader would never trade again."""
+    account = trader(SESSIONS, start=BUSY)
+    spread = {"id": "x", "client_order_id": "by hand", "symbol": None, "side": None, "status": "new", "qty": "1"}
+
+    def after(path: str, answer: Any) -> Any:
+        return [*answer, spread] if path == "/orders" and isinstance(answer, list) else answer
+
+    assert_undisturbed(account, answered(account, after=after))
+
+
+def test_fills_that_are_listed_late_are_waited_for() -> None:
+    """Positions have moved and their executions are not listed yet: no disagreement, only the wrong moment to compare."""
+    faults = DirectFaults(frames=lambda endpoint, frames: [f for f in frames if '"event":"fill"' not in f])
+    account, late = trader(SESSIONS, start=BUSY, faults=faults), [0]
+
+    def after(path: str, answer: Any) -> Any:
+        if path.startswith("/account/activities") and late[0] < 9 and any("order_id" in item for item in answer):
+            late[0] += 1
+            return [item for item in answer if "order_id" not in item]
+        return answer
+
+    assert_undisturbed(account, answered(account, after=after))
+    assert late == [9]
+
+
+def test_a_broker_that_is_not_heard_of_for_a_whole_session_halts_the_trader() -> None:
+    """It would look alive, hold positions and neither trade nor know what became of them."""
+    account = trader(SESSIONS, start=BUSY)
+
+    def before(method: str, path: str) -> None:
+        raise BrokerUnavailable("no route")
+
+    assert answered(account, before=before) == EXIT_HALTED
+    assert account.system is not None
+    assert "could not be reconciled with during the session of 2012-10-18" in account.system.exit_reason
+
+
+@pytest.mark.parametrize(
+    "nonsense", [None, [], "", {}, {"cash": "NaN"}, {"id": 1, "account_number": 2, "cash": "1", "equity": "1"}]
+)
+def test_an_account_that_makes_no_sense_is_no_account(nonsense: Any) -> None:
+    """Now and then the account is nonsense: nothing of it reaches the ledger, and the next answer counts."""
+    account, asked = trader(SESSIONS, start=BUSY), [0]
+
+    def after(path: str, answer: Any) -> Any:
+        asked[0] += path == "/account"
+        return nonsense if path == "/account" and asked[0] % 2 else answer
+
+    assert_undisturbed(account, answered(account, after=after))
+
+
+# --- partial fills ---
+
+
+def in_parts(account: SteppedTrader, *, expire: bool) -> None:
+    """From now on the twin fills every order in three parts; with `expire` the last part never comes and the day ends."""
+    exchange: Any = account.exchange
+    fill, tell = exchange._fill, exchange._tell
+
+    def part(order: Any, whole: Any, quantity: Any, price: Any, status: str) -> None:
+        def told(order: Any, event: str, at_ns: int, **extra: str) -> None:
+            order.qty, order.status = whole, status
+            tell(order, "partial_fill" if status == "partially_filled" else event, at_ns, **extra)
+
+        order.qty, exchange._tell = order.filled_qty + quantity, told
+        fill(order, price)
+        exchange._tell = tell
+        if status == "partially_filled":
+            exchange.open_orders[order.id] = order
+
+    def fill_in_parts(order: Any, price: Any) -> None:
+        whole = order.qty
+        third = max(whole // 3, 1) if whole >= 3 else whole
+        while order.filled_qty + third < whole:
+            part(order, whole, third, price, "partially_filled")
+        if not expire:
+            part(order, whole, whole - order.filled_qty, price, "filled")
+
+    exchange._fill = fill_in_parts
+
+
+@pytest.mark.parametrize("expire", [False, True])
+@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+def test_a_part_of_a_fill_that_is_not_told_is_found(nth: int, expire: bool) -> None:
+    """The later parts say how much was filled in all: the order looks done, and shares and cash are wrong."""
+
+    def lose(endpoint: str, frames: Sequence[str]) -> Sequence[str]:
+        kept, fills = [], 0
+        for frame in frames:
+            fills += '"event_id"' in frame and "fill" in json.loads(frame)["data"]["event"]
+            if not ("fill" in frame and endpoint == "trading" and fills == nth):
+                kept.append(frame)
+        return kept
+
+    account = tampered(lose)
+    in_parts(account, expire=expire)
+
+    assert account.run() == 0
+    assert truth_errors(account) == []
+    assert len(ledger_of(account)["fill"]) > 8
 
 
 # --- hangs ---
