@@ -449,6 +449,11 @@ def _descend(sigma: FloatArray, budgets: FloatArray) -> Solved:
         y[i] = math.sqrt(budgets[i] / sigma[i, i])
     residual = np.inf
     for _ in range(2000):
+        size = math.sqrt(_form(sigma, y))  # at the solution y'Σy = Σb = 1, and along a ray that is the minimum
+        if not size > 0.0:  # a perfect hedge has no risk to share out
+            return y, np.inf
+        for i in range(n):
+            y[i] /= size
         for i in range(n):
             a = 0.0
             for j in range(n):

@@ -191,6 +191,18 @@ def test_a_symbol_without_a_budget_of_risk_gets_none() -> None:
     assert ours is not None and ours.tolist() == [1.0, 0.0]
 
 
+def test_a_near_hedge_is_still_shared_out() -> None:
+    """Two symbols that all but cancel make a long valley, in which descent by coordinates alone crawls."""
+    sd = np.array([1.0, 30.0, 2.0])
+    sigma = np.array([[1.0, -0.99998, 0.3], [-0.99998, 1.0, -0.3], [0.3, -0.3, 1.0]]) * np.outer(sd, sd)
+
+    ours = solvers.risk_budgets(sigma, np.full(3, 1 / 3))
+
+    assert ours is not None
+    contribution = ours * (sigma @ ours)
+    assert contribution / contribution.sum() == pytest.approx([1 / 3] * 3, abs=1e-8)
+
+
 def test_a_perfect_hedge_is_reported_and_not_made_up() -> None:
     """Two mirrored symbols have no variance together: nothing to share out."""
     assert solvers.risk_budgets(np.array([[1.0, -1.0], [-1.0, 1.0]]), np.array([0.5, 0.5])) is None

@@ -368,16 +368,6 @@ def test_a_solver_that_fails_is_replaced_by_inverse_volatility_and_says_so(
     assert (result.weights == expected.weights).all() and not expected.fallback
 
 
-def test_a_perfect_hedge_falls_back() -> None:
-    """Two mirrored symbols without noise have no risk to share out: a failure that no test has to feign."""
-    rise = np.random.default_rng(1).normal(0, 0.01, (60, 1))
-    arguments = (np.ones(2, np.bool_), np.ones(2), np.ones(2), WeightConfig(covariance="sample"))
-
-    result = allocate("EqualRiskContributionPortfolioStrategy", {}, np.hstack([rise, -rise]), *arguments)
-
-    assert result.fallback and result.weights.tolist() == [0.35, 0.35]
-
-
 def test_one_symbol_gets_its_cap_and_none_gives_cash() -> None:
     returns = random_returns(1, 60, 3)
     one = np.array([False, True, False])
