@@ -170,6 +170,15 @@ class Store:
             raise
         return store
 
+    @classmethod
+    def before_run(cls, path: Path, run_id: str) -> "Store":
+        """`as_of` on a file that is only read, so that a trader that is using it does not notice."""
+        database = open_database(path, read_only=True)
+        try:
+            return cls(database, run_id=run_id, is_memory=False).as_of(run_id)
+        finally:
+            database.close()
+
     def _enter(self, now_ns: int, live_start_ns: int, ledger_id: str) -> None:
         self._data_version = self._read_version()
         with self._write():

@@ -18,9 +18,19 @@ from click.testing import CliRunner, Result
 from actors.kernel import NO_FAULTS, Actor, CrashAt, Faults
 from actors.kernel.journal import MessageLog, RunInfo, off_note
 from actors.kernel.record import Outcome, Record
-from actors.messages import BarClosed, BarRow, SignalReported, TimerFired
+from actors.messages import (
+    BarClosed,
+    BarRow,
+    OrderIntent,
+    RecordDecision,
+    Refusal,
+    SignalReported,
+    TargetWeight,
+    TimerFired,
+)  # fmt: skip
 from algo_royale.app.cli import Settings
 from algo_royale.app.cli import messages as cli
+from algo_royale.app.cli.headlines import headline
 from algo_royale.app.stepped import SteppedTrader, market_replay
 from algo_royale.app.trader import TraderRecord
 from algo_royale.data.catalog import bundled
@@ -28,6 +38,7 @@ from algo_royale.errors import AlgoRoyaleError, BadInput, UnknownName
 from algo_royale.market import Timeframe
 from algo_royale.research.handover import Member, SymbolPlan, TradingPlan
 from algo_royale.strategies import resolve, space
+from db.store import Store
 
 CLOSE = 1_357_246_800_000_000_000  # 2013-01-03 16:00 in New York
 FEED, SIGNAL, PORTFOLIO = "root/trading/market_data", "root/trading/signals/signal:AAPL", "root/trading/portfolio"
@@ -304,6 +315,88 @@ def test_a_traders_run_replays_on_its_ledger_as_it_was_before(
         if actor["restarts"]
     ]
     assert bool(restarts) is (faults is not NO_FAULTS) and failed <= 1
+
+
+def test_an_older_run_replays_on_its_own_ledger_and_leaves_the_new_one_alone(
+    run: Callable[..., Result], home: Path
+) -> None:
+    """A newer twin's trader has set that ledger aside; its own may be in use, and is not written to."""
+    folder = home / "dev_integration"
+    folder.mkdir(exist_ok=True)
+    assert record_trader(home, NO_FAULTS) == 0
+    (folder / "ledgers").mkdir()
+    (folder / "ledger.db").rename(folder / "ledgers" / "stepped.db")
+    newer = Store.open(folder / "ledger.db", run_id="newer", now_ns=CLOSE, live_start_ns=CLOSE)
+    try:
+        assert document(run("replay", "stepped", as_json=True))["same"]
+        newer.halt("still mine to write", now_ns=CLOSE)  # raises if anybody else has committed
+    finally:
+        newer.close()
+
+
+def test_replaying_nobody_is_refused(run: Callable[..., Result], home: Path) -> None:
+    """It would say that every replayed actor did as recorded."""
+    (home / "dev_integration").mkdir(exist_ok=True)
+    assert record_trader(home, NO_FAULTS) == 0
+    with pytest.raises(UnknownName, match="did you mean 'portfolio'"):
+        run("replay", "stepped", "--actor", "portfolo")
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda stream: True, raising=False)
+
+
+@pytest.mark.usefixtures("terminal")
+def test_on_a_terminal_every_message_says_what_it_says(run: Callable[..., Result], home: Path) -> None:
+    """In 80 columns, where a table would have no room for it: decisions with targets and orders, signals with votes."""
+    (home / "dev_integration").mkdir(exist_ok=True)
+    assert record_trader(home, NO_FAULTS) == 0
+    decisions = run("messages", "list", "--run", "stepped", "--type", "RecordDecision").stdout
+    words = " ".join(decisions.split())
+    assert "2012-07-02 16:00 portfolio > ledger RecordDecision equity 100,000.00, cash 100,000.00; targets" in words
+    everything = " ".join(run("messages", "list", "--run", "stepped", "--limit", "0").stdout.split())
+    assert "IBM 1Day " in everything and "AAPL stays out, score 0.00, close " in everything
+    tree = run("messages", "trace", "80", "--run", "stepped").stdout
+    for text in (decisions, tree, run("actors", "tree", "--run", "stepped").stdout):
+        assert max(map(len, click.unstyle(text).splitlines())) <= 80
+
+
+def test_a_decision_in_one_sentence() -> None:
+    """Equity, each target with the shares held and wanted, the orders, the refusals, and who had not reported."""
+    buy = OrderIntent(
+        client_order_id="a", symbol="IBM", side="buy", quantity=Decimal(180), reference_price_usd=Decimal(190)
+    )
+    sell = OrderIntent(
+        client_order_id="b", symbol="FB", side="sell", quantity=Decimal(7), reference_price_usd=Decimal(20)
+    )
+    target = TargetWeight(
+        symbol="IBM", state_in=True, score=1.0, viability=1.0, weight=0.35, price_usd=Decimal(190),
+        held_quantity=Decimal(0), target_quantity=Decimal(180),
+    )  # fmt: skip
+    said = headline(
+        RecordDecision(
+            at_ns=CLOSE, decision_id="d", bar_end_ns=CLOSE, session_date="2013-01-03", equity_usd=Decimal("99874.5"),
+            cash_usd=Decimal(100), strategy="s", targets=(target,), approved=(buy,),
+            refused=(Refusal(intent=sell, code="order_rate", reason="too many"),), missing=("AAPL",),
+        )
+    )  # fmt: skip
+    assert said == (
+        "equity 99,874.50, cash 100.00; targets IBM 35% (0->180); buy 180 IBM; "
+        "refused sell 7 FB: order_rate; without AAPL"
+    )
+    assert headline(SAID) == "AAPL goes in, score nan, close 1.2500"
+
+
+@pytest.mark.parametrize(("option", "name"), [("--actor", "signal:APPL"), ("--type", "SignalReport")])
+def test_a_name_that_the_run_does_not_have_is_answered_with_the_nearest(
+    run: Callable[..., Result], option: str, name: str
+) -> None:
+    """An empty list would look like an answer; one that is empty says so on stderr."""
+    with pytest.raises(UnknownName, match="did you mean"):
+        run("messages", "list", option, name)
+    assert "no such messages" in run("messages", "list", "--type", "OrderRejected").stderr
 
 
 def test_a_run_that_cannot_be_replayed_says_so(run: Callable[..., Result], home: Path) -> None:

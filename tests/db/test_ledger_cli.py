@@ -70,7 +70,7 @@ def test_orders_show_where_each_stands(home: Path) -> None:
     assert [o["client_order_id"] for o in document(home, "orders", "--status", "open")] == ["ar-IBM"]  # type: ignore[attr-defined]
     assert [o["client_order_id"] for o in document(home, "orders", "--symbol", "aapl")] == ["ar-AAPL"]  # type: ignore[attr-defined]
     assert document(home, "orders", "--since", "2012-01-04") == []
-    assert "2012-01-03T12:00:00.000-05:00\tAAPL\tbuy\t3\t3\tfilled\tmarket" in run(home, "orders").stdout
+    assert "2012-01-03T12:00:00.000-05:00\tAAPL\tbuy\t3\t3\tfilled\t2012-01-03" in run(home, "orders").stdout
 
 
 def test_fills_and_positions_are_exact(home: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from algo_royale.app.cli.messages import print_json, print_table, to_ns, when
+from algo_royale.app.cli.messages import print_json, print_table, short_time, to_ns, when
 from algo_royale.errors import AlgoRoyaleError, BadInput
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def stop_command(settings: "Settings", timeout: float) -> None:
 _Column = tuple[str, str]  # (header, field)
 _ORDERS: Sequence[_Column] = (
     ("time", "at_ns"), ("symbol", "symbol"), ("side", "side"), ("quantity", "quantity"), ("filled", "filled_quantity"),
-    ("status", "status"), ("type", "order_type"), ("updated", "updated_ns"), ("order", "client_order_id"),
+    ("status", "status"), ("updated", "updated_ns"), ("type", "order_type"), ("order", "client_order_id"),
     ("detail", "detail"),
 )  # fmt: skip
 _FILLS: Sequence[_Column] = (
@@ -192,7 +193,9 @@ def _cell(field: str, value: Any) -> str:
         return f"{value:.4f}"
     if field in ("cost_usd", "realised_usd"):
         return f"{value:.2f}"
-    return when(value) if field.endswith("_ns") else str(value)
+    if field.endswith("_ns"):
+        return short_time(value) if sys.stdout.isatty() else when(value)
+    return str(value)
 
 
 def _documents(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -4,8 +4,10 @@ Tables on a terminal, tab-separated lines in a pipe, one JSON document with `--j
 New York's, in ISO 8601.
 """
 
+import dataclasses
 import json
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,6 +19,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
+from algo_royale.app.cli.headlines import headline
 from algo_royale.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
@@ -151,8 +154,8 @@ def print_json(document: object, *, indent: bool = True) -> None:
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
-    """Tab-separated lines under a header line in a pipe. On a terminal a table of one line a row: a last column of text
-    gets the room that the others leave, and is left out where that is too little to read."""
+    """Tab-separated lines under a header line in a pipe. On a terminal a table of one line a row: the columns that find
+    room, from the left; one of text that comes last may be cut. What is left out is said below the table."""
     table = [[str(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in (headers, *table):
@@ -164,18 +167,23 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, rig
 
     console = Console(no_color=True if _context_colour() is False else None, highlight=False)
     widths = [max(len(row[place]) for row in (headers, *table)) for place in range(len(headers))]
-    room = console.width - sum(widths[:-1]) - 2 * len(headers)
-    elastic = headers[-1] not in right
-    shown = len(headers) - (elastic and room < min(_LAST_COLUMN_MIN, widths[-1]))
-    if elastic:
-        widths[-1] = min(widths[-1], max(room, 1))
-    grid = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
+    shown, room = 0, console.width
+    for header, width in zip(headers, widths, strict=True):
+        least = width if header in right else min(width, _LAST_COLUMN_MIN)
+        if shown and (room < least or (room < width and header != headers[-1])):
+            break
+        widths[shown] = min(width, max(room, 1))
+        room -= widths[shown] + _GAP
+        shown += 1
+    grid = Table(box=None, header_style="bold", padding=(0, _GAP, 0, 0), pad_edge=False)
     for header, width in zip(headers[:shown], widths, strict=False):
         justify: Literal["left", "right"] = "right" if header in right else "left"
         grid.add_column(header, justify=justify, no_wrap=True, overflow="ellipsis", width=width)
     for row in table:
         grid.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row[:shown]))
     console.print(grid)
+    if table and shown < len(headers):
+        click.secho(f"no room for {', '.join(headers[shown:])}: widen the terminal, or use --json", dim=True, err=True)
 
 
 def _context_colour() -> bool | None:
@@ -184,6 +192,7 @@ def _context_colour() -> bool | None:
 
 
 _LAST_COLUMN_MIN = 20
+_GAP = 2  # between columns
 _COLOURS = {
     "ok": "green",
     "running": "green",
@@ -207,26 +216,85 @@ def _entry_row(entry: "Entry") -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def _short_row(row: Sequence[object]) -> tuple[object, ...]:
-    """For people: no offset (the header says New York), and of each path its last part."""
-    number, time, sender, recipient, kind, outcome, _, told = row
-    return (
-        number, str(time)[:23].replace("T", " "), _name(str(sender)), _name(str(recipient)), kind, outcome, told,
-    )  # fmt: skip
-
-
 def _name(path: str) -> str:
     return path.rsplit("/", 1)[-1]
+
+
+def _told(entry: "Entry") -> str:
+    """What a message says, for people: in a sentence where its type has one."""
+    try:
+        told = headline(entry.message)
+    except AttributeError:  # a message of another version, which lacks a field
+        told = None
+    return f"{entry.detail} | {told or summary(entry.message)}" if entry.detail else told or summary(entry.message)
+
+
+def short_time(at_ns: int) -> str:
+    """For people: New York, without the offset, and no finer than it has to be."""
+    text = when(at_ns)
+    return text if text == "-" else text[:23].replace("T", " ").removesuffix(".000").removesuffix(":00")
+
+
+def _route(entry: "Entry") -> str:
+    return f"{_name(entry.sender)} > {_name(entry.recipient)}"
+
+
+def _print_for_people(entries: "Sequence[Entry]", widths: tuple[int, int, int, int] | None = None) -> None:
+    """A line per message, and what it says behind it, or indented below it where the terminal is too narrow."""
+    columns = [(str(entry.id), short_time(entry.at_ns), _route(entry), entry.kind) for entry in entries]
+    if widths is None:
+        heads = ("id", "New York time", "from > to", "type")
+        wide = [max(len(row[place]) for row in (heads, *columns)) for place in range(4)]
+        widths = (wide[0], wide[1], wide[2], wide[3])
+        click.secho(
+            "  ".join(
+                f"{head:{'>' if head == 'id' else '<'}{width}}" for head, width in zip(heads, widths, strict=True)
+            ),
+            bold=True,
+        )
+    terminal = get_terminal_size().columns
+    for entry, (number, time, route, kind) in zip(entries, columns, strict=True):
+        line = f"{number:>{widths[0]}}  {time:<{widths[1]}}  {route:<{widths[2]}}  {kind:<{widths[3]}}"
+        outcome, told = entry.outcome.name.lower(), _told(entry)
+        click.echo(line.rstrip(), nl=False)
+        if outcome != "ok":
+            click.secho(f"  {outcome}", fg=_COLOURS.get(outcome), nl=False)
+        if len(line) + len(outcome) + len(told) + 2 * _GAP <= terminal:
+            click.echo(" " * (len(line) - len(line.rstrip())) + f"  {told}")
+            continue
+        click.echo()
+        indent = " " * (widths[0] + _GAP)
+        for part in textwrap.wrap(
+            told, max(terminal, 40), initial_indent=indent, subsequent_indent=indent, max_lines=6, placeholder=" ..."
+        ):
+            click.echo(part)
 
 
 def _print_entries(options: Globals, reader: "LogReader", entries: "Sequence[Entry]") -> None:
     if options.json:
         print_json({"run": reader.run().id, "messages": [_document(entry) for entry in entries]})
-    elif sys.stdout.isatty():
-        headers = ("id", "New York time", *_ENTRY_HEADERS[2:6], "summary")
-        print_table(headers, (_short_row(_entry_row(entry)) for entry in entries), right=("id",))
-    else:
+    elif not sys.stdout.isatty():
         print_table(_ENTRY_HEADERS, map(_entry_row, entries))
+    elif entries:
+        _print_for_people(entries)
+    if not entries and not options.json:
+        click.echo(f"no such messages in run {reader.run().id}", err=True)
+
+
+def _check_names(reader: "LogReader", actor: str | None, kind: str | None) -> None:
+    """Refuse an actor that the run did not have and a type that there is not; a glob may match nothing."""
+    from actors.kernel.journal import message_classes
+
+    if actor is not None and not _is_glob(actor) and not reader.paths(actor):
+        raise UnknownName("actor", actor, {_name(path) for path in reader.paths(None)})
+    if kind is not None and not _is_glob(kind):
+        known = {*message_classes(), *reader.stats().kinds}
+        if kind.lower() not in map(str.lower, known):
+            raise UnknownName("message type", kind, known)
+
+
+def _is_glob(pattern: str) -> bool:
+    return any(sign in pattern for sign in "*?[")
 
 
 # --- messages --------------------------------------------------------------------------------------------------------
@@ -296,6 +364,7 @@ def list_command(
       algo-royale --json messages list --corr 1234
     """
     with _open(options, run) as reader:
+        _check_names(reader, actor, kind)
         entries = reader.messages(
             **_filters(actor, kind, corr, outcome),
             since_ns=to_ns(since) if since else None,
@@ -325,8 +394,9 @@ def show_command(options: Globals, run: str | None, message_id: int) -> None:
             return
         document = _document(entry)
         body = document.pop("message")
+        document["in short"] = headline(entry.message)
         for name, value in document.items():
-            if not name.endswith("_ns"):
+            if not name.endswith("_ns") and value not in (None, ""):
                 click.echo(f"{name:<21} {value}")
         import msgspec
 
@@ -343,7 +413,7 @@ def trace_command(options: Globals, run: str | None, number: int) -> None:
     \b
     Examples:
       algo-royale messages trace 1234
-      algo-royale --json messages trace 1234 --run 20130103-101500
+      algo-royale --json messages trace 1234 --run trader-20260105T143000Z-4711
     """
     with _open(options, run) as reader:
         lines = reader.trace(number)
@@ -353,28 +423,38 @@ def trace_command(options: Globals, run: str | None, number: int) -> None:
             found = [{"depth": len(line.last), **_document(line.entry)} for line in lines]
             print_json({"run": reader.run().id, "corr": lines[0].entry.corr, "messages": found})
             return
+        time = ""
         for line in lines:
-            _print_trace_line(line, marked=line.entry.id == number and len(lines) > 1)
+            time = _print_trace_line(line, time, marked=line.entry.id == number and len(lines) > 1)
 
 
-def _print_trace_line(line: "TraceLine", *, marked: bool) -> None:
+def _print_trace_line(line: "TraceLine", before: str, *, marked: bool) -> str:
+    """Print a line of the tree; on a terminal one short enough for its width. Returns its time, which the line after it
+    (its `before`) then need not repeat."""
     guides = "".join("   " if last else "│  " for last in line.last[:-1])
     joint = "" if not line.last else ("└─ " if line.last[-1] else "├─ ")
     entry = line.entry
     outcome = entry.outcome.name.lower()
     head, told = f"{entry.kind} #{entry.id}", summary(entry.message) + ("  <" if marked else "")
-    route = f" {entry.sender} -> {entry.recipient} {when(entry.at_ns)} {entry.took_us} us "
-    if sys.stdout.isatty():  # one line each: short names, no date of the zone, cropped
-        time = when(entry.at_ns)[:23].replace("T", " ")
-        route = f" {_name(entry.sender)} -> {_name(entry.recipient)} {time} {entry.took_us} us "
-        used = len(guides + joint + head + route + outcome + entry.detail) + 4
-        told = told[: max(0, get_terminal_size().columns - used)]
+    route, time = (
+        f" {entry.sender} -> {entry.recipient} {when(entry.at_ns)} {entry.took_us} us ",
+        short_time(entry.at_ns),
+    )
+    detail = f" [{entry.detail}]" if entry.detail else ""
+    if sys.stdout.isatty():
+        head += " <" if marked else ""
+        route = f" > {_name(entry.recipient)} " + ("" if time == before else f"{time} ")
+        outcome = "" if outcome == "ok" else outcome
+        room = get_terminal_size().columns - len(guides + joint + head + route + outcome + detail) - 1
+        told = headline(entry.message) or summary(entry.message)
+        told = told if len(told) <= room else told[: max(room - 3, 0)] + "..."
     click.echo(guides + joint, nl=False)
     click.secho(head, bold=True, nl=False)
     click.echo(route, nl=False)
     click.secho(outcome, fg=_COLOURS.get(outcome), nl=False)
-    click.echo(f" [{entry.detail}]" if entry.detail else "", nl=False)
+    click.echo(detail, nl=False)
     click.echo(f" {told}")
+    return time
 
 
 @messages_group.command("tail")
@@ -396,6 +476,7 @@ def tail_command(
       algo-royale messages tail --type SignalReported --no-follow --lines 100
     """
     with _open(options, run) as reader:
+        _check_names(reader, actor, kind)
         filters = _filters(actor, kind, corr, outcome)
         start = reader.last_seq()
         past = [entry for entry in reader.messages(**filters, limit=lines or 1) if entry.seq <= start] if lines else []
@@ -406,9 +487,14 @@ def tail_command(
                 _print_tail(options, entry)
 
 
+_TAIL_WIDTHS = (6, 19, 24, 18)  # what most messages need: those to come are not known yet
+
+
 def _print_tail(options: Globals, entry: "Entry") -> None:
     if options.json:
         print_json(_document(entry), indent=False)
+    elif sys.stdout.isatty():
+        _print_for_people([entry], _TAIL_WIDTHS)
     else:
         click.echo("\t".join(str(cell) for cell in _entry_row(entry)))
 
@@ -451,9 +537,20 @@ def stats_command(options: Globals, run: str | None) -> None:
         f"{when(stats.first_ns)} to {when(stats.last_ns)}, "
         + ("still running or killed" if header.ended_ns is None else f"exit code {header.exit_code}")
     )
-    headers = ("actor", "handled", "failed", "dead", "took_us_p50", "took_us_p99")
-    rows = [(a.path, a.handled, a.failed, a.dead, a.took_us_p50, a.took_us_p99) for a in stats.actors]
+    people = sys.stdout.isatty()
+    headers = (
+        "actor",
+        "handled",
+        "failed",
+        "dead",
+        *(("p50 us", "p99 us") if people else ("took_us_p50", "took_us_p99")),
+    )
+    rows = [
+        (_name(a.path) if people else a.path, a.handled, a.failed, a.dead, a.took_us_p50, a.took_us_p99)
+        for a in stats.actors
+    ]
     print_table(headers, rows, right=headers[1:])
+    click.echo()
     print_table(("type", "messages"), stats.kinds.items(), right=("messages",))
 
 
@@ -479,7 +576,7 @@ def tree_command(options: Globals, run: str | None) -> None:
     \b
     Examples:
       algo-royale actors tree
-      algo-royale --json actors tree --run 20130103-101500
+      algo-royale --json actors tree --run trader-20260105T143000Z-4711
     """
     import msgspec
 
@@ -488,11 +585,12 @@ def tree_command(options: Globals, run: str | None) -> None:
     if options.json:
         print_json({"run": header.id, "exit_code": header.exit_code, "actors": msgspec.to_builtins(tree)})
         return
-    headers = ("actor", "state", "generation", "restarts", "failures", "mailbox", "handled", "dead", "last_error")
     if not sys.stdout.isatty():
+        headers = ("actor", "state", "generation", "restarts", "failures", "mailbox", "handled", "dead", "last_error")
         print_table(headers, map(_tree_row, tree))
         return
-    print_table(headers[:-1], (_tree_row(actor)[:-1] for actor in tree), right=headers[2:])
+    short = ("actor", "state", "life", "restarts", "failures", "mailbox", "handled", "dead")
+    print_table(short, (_tree_row(actor)[:-1] for actor in tree), right=short[2:])
     for actor in tree:  # below, where there is room for it
         if actor.last_error:
             click.secho(f"{actor.path}: {actor.last_error}", fg="red")
@@ -523,24 +621,29 @@ def trader_factories(folder: Path, header: "Run", runtime: "ReplayRuntime") -> "
     from algo_royale.config import Config
     from db.store import Store
 
-    path = folder.parents[1] / "ledger.db"
-    if not path.is_file():
-        raise BadInput(f"there is no ledger at {path}, on which {header.id} could be replayed")
     try:
         record = msgspec.json.decode(header.config, type=TraderRecord)
     except msgspec.MsgspecError as error:
         raise BadInput(f"run {header.id} did not record how it was set up: {error}") from error
-    ledger = Store.open(path, run_id=header.id, now_ns=header.started_ns, live_start_ns=record.live_start_ns)
-    try:
-        before = ledger.as_of(header.id)
-    finally:
-        ledger.close()
+    before = Store.before_run(_ledger_of(folder.parents[1], record.ledger_id), header.id)
     parts = trader_parts(
         record.plan, Config.model_validate(record.config), ledger_id=record.ledger_id,
         live_start_ns=record.live_start_ns, broker=None, data=None, streams=None, keys=("", ""), store=lambda: before,
     )  # fmt: skip
     edges = (f"{TRADING}/broker", f"{TRADING}/market_data")
     return {path: make for path, make in factories(parts, runtime).items() if path not in edges}
+
+
+def _ledger_of(home: Path, ledger_id: str) -> Path:
+    """The file of that ledger: the environment's, or one that was set aside for a newer twin's."""
+    from db.store import Reader
+
+    paths = [path for path in (home / "ledger.db", *sorted((home / "ledgers").glob("*.db"))) if path.is_file()]
+    for path in paths:
+        with Reader(path) as reader:
+            if reader.summary().ledger_id == ledger_id:
+                return path
+    raise BadInput(f"the ledger {ledger_id} is not in {home} any more; without it the run cannot be replayed")
 
 
 @click.command("replay")
@@ -554,12 +657,13 @@ def replay_command(options: Globals, run: str, actor: str | None, until: str | N
 
     \b
     Examples:
-      algo-royale replay 20130103-101500
-      algo-royale replay 20130103-101500 --actor portfolio --until 2013-01-04 --show-state
+      algo-royale replay trader-20260105T143000Z-4711
+      algo-royale replay trader-20260105T143000Z-4711 --actor portfolio --until 2013-01-04 --show-state
     """
     from importlib import import_module
 
     from actors.kernel.replay import ReplayRuntime, replay
+    from algo_royale.research.artifacts import code_version
 
     path = find_log(options, run)
     with _open(options, run) as reader:
@@ -570,7 +674,16 @@ def replay_command(options: Globals, run: str, actor: str | None, until: str | N
         factories = getattr(import_module(module), function)(path.parent, header, runtime)
         until_ns = to_ns(until) if until else None
         report = replay(reader, factories, actor, runtime=runtime, until_ns=until_ns)
+        if actor is not None:
+            if not report.actors:
+                known = sorted(_name(path) for path in report.skipped if path in factories)
+                raise UnknownName("actor to replay", actor, known)
+            report = dataclasses.replace(report, skipped=())  # nobody asked for those
     _print_replay(options, report, show_state)
+    if not report.same and header.code not in ("", code_version()):
+        click.echo(
+            "note: the run was made by another version of this program, which may be all of the difference", err=True
+        )
     if not report.same:
         raise SystemExit(1)
 
