@@ -43,8 +43,7 @@ from algo_royale.research.windows import Window
 from algo_royale.sessions import calendar, new_york_ns
 from algo_royale.strategies import build, strategy_id
 from algo_royale.strategies.combined import CombinedSignal
-
-LOOKBACK_MAX = 250  # bars of history before an interval for the allocator's first decision
+from algo_royale.strategies.space import ParamSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +154,7 @@ def _interval(
         data = series(config.data, symbol, config.timeframe)
         first, _ = data.span(window.train_start_ns, window.train_end_ns)
         low, high = data.span(start_ns, end_ns)
-        origin = max(0, first - max(warmup_bars(config), LOOKBACK_MAX))
+        origin = max(0, first - max(warmup_bars(config), portfolio_weights.LOOKBACK_MAX))
         bars = data.bars.slice(origin, high)
         combined = CombinedSignal([(build(v.strategy, v.params, config.timeframe), v.weight) for v in chosen.voters])
         run = combined.run(bars, start=low - origin)
@@ -165,19 +164,19 @@ def _interval(
         s.label_ns for s in calendar().sessions(window.test_start if test else window.train_start, _last(window, test))
     ]
     if not inputs:
-        return Interval(None, np.arange(len(labels)), _hold(config, sorted(selection), labels), scores)
+        return Interval(None, np.arange(len(labels)), equal_hold(config, sorted(selection), labels), scores)
     market = prepare(inputs, start_ns, end_ns)
     days = [step.closed.session for step in market.steps]
     last = np.flatnonzero([i + 1 == len(days) or days[i] != days[i + 1] for i in range(len(days))])
     traded = [new_york_ns(date.fromisoformat(days[i])) for i in last]
-    return Interval(market, last, _hold(config, sorted(selection), traded), scores)
+    return Interval(market, last, equal_hold(config, sorted(selection), traded), scores)
 
 
 def _last(window: Window, test: bool) -> date:
     return window.test_end if test else window.train_end
 
 
-def _hold(config: ResearchConfig, symbols: Sequence[str], labels: Sequence[int]) -> FloatArray:
+def equal_hold(config: ResearchConfig, symbols: Sequence[str], labels: Sequence[int]) -> FloatArray:
     """Session returns of holding the symbols from the first open, equal money in each, without costs."""
     if not labels or not symbols:
         return np.zeros(len(labels))
@@ -268,6 +267,10 @@ def _simulated(
     return Simulated(result, equity, returns, trades, found)
 
 
+def _space(config: ResearchConfig, name: str) -> tuple[ParamSpec, ...]:
+    return portfolio_weights.space(name, config.weights.bars_per_year)
+
+
 def optimise_portfolio(unit: Unit, config: ResearchConfig) -> Result:
     """Search an allocator's parameters on the train range; simulate the best on the test range."""
     assert unit.strategy and unit.window
@@ -288,7 +291,7 @@ def optimise_portfolio(unit: Unit, config: ResearchConfig) -> Result:
     else:
         seed_of = (config.seed, "portfolio", artifacts.universe_name(config.symbols), name, window.window_id)
         study = optimise(
-            portfolio_weights.space(name), evaluate, n_trials=config.portfolio_trials,
+            _space(config, name), evaluate, n_trials=config.portfolio_trials,
             next_seed=lambda done: trial_seed(*seed_of, done), objective=config.objective,
             min_trades=config.min_trades,
         )  # fmt: skip
@@ -302,7 +305,9 @@ def _optimised(
     assert unit.strategy and unit.window
     window = unit.window
     test_interval = _interval(config, unit.inputs, window, unit.data_fingerprint, True)
-    params = portfolio_weights.resolve(unit.strategy, study.best.point) if study.best else None
+    params = (
+        portfolio_weights.resolve(unit.strategy, study.best.point, config.weights.bars_per_year) if study.best else None
+    )
     if params is None:
         test_interval = Interval(None, np.arange(len(test_interval.last_bar)), test_interval.benchmark, {})
     test = run_interval(config, unit.strategy, params or {}, test_interval)
@@ -321,7 +326,7 @@ def _optimised(
         },
         "window": window_block(config, window, warmup_bars(config)),
     }
-    arrays = study_arrays(portfolio_weights.space(unit.strategy), study) | {
+    arrays = study_arrays(_space(config, unit.strategy), study) | {
         "test_returns": test.returns, "test_trade_pnl": test.trades.net_pnl, "test_trade_returns": test.trades.returns,
     }  # fmt: skip
     return Result(document, arrays)
@@ -359,7 +364,7 @@ def evaluate_portfolio(unit: Unit, config: ResearchConfig) -> Result:
     grouped = {name: [load_searched(config, k) for k in _keys(unit, config, name)] for name in config.portfolios}
     own = grouped[unit.strategy]
     trials = sum(s.document["optimization"]["meta"]["n_trials"] for s in own)
-    body = evaluate_windows(config, own, list(grouped.values()), portfolio_weights.space(unit.strategy))
+    body = evaluate_windows(config, own, list(grouped.values()), _space(config, unit.strategy))
     return Result(
         {
             "schema_version": artifacts.SCHEMA_VERSION, "kind": "portfolio_evaluation", "strategy": unit.strategy,

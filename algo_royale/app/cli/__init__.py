@@ -66,6 +66,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         f"{_CLI}.messages:replay_command",
         "Feed every actor its recorded inbox and compare what it sends with the record.",
     ),
+    "report": (
+        f"{_CLI}.report:report_command",
+        "Write a backtest's results as one HTML page: verdicts and why, charts, odds, and what to do.",
+    ),
     "data": (
         f"{_CLI}.data:data_group",
         "Market data: what there is, what is wrong with it, and bars of your own.",

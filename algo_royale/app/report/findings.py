@@ -1,0 +1,395 @@
+"""What is wrong or doubtful about a run, why it matters, and what to do: from its figures alone."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from algo_royale.app.report.model import Run, Subject
+from algo_royale.research import metrics
+from algo_royale.research.viability import DEFAULT_CHECKS, Check, ViabilityConfig, judge
+from algo_royale.strategies import space
+
+PROBLEM, CAUTION, NOTE = "problem", "caution", "note"
+LEVELS = (PROBLEM, CAUTION, NOTE)
+
+# Where a figure begins to say something. Conventions rather than laws, which is why each finding shows its figure.
+TRIALS_PER_DIMENSION = 10  # fewer trials leave most of a space unseen
+CONFIDENCE = 0.95
+COIN = 0.5
+LOST_SHARE = 0.5  # of the in-sample Sharpe ratio
+STEADY = 0.5  # param_consistency below: parameters wander over half their ranges
+ONE_TRADE, ONE_WINDOW = 0.5, 0.75  # share of the whole profit
+COST_SHARE = 0.25  # of the return before costs
+IDLE = 0.4  # mean share of equity invested
+ONE_SYMBOL = 0.6  # of what is invested
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """`about` is a subject's name or "" for the run; `fact` has the figures, `advice` what to do."""
+
+    level: str
+    about: str
+    title: str
+    fact: str
+    advice: str
+
+
+def percent(value: float | None, digits: int = 1, *, sign: bool = True) -> str:
+    """A fraction as people read it; a dash where there is none."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    text = f"{abs(value) * 100:,.{digits}f}\u202f%"
+    shown = float(f"{value * 100:.{digits}f}")
+    return ("−" if shown < 0 else "+" if sign and shown > 0 else "") + text
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with a true minus; a dash where there is none."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    shown = float(f"{value:.{digits}f}")
+    return ("−" if shown < 0 else "") + f"{abs(shown):,.{digits}f}"
+
+
+def label(name: str) -> str:
+    """A strategy's name without what every name ends in."""
+    return name.removesuffix("PortfolioStrategy").removesuffix("Strategy")
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A line of the passport; `verdict` is "good", "fair", "poor" or "" where there is nothing to judge."""
+
+    name: str
+    value: str
+    verdict: str
+    meaning: str
+
+
+def passport(subject: Subject) -> list[Entry]:
+    """How far the result can be trusted, in one table."""
+    document, oos = subject.document, subject.document["oos"]
+    odds = [w.pbo for w in subject.walks if w.pbo is not None]
+    record, n, deflated = oos["min_track_record"], oos["n_sessions"], oos["deflated_sharpe"]
+    bar = oos["sr_benchmark"] * math.sqrt(metrics.SESSIONS_PER_YEAR) if oos["sr_benchmark"] is not None else None
+    lost, steady = document["degradation"], document["param_consistency"]
+    k, pbo = oos["n_candidates"], sum(odds) / len(odds) if odds else None
+    rows = [
+        ("Probabilistic Sharpe ratio", percent(oos["psr"], sign=False), _above(oos["psr"], COIN, CONFIDENCE),
+         "probability that the true Sharpe ratio is above zero"),
+        ("Deflated Sharpe ratio", percent(deflated, sign=False), _above(deflated, COIN, CONFIDENCE),
+         f"the same against the best of {k} strategies tried, were all of them worthless: those would show {number(bar)} a year"),
+        ("Minimum track record", f"{record:,} sessions" if record else "none",
+         "poor" if record is None else "good" if record <= n else "fair" if record <= 2 * n else "poor",
+         f"sessions needed for 95\u202f% confidence; there are {n:,}"),
+        ("Probability of overfitting", percent(pbo, sign=False), _above(None if pbo is None else -pbo, -COIN, -0.2),
+         "how often the best parameters of one half of the training sessions disappoint in the other (CSCV), mean of windows"),
+        ("Sharpe ratio lost out of sample", percent(lost.get("sharpe_ratio"), 0, sign=False),
+         _above(None if lost.get("sharpe_ratio") is None else -lost["sharpe_ratio"], -LOST_SHARE, -0.25),
+         "share of the in-sample mean that did not carry over; below zero it did better than in training"),
+        ("Growth lost out of sample", percent(lost.get("cagr"), 0, sign=False),
+         _above(None if lost.get("cagr") is None else -lost["cagr"], -LOST_SHARE, -0.25), "the same for yearly growth"),
+        ("Parameter consistency", number(steady), _above(steady, STEADY, 0.8),
+         "1 if every window chose the same parameters, towards 0 if they lie anywhere"),
+    ]  # fmt: skip
+    by = {row.multiple: row for row in subject.costs}
+    if by:
+        double = by[2].total_return
+        verdict = "poor" if double <= 0.0 else "good" if double > (1 - COST_SHARE) * by[1].total_return else "fair"
+        rows.append(
+            (
+                "Return at twice the costs",
+                percent(double),
+                verdict,
+                f"it is {percent(by[1].total_return)} at the costs of this run",
+            )
+        )
+    return [Entry(name=name, value=value, verdict=verdict, meaning=why) for name, value, verdict, why in rows]
+
+
+def _above(value: float | None, fair: float, good: float) -> str:
+    return "" if value is None else "good" if value >= good else "fair" if value >= fair else "poor"
+
+
+def findings(run: Run) -> list[Finding]:
+    """Everything found, worst first, then the run before its portfolio before its symbols."""
+    subjects = [*([run.portfolio] if run.portfolio else []), *run.symbols]
+    parts = [_whole(run), *(_of(run, subject) for subject in subjects)]
+    return sorted(chain.from_iterable(parts), key=lambda f: LEVELS.index(f.level))
+
+
+def _of(run: Run, subject: Subject) -> Iterator[Finding]:
+    for check in (_silence, _odds, _against_holding, _concentration, _search, _costs, _at_the_end):
+        yield from check(run, subject)
+    if subject.is_portfolio:
+        yield from _allocation(subject)
+
+
+# --- the run -------------------------------------------------------------------------------------------------------------
+
+
+def _whole(run: Run) -> Iterator[Finding]:
+    units = run.manifest["units"]
+    undone = sorted(key for key, unit in units.items() if unit["status"] in ("failed", "pending"))
+    if undone:
+        failed = [key for key in undone if units[key]["status"] == "failed"]
+        yield Finding(
+            level=PROBLEM, about="", title=f"{len(undone)} of {len(units)} units are not done",
+            fact=f"{len(failed)} failed, {len(undone) - len(failed)} are pending; the first is {undone[0]}.",
+            advice="Run the same run-backtest command again; finished units are kept.",
+        )  # fmt: skip
+    if run.missing:
+        yield Finding(
+            level=CAUTION, about="", title=f"No verdict on {listed(sorted(run.missing))}",
+            fact="; ".join(f"{name}: {why}" for name, why in sorted(run.missing.items())) + ".",
+            advice="Where data are short, take shorter --train and --test, or a longer history.",
+        )  # fmt: skip
+    if run.manifest["holdout_reads"] > 1:
+        yield Finding(
+            level=PROBLEM, about="", title="The held-back range is no longer unseen",
+            fact=f"It has been read {run.manifest['holdout_reads']} times; choices made after the first look are not blind.",
+            advice="Judge on later data, or hold another range back with --holdout.",
+        )  # fmt: skip
+    yield from _mild(run)
+    yield from _short_search(run)
+
+
+def _mild(run: Run) -> Iterator[Finding]:
+    """Thresholds below the defaults, and what the defaults would say."""
+    standard = {check.name: check for check in DEFAULT_CHECKS}
+    milder = [c for c in run.config.viability.checks if c.name in standard and _milder(c, standard[c.name])]
+    judged = [*run.symbols, *([run.portfolio] if run.portfolio else [])]
+    viable = [subject for subject in judged if subject.document["is_viable"]]
+    config, usual = run.config.viability, ViabilityConfig()
+    if not viable or not (milder or config.threshold < usual.threshold):
+        return
+    kept = []
+    for subject in viable:
+        values = {check["name"]: check["value"] for check in subject.document["checks"]}
+        if judge(values, usual).is_viable:
+            kept.append(subject.name)
+    yield Finding(
+        level=CAUTION if len(kept) < len(viable) else NOTE, about="",
+        title=f"Mild thresholds: by the default ones {len(kept)} of {len(viable)} would be viable",
+        fact="Milder here: "
+        + ", ".join(
+            [f"{c.name} {c.op} {c.threshold:g} (default {standard[c.name].threshold:g})" for c in milder]
+            + [f"score {config.threshold:g} (default {usual.threshold:g})"] * (config.threshold < usual.threshold)
+        )
+        + (f". By the defaults: {listed(kept)}." if kept else "."),
+        advice="Set [viability] to the thresholds that you would trade real money on before you do.",
+    )  # fmt: skip
+
+
+def _milder(check: Check, standard: Check) -> bool:
+    return check.threshold < standard.threshold if ">" in standard.op else check.threshold > standard.threshold
+
+
+def _short_search(run: Run) -> Iterator[Finding]:
+    sizes = {name: len(space(name, run.config.timeframe)) for name in run.config.strategies}
+    largest = max(sizes, key=lambda name: (sizes[name], name))
+    wanted = TRIALS_PER_DIMENSION * sizes[largest]
+    if run.config.trials < wanted:
+        yield Finding(
+            level=NOTE if run.config.trials * 2 >= wanted else CAUTION, about="",
+            title=f"A short search: {run.config.trials} trials a study",
+            fact=f"{label(largest)} has {sizes[largest]} dimensions; most of its space was never tried.",
+            advice=f"Run again with --trials {wanted} before believing or dismissing a strategy.",
+        )  # fmt: skip
+
+
+# --- a subject -----------------------------------------------------------------------------------------------------------
+
+
+def _silence(run: Run, subject: Subject) -> Iterator[Finding]:
+    silent, walks = [w for w in subject.walks if not w.num_trades], subject.walks
+    if silent:
+        unsearched = sum(not w.searched for w in silent)
+        reasons: dict[str, list[str]] = {}
+        for w in silent:
+            reasons.setdefault(w.why or "nobody had a vote, or nobody bought", []).append(f"{w.test_start:%Y-%m}")
+        facts = [f"From {listed(began)}: {why}." for why, began in reasons.items()]
+        yield Finding(
+            level=PROBLEM if len(silent) * 2 > len(walks) else CAUTION, about=subject.name,
+            title=f"No trade in {len(silent)} of {len(walks)} windows",
+            fact=" ".join(facts[:3]),
+            advice="Train on longer windows (--train), or lower min_trades in [research]." if unsearched * 2 > len(silent)
+            else "Its entry is too rare here: widen its thresholds, or let other strategies vote.",
+        )  # fmt: skip
+    document = subject.document
+    if document["is_viable"] and document["best_params"] is None:
+        yield Finding(
+            level=PROBLEM, about=subject.name, title="Viable, but it cannot trade",
+            fact=f"The latest window of {label(subject.strategy)} found no parameters, so there is nothing to trade with.",
+            advice="Search longer with --trials, or lower min_trades in [research].",
+        )  # fmt: skip
+
+
+def _odds(run: Run, subject: Subject) -> Iterator[Finding]:
+    oos = subject.document["oos"]
+    deflated, record, n = oos["deflated_sharpe"], oos["min_track_record"], oos["n_sessions"]
+    shown = None if deflated is None else math.floor(deflated * 1000) / 1000  # 0.9496 has not reached 0.95
+    if deflated is not None and deflated < CONFIDENCE:
+        yield Finding(
+            level=PROBLEM if deflated < COIN else CAUTION, about=subject.name,
+            title=f"It may be luck: deflated Sharpe ratio {number(shown, 3)}",
+            fact=f"The probability that the true Sharpe ratio beats the best of {oos['n_candidates']} worthless strategies"
+            f" is {percent(shown, sign=False)}; {percent(CONFIDENCE, 0, sign=False)} is the usual bar.",
+            advice="Try fewer strategies, or wait for more sessions; paper trading adds them honestly.",
+        )  # fmt: skip
+    if record is None and oos["num_trades"]:
+        yield Finding(
+            level=PROBLEM, about=subject.name, title="No record could prove it: its Sharpe ratio is not positive",
+            fact=f"Out of sample the Sharpe ratio is {number(oos['sharpe_ratio'])} over {n:,} sessions.",
+            advice="Drop the symbol, or another strategy for it.",
+        )  # fmt: skip
+    elif record is not None and record > n:
+        yield Finding(
+            level=CAUTION, about=subject.name, title="The record is too short for its Sharpe ratio",
+            fact=f"95\u202f% confidence needs {record:,} sessions; there are {n:,}.",
+            advice="More windows (--windows, --start), or a strategy with steadier returns.",
+        )  # fmt: skip
+
+
+def _against_holding(run: Run, subject: Subject) -> Iterator[Finding]:
+    oos, held = subject.document["oos"], subject.benchmark_figures
+    total, other = oos["total_return"], held["total_return"]
+    if other is None or total >= other:
+        return
+    mine, theirs = oos["sharpe_ratio"], held["sharpe_ratio"]
+    worse = mine is None or theirs is None or mine < theirs
+    yield Finding(
+        level=CAUTION if worse else NOTE, about=subject.name,
+        title="Holding did better" if worse else "Holding earned more, at a worse ratio",
+        fact=f"{percent(total)} against {percent(other)} by buying and holding; Sharpe ratio {number(mine)} against"
+        f" {number(theirs)}; deepest fall {percent(oos['max_drawdown'], sign=False)} against"
+        f" {percent(held['max_drawdown'], sign=False)}.",
+        advice="Worth it only if the smaller fall is what you want; otherwise hold." if worse
+        else "Less money at less risk: compare at the risk that you would take.",
+    )  # fmt: skip
+
+
+def _concentration(run: Run, subject: Subject) -> Iterator[Finding]:
+    logs = np.array([np.log1p(w.gain) for w in subject.walks if w.gain > -1.0])
+    if len(logs) > 2 and logs.sum() > 0.0 and logs.max() > ONE_WINDOW * logs.sum():
+        best = max(subject.walks, key=lambda w: w.gain)
+        rest = float(np.expm1(logs.sum() - logs.max()))
+        yield Finding(
+            level=CAUTION, about=subject.name, title="One window made the result",
+            fact=f"{best.test_start:%Y-%m} to {best.test_end:%Y-%m} returned {percent(best.gain)}; the other"
+            f" {len(subject.walks) - 1} windows together {percent(rest)}.",
+            advice="Ask what was special about that time, and whether it will come again.",
+        )  # fmt: skip
+    gains = np.array([t.net_pnl for t in subject.trades])
+    if len(gains) > 2 and gains.sum() > 0.0 and gains.max() > ONE_TRADE * gains.sum():
+        best_trade = max(subject.trades, key=lambda t: t.net_pnl)
+        yield Finding(
+            level=CAUTION, about=subject.name, title="One trade made most of the profit",
+            fact=f"{best_trade.entered} to {best_trade.exited} returned {percent(best_trade.gain)}, which is"
+            f" {percent(float(gains.max() / gains.sum()), 0, sign=False)} of the profit of {len(gains)} trades.",
+            advice="Take that trade away in your mind before you size this one.",
+        )  # fmt: skip
+
+
+def _search(run: Run, subject: Subject) -> Iterator[Finding]:
+    lost = subject.document["degradation"].get("sharpe_ratio")
+    before, after = (subject.document[part].get("sharpe_ratio", {}).get("mean") for part in ("in_sample", "summary"))
+    if lost is not None and lost > LOST_SHARE:
+        yield Finding(
+            level=CAUTION, about=subject.name, title="Fitted better than it works",
+            fact=f"The mean Sharpe ratio of a window fell from {number(before)} in sample to {number(after)} out of sample:"
+            f" {percent(lost, 0, sign=False)} was lost.",
+            advice="Longer training, fewer dimensions, or more trades in each training range.",
+        )  # fmt: skip
+    odds = [w.pbo for w in subject.walks if w.pbo is not None]
+    if odds and sum(odds) / len(odds) > COIN:
+        yield Finding(
+            level=CAUTION, about=subject.name, title="The search picks what will disappoint",
+            fact=f"In {percent(sum(odds) / len(odds), 0, sign=False)} of the ways to halve the training sessions the best"
+            " parameters of one half are below the median in the other.",
+            advice="Prefer a strategy whose neighbouring parameters do equally well, or search less.",
+        )  # fmt: skip
+    steady = subject.document["param_consistency"]
+    if steady is not None and steady < STEADY:
+        yield Finding(
+            level=NOTE, about=subject.name, title=f"Parameters wander: consistency {number(steady)}",
+            fact="From window to window the chosen values lie far apart in their ranges (1 would be the same every time).",
+            advice="There is no plateau to stand on: narrow the ranges to what you believe, or train longer.",
+        )  # fmt: skip
+
+
+def _costs(run: Run, subject: Subject) -> Iterator[Finding]:
+    if not subject.equal:
+        yield Finding(
+            level=PROBLEM, about=subject.name, title="Its backtest comes out differently now",
+            fact="The recorded parameters on the same bars give other returns than recorded, so the code has changed since.",
+            advice="Run run-backtest again; its trades and costs are left out here.",
+        )  # fmt: skip
+    by = {row.multiple: row for row in subject.costs}
+    if not by or by[0].total_return <= 0.0:
+        return
+    free, paid, double = (by[m].total_return for m in (0, 1, 2))
+    if paid > 0.0 >= double:
+        yield Finding(
+            level=PROBLEM, about=subject.name, title="Twice the costs would eat it",
+            fact=f"{percent(paid)} at the costs of this run, {percent(double)} at twice those.",
+            advice="Trade less often, or be sure of your fills: real slippage is rarely the assumed one.",
+        )  # fmt: skip
+    elif free - paid > COST_SHARE * free:
+        yield Finding(
+            level=CAUTION, about=subject.name,
+            title=f"Costs take {percent((free - paid) / free, 0, sign=False)} of the return",
+            fact=f"{percent(free)} without costs, {percent(paid)} with them, {percent(double)} at twice those.",
+            advice="Fewer, longer trades; confirmation or a cooldown in the strategy helps.",
+        )  # fmt: skip
+
+
+def _at_the_end(run: Run, subject: Subject) -> Iterator[Finding]:
+    """How it left the last test range."""
+    curve = subject.equity
+    if not len(curve):
+        return
+    peak = max(1.0, float(curve.max()))
+    fall = 1.0 - float(curve[-1]) / peak
+    deepest, _ = metrics.drawdown(curve, 1.0)
+    if fall > 0.05 and fall > 0.5 * deepest:
+        day = subject.dates[int(curve.argmax())] if curve.max() > 1.0 else subject.dates[0]
+        yield Finding(
+            level=NOTE, about=subject.name, title=f"It ends {percent(fall, sign=False)} below its peak",
+            fact=f"The peak was on {day}; the deepest fall of the whole record is {percent(deepest, sign=False)}.",
+            advice="Whoever starts now starts inside a drawdown; expect it to be tested first.",
+        )  # fmt: skip
+
+
+def _allocation(subject: Subject) -> Iterator[Finding]:
+    assert subject.held is not None
+    total = np.sum(list(subject.held.values()), axis=0)
+    mean = {name: float(share.mean()) for name, share in subject.held.items()}
+    invested = float(total.mean()) if len(total) else 0.0
+    if invested < IDLE:
+        out = sorted(
+            {s for w in subject.walks for s, names in (w.voters or {}).items() if not names}
+        )  # fmt: skip
+        yield Finding(
+            level=CAUTION, about=subject.name, title=f"Mostly cash: {percent(invested, 0, sign=False)} invested on average",
+            fact="The rest of the money earned nothing."
+            + (f" Left out of at least one window, for nothing viable voted: {listed(out)}." if out else ""),
+            advice="More symbols or strategies that are in the market more often; cash is also what keeps the drawdown small.",
+        )  # fmt: skip
+    if invested > 0.0 and len(mean) > 1:
+        name = max(mean, key=lambda s: (mean[s], s))
+        if mean[name] > ONE_SYMBOL * invested:
+            yield Finding(
+                level=CAUTION, about=subject.name, title=f"Mostly {name}",
+                fact=f"{percent(mean[name] / invested, 0, sign=False)} of what was invested was in {name}.",
+                advice="Set max_weight in [account] if that is not what you want.",
+            )  # fmt: skip
