@@ -241,8 +241,8 @@ def read_columns(path: Path) -> Columns:
     return _columns(read_table(path), path.name)
 
 
-def read_table(path: Path, delimiter: str = ",") -> Any:
-    """A Parquet or CSV file as an Arrow table. Raises BadMarketData if it is neither."""
+def read_table(path: Path, *, delimiter: str = ",", skip: int = 0) -> Any:
+    """A Parquet or CSV file as an Arrow table, without the first `skip` rows of a CSV. Raises BadMarketData if it is neither."""
     import pyarrow
     import pyarrow.csv
 
@@ -251,7 +251,8 @@ def read_table(path: Path, delimiter: str = ",") -> Any:
             return _read_parquet(path)
         return pyarrow.csv.read_csv(
             path,
-            read_options=pyarrow.csv.ReadOptions(use_threads=False),  # knows the number of a row that it cannot read
+            # one thread knows the number of a row that it cannot read
+            read_options=pyarrow.csv.ReadOptions(use_threads=False, skip_rows_after_names=skip),
             parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter),
             convert_options=pyarrow.csv.ConvertOptions(null_values=["", "null", "None"]),
         )

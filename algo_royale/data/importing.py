@@ -41,7 +41,10 @@ FIELDS: AnyMapping[str, tuple[str, ...]] = {
         "ts",
         "t",
         "d",
+        "index",
         "indexlevel0",
+        "unnamed0",
+        "",
     ),
     "open": ("open", "o", "openprice", "openingprice", "first"),
     "high": ("high", "h", "highprice", "max"),
@@ -172,65 +175,88 @@ def read_bars(
     `symbol` overrides name and column; times without a zone are of `timezone`; `timeframe` is guessed unless given.
     Raises BadInput (what the file does not say) and BadMarketData (what it says cannot be true), naming file and line.
     """
-    table = open_table(path)
-    mapping = map_columns(table.column_names, chosen, path.name)
-    if table.num_rows == 0:
-        raise BadMarketData(f"{path.name}: no rows")
+    file = _open(path)
+    mapping = map_columns(file.table.column_names, chosen, file.name)
+    if file.table.num_rows == 0:
+        raise BadMarketData(f"{file.name}: no rows")
     notes: list[str] = []
     columns: Columns = {}
     for field, source in mapping.sources.items():
         if field not in ("timestamp", "symbol"):
-            columns[field] = _numbers(table[source], path, source)
+            columns[field] = _numbers(file.table[source], file, source)
     if "split_ratio" in columns:
         columns["split_ratio"][columns["split_ratio"] == 0.0] = 1.0  # yfinance writes 0 where there is no split
-    time = table[mapping.time_of_day] if mapping.time_of_day else None
-    columns["timestamp"] = _times(table[mapping.sources["timestamp"]], time, path, timezone, notes)
-    names = _symbols(table, mapping, path, symbol)
+    time = file.table[mapping.time_of_day] if mapping.time_of_day else None
+    columns["timestamp"] = _times(file.table[mapping.sources["timestamp"]], time, file, timezone, notes)
+    rows = _rows_by_symbol(file, mapping, symbol)
     if timeframe is None:
-        commonest = max(set(names), key=names.count)
-        timeframe = timeframe_of(columns["timestamp"][np.array([name == commonest for name in names])])
-    faults = sorted(row_faults(columns, timeframe), key=lambda fault: fault.row)
-    if faults:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise _refusal(
-            path, faults[0].row, f"{_moment(int(columns['timestamp'][faults[0].row]))}: {faults[0].what}{more}"
-        )
-    _check_actions(columns, path)
-    of_row = np.array(names)
-    bars = {name: {field: column[of_row == name] for field, column in columns.items()} for name in dict.fromkeys(names)}
+        timeframe = timeframe_of(columns["timestamp"][max(rows.values(), key=len)])
+    if faults := sorted(row_faults(columns, timeframe), key=lambda fault: fault.row):
+        row, more = faults[0].row, f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        raise file.refusal(row, f"{_moment(int(columns['timestamp'][row]))}: {faults[0].what}{more}")
+    _check_actions(columns, file)
+    bars = {name: {field: column[mine] for field, column in columns.items()} for name, mine in rows.items()}
     if any((np.diff(part["timestamp"]) < 0).any() for part in bars.values()):
         notes.append("rows are not in order of time; sorted")
     return Import(bars=bars, timeframe=timeframe, mapping=mapping, notes=tuple(notes))
 
 
-def open_table(path: Path) -> Any:
-    """Parquet, or text with a header line and one of , ; tab | between the columns, gzipped or not."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    """A table with what its messages need: the file's name, and the line of its first row (None: Parquet has rows only)."""
+
+    name: str
+    table: Any
+    first_line: int | None
+    symbol: str | None = None
+    """As its header says, where it does."""
+
+    def refusal(self, row: int, what: str) -> BadMarketData:
+        """The line as an editor shows it; a row of Parquet counts from 0."""
+        place = f"row {row}" if self.first_line is None else f"line {row + self.first_line}"
+        return BadMarketData(f"{self.name} {place}: {what}")
+
+
+def _open(path: Path) -> _File:
+    """Parquet, or text with a header line and one of , ; tab | between the columns, gzipped or not.
+
+    yfinance writes two more header lines, with the ticker and the name of the index: those are understood too.
+    """
     if path.suffix.lower() in (".parquet", ".pq"):
-        return read_table(path)
+        return _File(name=path.name, table=read_table(path), first_line=None)
     try:
         with path.open("rb") as file, gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file as text:
-            header = text.readline(100_000).decode("utf-8-sig")
+            header, second, third = (text.readline(100_000).decode("utf-8-sig") for _ in range(3))
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise BadMarketData(f"{path.name}: unreadable: {getattr(error, 'strerror', None) or error}") from error
-    return read_table(path, delimiter=max(",;\t|", key=header.count))
+    delimiter = max(",;\t|", key=header.count)
+    tickers = second.strip().split(delimiter)
+    if tickers[0] == "Ticker" and third.startswith(("Date", "Datetime")) and len(set(tickers)) == 2:
+        table = read_table(path, delimiter=delimiter, skip=2)
+        names = [third.split(delimiter)[0], *table.column_names[1:]]
+        return _File(name=path.name, table=table.rename_columns(names), first_line=4, symbol=tickers[1])
+    return _File(name=path.name, table=read_table(path, delimiter=delimiter), first_line=2)
 
 
-def _symbols(table: Any, mapping: Mapping, path: Path, symbol: str | None) -> list[str]:
-    """The ticker of each row."""
+def _rows_by_symbol(file: _File, mapping: Mapping, symbol: str | None) -> dict[str, IntArray]:
+    """The rows of each ticker, in the file's order."""
     if symbol is None and "symbol" in mapping.sources:
-        names = [
-            str(name or "").strip().upper().removesuffix(".US") for name in table[mapping.sources["symbol"]].to_pylist()
-        ]
-        for row, name in enumerate(names):
+        texts = file.table[mapping.sources["symbol"]].to_pylist()
+        names, of_row, counts = np.unique([str(text or "") for text in texts], return_inverse=True, return_counts=True)
+        groups = np.split(np.argsort(of_row, kind="stable"), np.cumsum(counts)[:-1])
+        rows: dict[str, IntArray] = {}
+        for text, group in zip(names.tolist(), groups, strict=True):
+            name = text.strip().upper().removesuffix(".US")
             if not TICKER.fullmatch(name):
-                raise _refusal(path, row, f"{name!r} is not a ticker")
-        return names
-    if (known := symbol or symbol_of(path.name)) is None:
-        raise BadInput(f"{path.name}: which symbol? neither a column nor the file's name says; give --symbol")
-    return [known] * table.num_rows
+                raise file.refusal(int(group[0]), f"{text!r} is not a ticker")
+            rows[name] = np.sort(np.append(rows.get(name, np.empty(0, np.int64)), group))
+        return rows
+    if (known := symbol or file.symbol or symbol_of(file.name)) is None:
+        raise BadInput(f"{file.name}: which symbol? neither a column nor the file's name says; give --symbol")
+    return {known: np.arange(file.table.num_rows)}
 
 
-def _numbers(column: Any, path: Path, source: str) -> FloatArray:
+def _numbers(column: Any, file: _File, source: str) -> FloatArray:
     """A column as float64, NaN where unknown. Understands $1,234.50 and 1.2M."""
     import pyarrow
 
@@ -240,14 +266,14 @@ def _numbers(column: Any, path: Path, source: str) -> FloatArray:
         try:
             numbers = column.cast(pyarrow.float64())
         except (pyarrow.ArrowException, ValueError) as error:
-            raise BadMarketData(f"{path.name}: {source} is of type {column.type}, not a number") from error
+            raise BadMarketData(f"{file.name}: {source} is of type {column.type}, not a number") from error
         return np.array(np.from_dlpack(numbers.fill_null(math.nan).combine_chunks()), np.float64)
     values = []
     for row, text in enumerate(column.to_pylist()):
         try:
             values.append(_number(text or ""))
         except ValueError:
-            raise _refusal(path, row, f"{source} {text!r} is not a number") from None
+            raise file.refusal(row, f"{source} {text!r} is not a number") from None
     return np.array(values, np.float64)
 
 
@@ -261,12 +287,12 @@ def _number(text: str) -> float:
 # --- times ---------------------------------------------------------------------------------------------------------------
 
 
-def _times(column: Any, time: Any, path: Path, timezone: str, notes: list[str]) -> IntArray:
+def _times(column: Any, time: Any, file: _File, timezone: str, notes: list[str]) -> IntArray:
     """Start of each bar, UTC nanoseconds. Dates, and times that only spell a date, are midnight New York of the session."""
     import pyarrow
 
     if column.null_count:
-        raise _refusal(path, column.to_pylist().index(None), "no time")
+        raise file.refusal(column.to_pylist().index(None), "no time")
     types = pyarrow.types
     if types.is_timestamp(column.type) and column.type.tz is not None:
         return _instants(_int64(column.cast(pyarrow.timestamp("ns", "UTC"))), notes)
@@ -276,16 +302,16 @@ def _times(column: Any, time: Any, path: Path, timezone: str, notes: list[str]) 
             size = int(np.abs(numbers).max())
             unit = next((u for u, limit in ((_NS, 10**11), (10**6, 10**14), (10**3, 10**17)) if size < limit), 1)
             return _instants(numbers * unit, notes)
-        wall = _days(numbers, path) * _DAY_NS
+        wall = _days(numbers, file) * _DAY_NS
     elif types.is_date(column.type) or types.is_timestamp(column.type):
         wall = _int64(column.cast(pyarrow.timestamp("ns")))
     else:
-        parsed, aware = _parsed(column, path, notes)
+        parsed, aware = _parsed(column, file, notes)
         if aware:
             return _instants(parsed, notes)
         wall = parsed
     if time is not None:
-        wall = wall + _time_of_day(time, path)
+        wall = wall + _time_of_day(time, file)
     if (wall % _DAY_NS == 0).all():
         return _midnights(wall // _DAY_NS)
     zone = ZoneInfo(timezone)
@@ -293,14 +319,14 @@ def _times(column: Any, time: Any, path: Path, timezone: str, notes: list[str]) 
     return _instants(_localised(wall, zone), notes)
 
 
-def _days(numbers: IntArray, path: Path) -> IntArray:
+def _days(numbers: IntArray, file: _File) -> IntArray:
     """Days since 1970 of numbers such as 20130102."""
     out = []
     for row, number in enumerate(numbers.tolist()):
         try:
             out.append((date(number // 10000, number // 100 % 100, number % 100) - _EPOCH).days)
         except ValueError:
-            raise _refusal(path, row, f"{number} is not a date") from None
+            raise file.refusal(row, f"{number} is not a date") from None
     return np.array(out, np.int64)
 
 
@@ -322,7 +348,7 @@ def _first_of_days(at_ns: IntArray) -> IntArray:
     return at_ns if len(order) < 2 or int(np.median(np.diff(order))) > _DAY_NS // 2 else at_ns[:1]
 
 
-def _parsed(column: Any, path: Path, notes: list[str]) -> tuple[IntArray, bool]:
+def _parsed(column: Any, file: _File, notes: list[str]) -> tuple[IntArray, bool]:
     """Text as nanoseconds, and whether it named its zone."""
     import pyarrow
     import pyarrow.compute as compute
@@ -346,12 +372,12 @@ def _parsed(column: Any, path: Path, notes: list[str]) -> tuple[IntArray, bool]:
         bool(re.fullmatch(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?|\d\d?[/.]\d\d?[/.]\d{4}.*", value)) for value in values
     ]
     row = good.index(False) if False in good and any(good) else 0
-    raise _refusal(
-        path, row, f"{values[row]!r} is not a time that is understood, or not written as the others (ISO 8601 is)"
+    raise file.refusal(
+        row, f"{values[row]!r} is not a time that is understood, or not written as the others (ISO 8601 is)"
     )
 
 
-def _time_of_day(column: Any, path: Path) -> IntArray:
+def _time_of_day(column: Any, file: _File) -> IntArray:
     """Nanoseconds since midnight: times, HHMM or HHMMSS numbers."""
     import pyarrow
 
@@ -365,7 +391,7 @@ def _time_of_day(column: Any, path: Path) -> IntArray:
     for row, value in enumerate(values):
         digits = re.fullmatch(r"(\d\d?):?(\d\d):?(\d\d)?", str(value).strip())
         if digits is None or int(digits[1]) > 23 or int(digits[2]) > 59:
-            raise _refusal(path, row, f"{value!r} is not a time of day")
+            raise file.refusal(row, f"{value!r} is not a time of day")
         out.append((int(digits[1]) * 3600 + int(digits[2]) * 60 + int(digits[3] or 0)) * _NS)
     return np.array(out, np.int64)
 
@@ -452,7 +478,8 @@ def _join(symbol: str, old: Columns, new: Columns, *, replace: bool) -> tuple[Co
 
 def read_actions(path: Path) -> dict[str, list[tuple[date, float, float]]]:
     """Ex-date, split ratio and cash of every action of a file, by symbol. Raises BadInput and BadMarketData as `read_bars`."""
-    table = open_table(path)
+    file = _open(path)
+    table = file.table
     plain = {_plain(name): name for name in reversed(table.column_names)}
     sources = {
         field: next((plain[name] for name in known if name in plain), None) for field, known in ACTION_FIELDS.items()
@@ -461,14 +488,14 @@ def read_actions(path: Path) -> dict[str, list[tuple[date, float, float]]]:
     if not any(sources[field] for field in ("split_new", "split_ratio", "ex_dividend")):
         missing.append("split_ratio or ex_dividend")
     if missing:
-        raise BadInput(f"{path.name}: no column for {', '.join(missing)} among {', '.join(table.column_names)}")
+        raise BadInput(f"{file.name}: no column for {', '.join(missing)} among {', '.join(table.column_names)}")
     unknown = np.full(table.num_rows, np.nan)
     numbers = {
-        field: unknown if source is None else _numbers(table[source], path, source)
+        field: unknown if source is None else _numbers(table[source], file, source)
         for field, source in sources.items()
         if field not in ("symbol", "ex_date")
     }
-    days = _times(table[sources["ex_date"]], None, path, "America/New_York", [])
+    days = _times(table[sources["ex_date"]], None, file, "America/New_York", [])
     found: dict[str, list[tuple[date, float, float]]] = {}
     for row, name in enumerate(table[sources["symbol"]].to_pylist()):
         new, old, ratio, cash = (
@@ -477,7 +504,7 @@ def read_actions(path: Path) -> dict[str, list[tuple[date, float, float]]]:
         ratio = new / old if old > 0 and not math.isnan(new) else ratio
         ratio, cash = (1.0 if math.isnan(ratio) or ratio == 0 else ratio), (0.0 if math.isnan(cash) else cash)
         if not (0 < ratio < math.inf and 0 <= cash < math.inf) or not TICKER.fullmatch(str(name or "")):
-            raise _refusal(path, row, f"{name}: split ratio {ratio:g}, dividend {cash:g}")
+            raise file.refusal(row, f"{name}: split ratio {ratio:g}, dividend {cash:g}")
         found.setdefault(str(name), []).append((new_york_date(int(days[row])), ratio, cash))
     return found
 
@@ -519,20 +546,14 @@ def add_actions(
     return out, notes
 
 
-def _check_actions(columns: Columns, path: Path) -> None:
+def _check_actions(columns: Columns, file: _File) -> None:
     for name in ("split_ratio", "ex_dividend"):
         if name in columns:
             values = columns[name]
             wrong = (values < 0) | np.isinf(values)
             if wrong.any():
                 row = int(np.argmax(wrong))
-                raise _refusal(path, row, f"{_moment(int(columns['timestamp'][row]))}: {name} {values[row]:g}")
-
-
-def _refusal(path: Path, row: int, what: str) -> BadMarketData:
-    """A line number as an editor shows it; Parquet has rows, the first being 0."""
-    place = f"row {row}" if path.suffix.lower() in (".parquet", ".pq") else f"line {row + 2}"
-    return BadMarketData(f"{path.name} {place}: {what}")
+                raise file.refusal(row, f"{_moment(int(columns['timestamp'][row]))}: {name} {values[row]:g}")
 
 
 def _moment(at_ns: int) -> str:

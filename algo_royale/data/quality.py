@@ -410,9 +410,11 @@ def _local_median(values: FloatArray) -> FloatArray:
     padded = np.pad(values, _HALF_WINDOW, constant_values=np.nan)
     around = np.lib.stride_tricks.sliding_window_view(padded, 2 * _HALF_WINDOW + 1).copy()
     around[:, _HALF_WINDOW - 1 : _HALF_WINDOW + 2] = np.nan
-    empty = np.isnan(around).all(axis=1)
-    around[empty] = np.nan_to_num(np.nanmedian(values)) if np.isfinite(values).any() else 0.0
-    median: FloatArray = np.nanmedian(around, axis=1)
+    around.sort(axis=1)  # NaN comes last; nanmedian would take ten times as long
+    known = np.isfinite(around).sum(axis=1)
+    rows = np.arange(len(values))
+    median: FloatArray = (around[rows, np.maximum(known - 1, 0) // 2] + around[rows, known // 2]) / 2
+    median[known == 0] = np.nanmedian(values) if np.isfinite(values).any() else 0.0
     return median
 
 

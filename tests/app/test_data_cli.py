@@ -1,6 +1,7 @@
 """`data list|verify|import` as they are typed: what they print, what they write, and that nothing is written by halves."""
 
 import json
+import re
 from datetime import date
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from click.testing import CliRunner, Result
 
 from algo_royale.app.cli import root
 from algo_royale.data.catalog import bundled, open_catalog
+from algo_royale.data.quality import ADVICE
 from algo_royale.market import Timeframe
-from conftest import shared
+from conftest import ROOT, shared
 
 DAY = Timeframe.DAY_1
 HEADER = "Date,Open,High,Low,Close,Adj Close,Volume"
@@ -226,7 +228,7 @@ def test_actions_come_with_the_bars_or_later(tmp_path: Path) -> None:
         ([], "nothing to import"),
         (["X.csv", "--actions", "X.csv"], "X.csv: no column for symbol"),
         (["--actions", "actions.csv"], "actions.csv: none of its symbols is in"),
-        (["tickers.csv"], "tickers.csv line 2: '../EVIL' is not a ticker"),
+        (["tickers.csv"], "tickers.csv line 2: '../evil' is not a ticker"),
         (["X.csv", "--timeframe", "5Min"], "X.parquet: X: no 5Min bar lies in regular hours"),
     ],
 )  # fmt: skip
@@ -244,6 +246,60 @@ def test_bad_options_are_one_line_and_write_nothing(
     assert result.stderr.splitlines()[-1].startswith("error: ")
     assert says in result.stderr.splitlines()[-1]
     assert contents(tmp_path / "bars") == {}
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = run("import", bars(tmp_path / "X.csv", ROWS), "--to", tmp_path / "file" / "bars")
+
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("error: cannot write to ")
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fills up while the new file is written: the old one stands, and nothing lies beside it."""
+    run("import", bars(tmp_path / "X.csv", ROWS[:2]), "--to", tmp_path / "bars")
+    before = contents(tmp_path / "bars")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    result = run("import", bars(tmp_path / "X.csv", ROWS), "--to", tmp_path / "bars")
+    assert (result.exit_code, contents(tmp_path / "bars")) == (1, before)
+    assert "No space left on device" in result.stderr
+
+
+def documented(language: str) -> list[str]:
+    blocks = re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs/data.md").read_text(encoding="utf-8"), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def test_what_the_guide_types_and_quotes_is_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for line in documented("sh"):
+        assert CliRunner().invoke(root, line.split()[1:]).exit_code == 0, line
+    bars(tmp_path / "AAPL.csv", ROWS)
+    bars(tmp_path / "IBM.csv", ROWS)
+    (tmp_path / "actions.csv").write_text("symbol,ex_date,cash_amount\nAAPL,2013-01-03,1\n")
+    commands = [line for line in documented("text") if line.startswith("algo-royale")]
+    assert len(commands) == 2
+    for line in commands:
+        assert CliRunner().invoke(root, line.split()[1:]).exit_code == 0, line
+    bars(tmp_path / "AAPL.csv", [ROWS[0], "2013-01-03,10,9,9,10,1,1", "2013-01-04,10,9,9,10,1,1"])
+    refused = [run("import", "AAPL.csv", "--to", "bars").stderr.splitlines()[-1]]
+    bars(tmp_path / "AAPL.csv", [ROWS[1].replace(",11,", ",11.25,")])
+    refused.append(run("import", "AAPL.csv", "--to", "bars").stderr.splitlines()[-1])
+    assert refused == [line for line in documented("text") if line.startswith("error: ")]
+
+
+def test_the_guide_has_every_kind_of_finding() -> None:
+    table = [
+        line for line in (ROOT / "docs/data.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")
+    ]
+    named = {name for line in table for name in re.findall(r"`([^`]+)`", line.split("|")[1])}
+
+    assert named == set(ADVICE) - {"unreadable"}
 
 
 def test_bars_of_another_length_need_another_folder(tmp_path: Path) -> None:

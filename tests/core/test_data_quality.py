@@ -341,6 +341,8 @@ AT_OPEN = [s.open_ns for s in calendar().sessions(date(2013, 1, 2), date(2013, 1
 VENDORS = {
     "yahoo": "Date,Open,High,Low,Close,Adj Close,Volume\n2013-01-02,10,11,9,10.5,5.1,100\n2013-01-03,10.5,12,10,11,5.4,1200\n",
     "pandas": "Date,Open,High,Low,Close,Volume,Dividends,Stock Splits\n2013-01-02 00:00:00-05:00,10,11,9,10.5,100,0.0,0.0\n2013-01-03 00:00:00-05:00,10.5,12,10,11,1200,0.0,0.0\n",
+    "yfinance": "Price,Close,High,Low,Open,Volume\nTicker,X,X,X,X,X\nDate,,,,,\n2013-01-02,10.5,11,9,10,100\n2013-01-03,11,12,10,10.5,1200\n",
+    "to_csv": ",Open,High,Low,Close,Volume\r\n2013-01-02,10,11,9,10.5,100\r\n2013-01-03,10.5,12,10,11,1200\r\n\r\n",
     "alpha vantage": "timestamp,1. open,2. high,3. low,4. close,5. adjusted close,6. volume\n2013-01-03,10.5,12,10,11,5.4,1200\n2013-01-02,10,11,9,10.5,5.1,100\n",
     "tiingo": "date,close,high,low,open,volume,adjClose,divCash,splitFactor\n2013-01-02T00:00:00.000Z,10.5,11,9,10,100,5,0.0,1.0\n2013-01-03T00:00:00.000Z,11,12,10,10.5,1200,5,0.0,1.0\n",
     "nasdaq": 'Date,Close/Last,Volume,Open,High,Low\n01/03/2013,$11,"1,200",$10.5,$12,$10\n01/02/2013,$10.5,100,$10,$11,$9\n',

@@ -77,6 +77,8 @@ def list_command(settings: "Settings", data: str | None, timeframe: str | None) 
 
 
 def _listed(catalog: "Catalog", symbol: str, wanted: str | None) -> dict[str, Any]:
+    import numpy as np
+
     from algo_royale.data.quality import timeframe_of
     from algo_royale.market import Timeframe
     from algo_royale.sessions import calendar, new_york_date
@@ -88,11 +90,12 @@ def _listed(catalog: "Catalog", symbol: str, wanted: str | None) -> dict[str, An
     try:
         timeframe = Timeframe(wanted) if wanted else timeframe_of(catalog.columns(symbol)[1]["timestamp"])
         bars = catalog.bars(symbol, timeframe)
-        days = {new_york_date(int(start)) for start in bars.start_ns}
-        first, last = min(days), max(days)
+        first, last = (new_york_date(int(bars.start_ns[at])) for at in (0, -1))
+        sessions = calendar().sessions(first, last)
+        with_bars = len(np.unique(np.searchsorted([s.label_ns for s in sessions], bars.start_ns, side="right")))
         row |= {
             "bars": timeframe.value, "first": str(first), "last": str(last), "count": len(bars),
-            "missing": len(calendar().sessions(first, last)) - len(days), "actions": len(catalog.actions(symbol)),
+            "missing": len(sessions) - with_bars, "actions": len(catalog.actions(symbol)),
             "fingerprint": catalog.fingerprint([symbol], timeframe),
         }  # fmt: skip
     except BadMarketData as error:
@@ -290,8 +293,11 @@ def import_command(
     for name, plan in plans.items():
         _check(name, plan)
     if not dry_run:
-        for name, plan in plans.items():
-            write_parquet(target / f"{name}.parquet", plan.columns)
+        try:
+            for name, plan in plans.items():
+                write_parquet(target / f"{name}.parquet", plan.columns)
+        except OSError as error:
+            raise BadInput(f"cannot write to {target}: {error.strerror or error}") from error
     _print_written(settings, target, plans, documents, notes, dry_run=dry_run)
 
 
@@ -345,7 +351,7 @@ def _add(
     old = _existing(plans, symbol, target)
     if old is not None and old.timeframe is not timeframe:
         raise BadInput(
-            f"{symbol}: {target} holds {old.timeframe.value} bars and these are {timeframe.value}; give them a folder of their own"
+            f"{symbol}: {target} holds {old.timeframe.value} bars and these are {timeframe.value}; give them a folder of their own, or say --timeframe"
         )
     merged = merge(symbol, old.columns if old else None, bars, replace=replace)
     plan = plans[symbol] = old or _Plan(merged.columns, timeframe)
