@@ -7,8 +7,9 @@ and the portfolio actor call the same function, so what ran live is what was tes
 are always taken in name order. Every `BarsClosed` yields exactly one `Decision`; on a quiet bar its `targets` are empty.
 
 **What makes a bar not quiet** (rebalance "on_signal_change"):
-  changed     the vector of effective states (signal in, not stale, history long enough) differs from the vector of the last
-              decision that had targets. All weights are allocated anew and every symbol is sized.
+  changed     the vector of effective states (signal in, not stale, history long enough, and for a strategy that ends its
+              sessions in cash: not about to) differs from the vector of the last decision that had targets. All weights are
+              allocated anew and every symbol is sized.
   unfinished  the vector is the same, but a symbol holds something else than the last `target_quantity`: an order was refused,
               rejected, lost, only partly filled or scaled down, and no order of it is open. These symbols alone are sized
               again, to the last weight at today's equity and price, until the difference is inside the drift band
@@ -27,6 +28,7 @@ ignored.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from decimal import Decimal
 from typing import Protocol
 
@@ -47,11 +49,13 @@ from algo_royale.portfolio.sizing import (
     scale_desires,
     sell_proceeds,
 )
-from algo_royale.portfolio.weights import WeightConfig, allocate, resolve
+from algo_royale.portfolio.weights import CASH_AT_CLOSE, DAILY, WeightConfig, allocate, lookback, resolve
 from algo_royale.risk import MINUTE_NS, ApprovedOrder, RefusedOrder, RiskLimits, RiskSnapshot, check
+from algo_royale.sessions import calendar
 from algo_royale.strategies.space import Value
 
 _ZERO = Decimal(0)
+SESSION_MINUTES = 390  # of a whole session
 REBALANCES = ("on_signal_change", "every_bar")
 
 
@@ -74,6 +78,7 @@ class EngineConfig:
     rebalance: str = "on_signal_change"
     max_stale_bars: int = 1
     lookback: int = field(init=False)
+    cash_at_close_ns: int | None = field(init=False)  # a session's end minus this is when all goes to cash; None: never
     viability_array: FloatArray = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -81,10 +86,13 @@ class EngineConfig:
             raise BadConfiguration(f"symbols {self.symbols} must be some and distinct")
         if self.rebalance not in REBALANCES:
             raise BadConfiguration(f"rebalance {self.rebalance!r} is none of {', '.join(REBALANCES)}")
-        symbols, params = tuple(sorted(self.symbols)), resolve(self.strategy, self.params)
+        per_year = self.weights.bars_per_year
+        symbols, params = tuple(sorted(self.symbols)), resolve(self.strategy, self.params, per_year)
         object.__setattr__(self, "symbols", symbols)
         object.__setattr__(self, "params", params)
-        object.__setattr__(self, "lookback", int(params.get("lookback", 0)))
+        object.__setattr__(self, "lookback", lookback(self.strategy, params, per_year))
+        bar_ns = DAILY * SESSION_MINUTES // per_year * MINUTE_NS
+        object.__setattr__(self, "cash_at_close_ns", bar_ns if params.get(CASH_AT_CLOSE) else None)
         object.__setattr__(self, "viability_array", np.array([self.viability.get(s, 1.0) for s in symbols]))
 
 
@@ -325,9 +333,9 @@ def _observe(state: EngineState, event: BarsClosed, config: EngineConfig, *, mar
 
 def _decide(state: EngineState, event: BarsClosed, config: EngineConfig) -> tuple[EngineState, tuple[Decision, ...]]:
     assert state.equity is not None
-    symbols, oldest = config.symbols, state.history[0].tolist()
+    symbols, oldest, invests = config.symbols, state.history[0].tolist(), not _ends_in_cash(event, config)
     effective = tuple(
-        inside and missed <= config.max_stale_bars and math.isfinite(first)
+        invests and inside and missed <= config.max_stale_bars and math.isfinite(first)
         for inside, missed, first in zip(state.signal_in, state.missed, oldest, strict=True)
     )
     changed = config.rebalance == "every_bar" or effective != state.decided
@@ -368,6 +376,14 @@ def _decide(state: EngineState, event: BarsClosed, config: EngineConfig) -> tupl
     )  # fmt: skip
     full = replace(decision, targets=targets, approved=tuple(approved), refused=tuple(refused), fallback=fallback)
     return after, (full,)
+
+
+def _ends_in_cash(event: BarsClosed, config: EngineConfig) -> bool:
+    """From the close of a session's last bar but one, so that the last bar's open is where everything is sold."""
+    if config.cash_at_close_ns is None:
+        return False
+    session = calendar().session_on(date.fromisoformat(event.session))
+    return session is not None and event.bar_end_ns >= session.close_ns - config.cash_at_close_ns
 
 
 def _weigh(state: EngineState, effective: tuple[bool, ...], config: EngineConfig) -> tuple[tuple[float, ...], bool]:

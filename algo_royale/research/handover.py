@@ -15,7 +15,7 @@ from algo_royale.engine import EngineConfig
 from algo_royale.errors import ArtifactError, InsufficientHistory
 from algo_royale.market import Timeframe
 from algo_royale.portfolio.sizing import TRADER_RULES, AccountRules
-from algo_royale.portfolio.weights import WeightConfig
+from algo_royale.portfolio.weights import WeightConfig, lookback
 from algo_royale.research import artifacts
 from algo_royale.research.simulate import SimulationResult, SymbolInput, prepare, simulate
 from algo_royale.risk import RiskLimits
@@ -115,13 +115,15 @@ def load_plan(root: Path, *, symbols: Sequence[str] | None = None) -> TradingPla
     for window in manifest["windows"]:
         warmup = max(warmup, int(window["warmup_bars"]))
         last = max(last, str(window["end_date"]))
+    bars_per_year = Timeframe(str(manifest["timeframe"])).bars_per_year
+    looks_back = lookback(str(portfolio["strategy"]), portfolio["best_params"], bars_per_year)
     return TradingPlan(
         timeframe=str(manifest["timeframe"]),
         universe=str(portfolio["universe"]),
         symbols=tuple(plans),
         portfolio=str(portfolio["strategy"]),
         portfolio_params=portfolio["best_params"],
-        warmup_bars=warmup,
+        warmup_bars=max(warmup, looks_back + 1),
         last_session=last,
         skipped=skipped,
     )
@@ -147,7 +149,7 @@ def engine_config(
         symbols=plan.names,
         strategy=plan.portfolio,
         params=plan.portfolio_params,
-        weights=weights or WeightConfig(),
+        weights=weights or WeightConfig(bars_per_year=Timeframe(plan.timeframe).bars_per_year),
         rules=rules,
         limits=limits or RiskLimits(),
         viability={symbol.symbol: symbol.viability for symbol in plan.symbols},

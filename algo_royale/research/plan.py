@@ -5,7 +5,7 @@ and data alone. A unit is reusable if its file is there and was made by the same
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
 from functools import lru_cache
@@ -83,6 +83,8 @@ class ResearchConfig:
             raise UnsupportedTimeframe(f"{', '.join(self.unsupported)}: of no use on {self.timeframe.value} bars")
         for portfolio in self.portfolios:
             portfolio_weights.portfolio(portfolio)
+        weights = replace(self.weights, bars_per_year=self.timeframe.bars_per_year, rf=self.rf)
+        object.__setattr__(self, "weights", weights)
 
     @property
     def window_config(self) -> WindowConfig:

@@ -13,17 +13,19 @@ from hypothesis import strategies as st
 from algo_royale.costs import CostRules
 from algo_royale.engine import EngineConfig
 from algo_royale.errors import BadInput
-from algo_royale.market import CorporateAction
+from algo_royale.market import Bars, CorporateAction, Timeframe
 from algo_royale.orders import OrderStatus
 from algo_royale.portfolio.sizing import RESEARCH_RULES, TRADER_RULES, AccountRules
 from algo_royale.portfolio.weights import PORTFOLIOS, WeightConfig
 from algo_royale.research.simulate import SimulationResult, SymbolInput, prepare, simulate
+from algo_royale.sessions import calendar
 from markets import DAY_NS, daily, day_ns, random_symbol, traded
 
 D = Decimal
 CASH = D(100_000)
 FREE = CostRules(slippage_bps=D(0))
 FOREVER = 2**62
+HOUR_NS = 3_600_000_000_000
 EQUAL = "EqualWeightPortfolioStrategy"
 EVERY_RULE = [
     RESEARCH_RULES,
@@ -310,3 +312,47 @@ def test_weights_come_from_the_simple_returns_of_the_lookback_up_to_the_decision
         expected = [raw[s] / sum(raw.values()) if any(raw.values()) else 0.0 for s in "ABC"]
         assert [t.weight for t in decision.targets] == pytest.approx(expected, rel=1e-9)
     assert len(result.decisions) == 55
+
+
+def hourly(symbol: str, first: dt.date, last: dt.date) -> SymbolInput:
+    """Hourly bars of every session, rising a little with each bar, and always in."""
+    starts, ends = [], []
+    for session in calendar().sessions(first, last):
+        start = session.label_ns + 9 * HOUR_NS
+        while start < session.close_ns:
+            starts.append(start)
+            ends.append(min(start + HOUR_NS, session.close_ns))
+            start += HOUR_NS
+    n = len(starts)
+    close = 100 + np.arange(n) * 0.1 + np.arange(n) % 2
+    bars = Bars(
+        symbol=symbol, timeframe=Timeframe.HOUR_1, start_ns=np.array(starts), end_ns=np.array(ends), open=close, high=close,
+        low=close, close=close, volume=np.ones(n), vwap=np.full(n, np.nan), trade_count=np.full(n, -1, np.int64),
+    )  # fmt: skip
+    return traded(bars, [True] * n)
+
+
+def test_a_strategy_that_ends_its_sessions_in_cash_sells_at_the_open_of_the_last_bar() -> None:
+    """Three days around Thanksgiving's half session: out from 15:00 (12:00), in again after the first bar of the next day."""
+    one = hourly("A", dt.date(2012, 11, 20), dt.date(2012, 11, 26))
+    since = calendar().sessions(dt.date(2012, 11, 21), dt.date(2012, 11, 21))[0].label_ns
+    config = {
+        "strategy": "WinnerTakesAllPortfolioStrategy", "weights": WeightConfig(bars_per_year=Timeframe.HOUR_1.bars_per_year),
+        "params": {"lookback": 5, "move_to_cash_at_end_of_day": True},
+    }  # fmt: skip
+
+    result = run({"A": one}, since=since, **config)
+    overnight = run({"A": one}, since=since, **{**config, "params": {"lookback": 5}})
+
+    filled = [(f.action, np.datetime64(f.timestamp, "ns").astype("datetime64[m]").item()) for f in result.fills]
+    assert [(a, at.day, at.hour - 5) for a, at in filled] == [
+        ("buy", 21, 10), ("sell", 21, 15), ("buy", 23, 10), ("sell", 23, 12), ("buy", 26, 10), ("sell", 26, 15),
+    ]  # fmt: skip
+    assert result.fills[-1].position_after == 0
+    assert [f.action for f in overnight.fills] == ["buy"]
+    assert all(
+        not t.state_in
+        for d in result.decisions
+        if d.targets and not any(t.weight for t in d.targets)
+        for t in d.targets
+    )
