@@ -197,12 +197,12 @@ def test_a_unit_that_always_fails_is_reported_and_the_others_complete(base: Any,
 
     document = json.loads(out)
     assert f"failed: {key}: cannot write" in err
-    assert document["units"] == {"planned": UNITS, "completed": 6, "reused": 0, "failed": 6}
+    assert document["units"] == {"planned": UNITS, "completed": 5, "reused": 0, "failed": 7}
     assert set(document["signal"]) == {"MSFT"}
     assert document["portfolio"] is None
     manifest = json.loads((tmp_path / "dev_integration/artifacts/run_manifest.json").read_bytes())
     failed = {unit for unit, found in manifest["units"].items() if found["status"] == "failed"}
-    assert key in failed and len(failed) == 6
+    assert key in failed and len(failed) == 7
     assert manifest["units"]["signal/AAPL/summary_result.json"]["error"].endswith("which failed")
     assert {found["status"] for unit, found in manifest["units"].items() if "MSFT" in unit and "AAPL" not in unit} == {
         "complete"
