@@ -102,6 +102,8 @@ def sessions_to_trade(
             f"no session to trade: the data end on {last} and the research has judged up to {plan.last_session}; "
             "keep a holdout in run-backtest, or give --start"
         )
+    if until is not None and until < first:
+        raise BadInput(f"no session to trade: the first is {first}, which is after --until {until}")
     return first, min(until or last, last)
 
 
@@ -176,7 +178,7 @@ def _run(
     ledger.close()
     if facts.halted_reason is not None:
         raise BadInput(
-            f"trading is halted: {facts.halted_reason}. Find out why, then remove the halt with `algo-royale db`"
+            f"trading is halted: {facts.halted_reason}. Find out why, then `algo-royale db resume --reason ...` lifts the halt"
         )
     record = TraderRecord(
         plan=plan, ledger_id=facts.ledger_id, live_start_ns=facts.live_start_ns, config=config.model_dump(mode="json")

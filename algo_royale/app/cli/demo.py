@@ -59,7 +59,7 @@ def demo_command(settings: "Settings", speed: str) -> int:
     outcome = backtest(shown, config, fresh=False, log_messages=False, show=not settings.json)
     if outcome.exit_code or outcome.interrupted:
         return outcome.exit_code
-    say("\n2. run-trader: the year that the research never saw, through Alpaca's own client and protocol")
+    say("\n2. run-trader: the year that the research never saw, through Alpaca's own client")
     summary = trade(settings, config)
     if settings.json:
         click.echo(json.dumps(summary, indent=2, allow_nan=False))
@@ -70,10 +70,11 @@ def demo_command(settings: "Settings", speed: str) -> int:
 
 
 def _page(settings: "Settings", summary: dict[str, Any]) -> None:
-    """The result against holding the same symbols, the last orders, and the five commands to try next."""
+    """The result against holding the same symbols, and the five commands to try next."""
     from rich.console import Console
     from rich.table import Table
 
+    from algo_royale.app.cli.messages import when
     from algo_royale.data.catalog import bundled
     from algo_royale.market import Timeframe
     from db.store import Reader
@@ -85,32 +86,34 @@ def _page(settings: "Settings", summary: dict[str, Any]) -> None:
     click.echo(click.style("\n3. the result", bold=True))
     console.print(f"equity  {_sparkline(equity)}")
     start, end = summary["started_at"][:10], summary["ended_at"][:10]
-    table = Table("", "return", "orders", "traded (USD)", box=None, pad_edge=False)
+    table = Table("", box=None, pad_edge=False)
+    for header in ("buy and hold", "our orders", "our trades (USD)"):
+        table.add_column(header, justify="right")
+    holding = []
     for symbol in summary["symbols"]:
         bars = bundled().bars(symbol, Timeframe.DAY_1, _date(start), _date(end))
-        own = [fill for fill in fills if fill["symbol"] == symbol]
-        traded = sum(float(fill["quantity"]) * float(fill["price_usd"]) for fill in own)
-        held = float(bars.close[-1]) / float(bars.open[0]) - 1
-        table.add_row(
-            f"{symbol} held", f"{held:+.1%}", str(sum(o["symbol"] == symbol for o in orders)), f"{traded:,.0f}"
-        )
+        traded = sum(float(f["quantity"]) * float(f["price_usd"]) for f in fills if f["symbol"] == symbol)
+        holding.append(float(bars.close[-1]) / float(bars.open[0]) - 1)
+        table.add_row(symbol, f"{holding[-1]:+.1%}", str(sum(o["symbol"] == symbol for o in orders)), f"{traded:,.0f}")
+    console.print(table)
     if summary["equity_start"] and summary["equity_end"]:
         own_return = float(summary["equity_end"]) / float(summary["equity_start"]) - 1
-        table.add_row("this account", f"{own_return:+.1%}", str(len(orders)), "")
-    console.print(table)
-    order_id = orders[-1]["client_order_id"] if orders else ""
+        click.echo(f"this account {own_return:+.1%}, without dividends as in Alpaca's paper accounts")
+        click.echo(f"the same symbols bought and held in equal parts {sum(holding) / len(holding):+.1%}")
     home = "" if str(settings.home) == "var" else f" --home {settings.home}"
     click.echo(click.style("\nfive commands to try next", bold=True))
+    day = max((row["at_ns"] for row in orders), default=None)
+    since = "" if day is None else f" --since {when(day)[:10]}"
     for command, what in (
         ("orders", "every order, and where it stands"),
+        (f"messages list --type RecordDecision{since}", "why: targets, orders, refusals, from the last order on"),
         ("messages stats", "who told whom how much, and how long it took"),
-        ("messages list --type RecordDecision --limit 3", "why: each decision with its targets and refusals"),
         ("actors tree", "the supervisor tree of the run"),
-        ("run-backtest --trials 40", "a fuller search (resumes, about three minutes)"),
+        ("run-backtest --trials 40", "a fuller search (resumes, some minutes)"),
     ):
-        click.echo(f"  algo-royale{home} {command:<48} {what}")
-    if order_id:
-        click.echo(f"\nthe last order was {order_id}")
+        click.echo(f"  algo-royale{home} {command}\n      {what}")
+    if orders:
+        click.echo(f"the last order was {orders[-1]['client_order_id']}")
 
 
 def _date(text: str) -> Any:
@@ -119,11 +122,11 @@ def _date(text: str) -> Any:
     return date.fromisoformat(text)
 
 
-def _sparkline(values: list[float], width: int = 60) -> str:
+def _sparkline(values: list[float], width: int = 48) -> str:
     """The series in one line of blocks, with its ends."""
     if not values:
         return "no session"
-    step = max(1, len(values) // width)
+    step = -(-len(values) // width)
     shown = values[::step]
     low, high = min(shown), max(shown)
     blocks = "▁▂▃▄▅▆▇█"

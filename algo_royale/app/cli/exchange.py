@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import sys
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,14 @@ def run_exchange_command(
     server = TwinServer(exchange, speed=_speed(speed))
 
     def on_ready(url: str) -> None:
-        click.echo(json.dumps(_description(exchange, url, speed)) if settings.json else url)
+        found = _description(exchange, url, speed)
+        click.echo(json.dumps(found) if settings.json else url)
+        if sys.stderr.isatty() and not settings.json and settings.verbosity >= 0:
+            click.echo(
+                f"keys {found['key_id']} / {found['secret_key']}; {', '.join(found['symbols'])}\n"
+                f"sessions {found['start'][:10]} to {found['end'][:10]} at speed {speed}; Ctrl-C ends it",
+                err=True,
+            )
 
     asyncio.run(server.run(host, port, on_ready, parent_pid=exit_with_parent))
 

@@ -2,6 +2,9 @@
 
 import json
 import os
+import shutil
+import sys
+import textwrap
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -72,8 +75,9 @@ def trade(settings: "Settings", config: "Config", *, live_account: str | None = 
     home = settings.directory
     with single_instance(home, "run-trader"):  # before anything heavy is imported: a refusal comes at once
         if not (home / "artifacts" / "run_manifest.json").exists():
+            research = "run-backtest" if settings.env == "dev_integration" else f"run-backtest --env {settings.env}"
             raise BadInput(
-                f"nothing to trade: {home / 'artifacts'} has no artifacts; run `run-backtest` first, "
+                f"nothing to trade: {home / 'artifacts'} has no artifacts; run `{research}` first, "
                 "or see `algo-royale demo`"
             )
         return _trade(settings, config, live_account)
@@ -91,6 +95,11 @@ def _trade(settings: "Settings", config: "Config", live_account: str | None) -> 
     if config.environment == "dev_integration" and config.broker.is_twin:
         first, last = sessions_to_trade(plan, config, start=config.trader.start, until=until)
         _announce(settings, plan, config, f"the Alpaca twin, sessions {first} to {last}")
+        if str(first) <= plan.last_session:
+            _note(
+                settings,
+                f"the research has seen the sessions up to {plan.last_session}: what is earned there proves nothing",
+            )
         _set_ledger_aside(home, settings)
         with twin_process(plan, config, first=first, last=last, speed=str(config.trader.speed)) as endpoints:
             return run_trader(plan, config, endpoints, home=home, run_id=run_id, until=until)
@@ -119,14 +128,26 @@ def _endpoints(settings: "Settings", config: "Config", live_account: str | None)
 
 
 def _announce(settings: "Settings", plan: "TradingPlan", config: "Config", where: str) -> None:
-    if settings.verbosity < 0:
-        return
     strategy = plan.portfolio.removesuffix("PortfolioStrategy")
-    click.echo(f"{config.environment}: trading {', '.join(plan.names)} by {strategy} at {where}", err=True)
+    _note(settings, f"{config.environment}: trading {', '.join(plan.names)} by {strategy} at {where}", indent="")
     for symbol, why in plan.skipped.items():
-        click.echo(f"  not {symbol}: {why}", err=True)
+        _note(settings, f"not {symbol}: {why}")
     if config.viability.note:
-        click.echo(f"  thresholds: {config.viability.note}", err=True)
+        _note(settings, f"thresholds: {config.viability.note}")
+
+
+def _note(settings: "Settings", text: str, indent: str = "  ") -> None:
+    """A line on stderr that is no longer than a terminal is wide."""
+    if settings.verbosity >= 0:
+        wrapped = textwrap.fill(
+            text, _columns(), initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False,
+            break_long_words=False,
+        )  # fmt: skip
+        click.echo(wrapped, err=True)
+
+
+def _columns() -> int:
+    return max(shutil.get_terminal_size().columns - 1, 60) if sys.stderr.isatty() else 1000  # whole lines in a file
 
 
 def _set_ledger_aside(home: Path, settings: "Settings") -> None:
@@ -144,20 +165,20 @@ def _set_ledger_aside(home: Path, settings: "Settings") -> None:
         part = ledger.with_name(ledger.name + suffix)
         if part.exists():
             part.rename(kept.with_name(kept.name + suffix))
-    if settings.verbosity >= 0:
-        click.echo(f"  a new twin is a new account: the ledger of {run} is kept as {kept}", err=True)
+    _note(settings, f"a new twin is a new account: the ledger of {run} is kept as {kept}")
 
 
 def print_summary(summary: Mapping[str, Any], settings: "Settings") -> None:
     """What a person wants to know when it is over."""
     orders, checks = summary["orders"], summary["reconciliations"]
+    one = "session" if summary["sessions"] == 1 else "sessions"
     click.echo(
-        f"{summary['sessions']} sessions from {summary['started_at'][:10]} to {summary['ended_at'][:10]}, "
+        f"{summary['sessions']} {one} from {summary['started_at'][:10]} to {summary['ended_at'][:10]}, "
         f"{summary['bars']} bars, {summary['elapsed_s']:.1f} s"
     )
     click.echo(
         f"orders: {orders['submitted']} submitted, {orders['filled']} filled, {orders['rejected']} rejected, "
-        f"{orders['canceled']} canceled or expired, {orders['refused']} refused by our own limits"
+        f"{orders['canceled']} canceled or expired,\n  {orders['refused']} refused by our own limits"
     )
     if summary["equity_start"] and summary["equity_end"]:
         start, end = float(summary["equity_start"]), float(summary["equity_end"])
@@ -171,5 +192,6 @@ def print_summary(summary: Mapping[str, Any], settings: "Settings") -> None:
         f"{summary['restarts']} restarts, {summary['dead_letters']} dead letters"
     )
     click.echo(
-        f"run {summary['run_id']} ended with {summary['exit_code']}; ask `algo-royale orders` and `messages list`"
+        f"run {summary['run_id']} ended with exit code {summary['exit_code']}\n"
+        "  ask `algo-royale orders` what was traded, and `algo-royale messages` why"
     )
