@@ -104,7 +104,7 @@ class Research(Section):
     min_trades: Count
     objective: Objective
     seed: Count
-    engine: Literal["processes", "threads"]
+    engine: Literal["processes"]
     workers: Count
 
     @model_validator(mode="after")
