@@ -29,9 +29,8 @@ from algo_royale.sessions import Calendar
 
 class PortfolioActor(Actor[PortfolioMessage]):
     """Collects the signals of a bar time and decides once: when every symbol has reported, or when the watermark fires.
-    Without this barrier the same bars would give different portfolios on different thread schedules. Where orders have moved
-    since the ledger was last compared with the broker, or are open, some of it may have been told unheard: the broker is
-    asked first, and what is still open after that is open.
+    Without this barrier the same bars would give different portfolios on different thread schedules. Then it has the ledger
+    compared with the broker once more before it decides: a fill may have been told unheard, shares may have split since.
 
     After a (re)start it takes no decision before the ledger has been reconciled with the broker; then it rebuilds its
     state from the ledger and the symbols' recent closes. A bar whose decision the ledger has is not decided again, and
@@ -51,7 +50,6 @@ class PortfolioActor(Actor[PortfolioMessage]):
         self._asked = False
         self._patience: dict[int, int] = {}  # until when a bar time waits for symbols that have not reported
         self._late: int = 0  # the bar time whose watermark has fired
-        self._moved = False  # something was told of an order since the ledger was compared with the broker
         self._checking: int = 0  # the bar time for which the ledger is being compared with the broker again
         self._checked: int = 0  # the one for which it has been
         self._session = ""
@@ -76,7 +74,7 @@ class PortfolioActor(Actor[PortfolioMessage]):
                 self._asked = False
                 self._rebuild(message)
             case Reconciled():
-                self._reconciled, self._moved, self._checked = True, False, self._checking
+                self._reconciled, self._checked = True, self._checking
                 self._on_reconciled(message)
             case OrderChanged():
                 self._on_order(message)
@@ -107,7 +105,6 @@ class PortfolioActor(Actor[PortfolioMessage]):
 
     def _on_order(self, message: OrderChanged) -> None:
         fill, order = message.fill, message.order
-        self._moved = True
         if fill is not None:
             names = (name for name in fill.__struct_fields__)
             self._apply(engine.FillApplied(Fill(**{name: getattr(fill, name) for name in names})))
@@ -151,7 +148,7 @@ class PortfolioActor(Actor[PortfolioMessage]):
         if self._state is None:
             self._ask()
             return
-        if (self._state.orders or self._moved) and self._checked < end_ns:
+        if self._checked < end_ns and self._in_time(end_ns):
             if self._checking < end_ns:
                 self._checking = end_ns
                 self.tell(self._orders, JobDue(at_ns=self.now_ns, job="reconcile"))
