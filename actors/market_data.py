@@ -77,6 +77,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
         )
 
     def started(self) -> None:
+        self._expect_bars()  # what the signals asked before is gone, and the stream may take long to be live
         self._connect()
 
     def stopped(self, reason: object) -> None:
@@ -95,8 +96,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
             case HistoryRequested():
                 self._on_history(message)
             case SessionPhaseChanged(phase="closed"):
-                self._due_label_ns, self._looks = self._calendar.previous_session(message.close_ns).label_ns, 0
-                self._look_later(self._grace_s)
+                self._expect_bars()
             case SessionPhaseChanged():
                 self._fetch_actions(message.session_date)
             case TimerFired(name="connect"):
@@ -234,6 +234,10 @@ class MarketDataActor(Actor[MarketDataMessage]):
                 self.tell(self._signals[symbol], bar)
         if wake_ns is not None:
             self.at(wake_ns, TimerFired(at_ns=wake_ns, name="close"), key="close")
+
+    def _expect_bars(self) -> None:
+        self._due_label_ns, self._looks = self._calendar.previous_session(self.now_ns).label_ns, 0
+        self._look_later(self._grace_s)
 
     def _look_later(self, delay_s: float) -> None:
         """Half of what a bar waits for symbols that have not reported, so that a bar lost on the way is not missed."""
