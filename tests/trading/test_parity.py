@@ -93,7 +93,9 @@ def test_ledger_reports_the_equity_of_every_session() -> None:
 
     rows = ledger_of(live)["session_equity"]
 
-    assert [Decimal(str(row[2])) for row in rows] == [Decimal(str(v)).quantize(Decimal("0.0001")) for v in expected.equity]
+    assert [Decimal(str(row[2])) for row in rows] == [
+        Decimal(str(v)).quantize(Decimal("0.0001")) for v in expected.equity
+    ]
 
 
 def test_the_configuration_under_test_is_the_shipped_one() -> None:
