@@ -93,7 +93,8 @@ class ActorReplay:
             )
             if count
         )
-        return f"{self.path}: {self.handled} messages in {self.generations} generations, {self.sent} sent{extra}: {verdict}"
+        lives = "" if self.generations == 1 else f" in {self.generations} generations"
+        return f"{self.path}: {self.handled} messages{lives}, {self.sent} sent{extra}: {verdict}"
 
 
 @dataclass(frozen=True, slots=True)

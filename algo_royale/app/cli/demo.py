@@ -1,7 +1,10 @@
 """`demo`: from bundled prices to a traded year in a minute, and what to look at next."""
 
 import json
+import shutil
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -100,6 +103,8 @@ def _page(settings: "Settings", summary: dict[str, Any]) -> None:
         own_return = float(summary["equity_end"]) / float(summary["equity_start"]) - 1
         click.echo(f"this account {own_return:+.1%}, without dividends as in Alpaca's paper accounts")
         click.echo(f"the same symbols bought and held in equal parts {sum(holding) / len(holding):+.1%}")
+    here = sys.argv[0] if Path(sys.argv[0]).name == "algo-royale" else "python -m algo_royale"
+    program = "algo-royale" if shutil.which("algo-royale") else here  # an environment that is not activated
     home = "" if str(settings.home) == "var" else f" --home {settings.home}"
     click.echo(click.style("\nfive commands to try next", bold=True))
     day = max((row["at_ns"] for row in orders), default=None)
@@ -111,7 +116,7 @@ def _page(settings: "Settings", summary: dict[str, Any]) -> None:
         ("actors tree", "the supervisor tree of the run"),
         ("run-backtest --trials 40", "a fuller search (resumes, some minutes)"),
     ):
-        click.echo(f"  algo-royale{home} {command}\n      {what}")
+        click.echo(f"  {program}{home} {command}\n      {what}")
     if orders:
         click.echo(f"the last order was {orders[-1]['client_order_id']}")
 

@@ -66,24 +66,35 @@ def list_command(settings: Any) -> None:
 )
 @click.pass_obj
 def show_command(settings: Any, name: str, timeframe: str) -> None:
-    """Show the search space of NAME.
+    """Show the search space of NAME, a signal or portfolio strategy.
 
     \b
     Examples:
       algo-royale strategies show RSIStrategy
+      algo-royale strategies show MinimumVariancePortfolioStrategy
     """
+    from algo_royale.errors import UnknownName
     from algo_royale.market import Timeframe
-    from algo_royale.strategies import space
+    from algo_royale.portfolio.weights import PORTFOLIOS
+    from algo_royale.portfolio.weights import space as portfolio_space
+    from algo_royale.strategies import STRATEGIES, space
 
+    if name not in STRATEGIES and name not in PORTFOLIOS:
+        raise UnknownName("strategy", name, [*STRATEGIES, *PORTFOLIOS])
+    bars = Timeframe(timeframe)
+    found = space(name, bars) if name in STRATEGIES else portfolio_space(name, bars.bars_per_year)
     rows = [
         {
             "name": p.name, "kind": p.kind, "low": p.low, "high": p.high, "log": p.log, "choices": p.choices,
             "default": p.default,
         }
-        for p in space(name, Timeframe(timeframe))
+        for p in found
     ]  # fmt: skip
     if settings.json:
         click.echo(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        click.echo(f"{name} has nothing to search", err=True)
         return
     from rich.console import Console
     from rich.table import Table
