@@ -247,7 +247,7 @@ def _combo_exit(params: Params) -> Rule:
         raise BadConfiguration(f"min_votes is 1, 2 or 3 of three, not {votes}")
 
     def test(x: FloatArray, macd: FloatArray, volume: FloatArray, mean: FloatArray) -> BoolArray:
-        said: BoolArray = np.add((x > high).astype(np.int8) + (macd < weak), volume < mean) >= votes
+        said: BoolArray = np.sum([x > high, macd < weak, volume < mean], axis=0) >= votes
         return said
 
     return _combo_inputs(params), test

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
+import talib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -507,6 +508,21 @@ def test_macd_trailing_follows_its_crosses_and_its_stop(g: Bars) -> None:
     for t in stopped:  # below the highest close since the fill, which is at the open after the latest cross up
         bought = max(np.flatnonzero(up[:t])) + 1
         assert g.close[t] < 0.98 * max(g.open[bought], *g.close[bought : t + 1])
+
+
+@pytest.mark.parametrize(("fast", "slow", "signal"), [(12, 26, 9), (8, 28, 13), (16, 24, 7)])
+def test_macd_trailing_crosses_where_ta_lib_does(fast: int, slow: int, signal: int, g: Bars) -> None:
+    """From bar 400 on, where its other seeds are forgotten; the stop is never met."""
+    line, smoothed, _ = talib.MACD(g.close, fast, slow, signal)
+    above = line > smoothed
+    turned = np.flatnonzero(above[400:] != above[399:-1]) + 400
+
+    given_ = {"fast": fast, "slow": slow, "signal": signal, "stop_pct": 0.99}
+    found = compose("Macd", {"stateful_logic": {"MACDTrailing": given_}}, DAY).run(g, start=300).signal
+
+    assert len(turned) > 50
+    assert (np.flatnonzero(found[400:]) + 400).tolist() == turned.tolist()
+    assert found[turned].tolist() == [ENTER if above[t] else EXIT for t in turned]
 
 
 def test_a_strategy_of_hours_refuses_daily_bars() -> None:
