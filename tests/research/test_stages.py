@@ -20,7 +20,10 @@ import pytest
 
 from algo_royale.errors import ArtifactError, BadInput, InsufficientHistory, UnknownName, UnsupportedTimeframe
 from algo_royale.market import Timeframe
+from algo_royale.portfolio import weights as portfolio_weights
+from algo_royale.portfolio.weights import PORTFOLIOS
 from algo_royale.research import artifacts, portfolio_stages, signal_stages, stages
+from algo_royale.research.handover import load_plan
 from algo_royale.research.optimise import StudyFailed
 from algo_royale.research.plan import Input, forget_data, series
 from algo_royale.research.stages import ResearchConfig
@@ -354,6 +357,28 @@ def test_changed_in_sample_metrics_change_no_verdict(base: tuple) -> None:
     assert before["in_sample"] != after["in_sample"]
     for name in ("viability_score", "is_viable", "checks", "oos", "summary"):
         assert before[name] == after[name]
+
+
+def test_every_portfolio_strategy_is_searched_and_judged_and_one_is_handed_over(base: tuple, tmp_path: Path) -> None:
+    made, _, _ = base
+    everything = replace(made, artifacts_root=tmp_path / "a", portfolios=tuple(PORTFOLIOS), portfolio_trials=3)
+    shutil.copytree(made.artifacts_root, everything.artifacts_root)
+
+    plan, _ = stages.run_all(everything, created_at="2024-05-01T14:03:22Z")
+
+    assert all(stages.reusable(unit, everything) for unit in plan.units)
+    for name in PORTFOLIOS:
+        found = artifacts.read(artifacts.portfolio_evaluation_path(everything.artifacts_root, made.symbols, name))
+        assert portfolio_weights.resolve(name, found["best_params"]) == found["best_params"]
+    handed = load_plan(everything.artifacts_root)
+    assert handed.portfolio in PORTFOLIOS
+    assert handed.warmup_bars > portfolio_weights.lookback(handed.portfolio, handed.portfolio_params)
+
+
+def test_the_risk_free_rate_and_the_length_of_bars_reach_the_allocator(base: tuple) -> None:
+    weights = replace(base[0], rf=0.03, timeframe=Timeframe.HOUR_1, windows=None).weights
+
+    assert (weights.rf, weights.bars_per_year) == (0.03, 1638)
 
 
 def test_what_is_reused_depends_on_configuration_data_code_and_files(base: tuple, tmp_path: Path) -> None:
