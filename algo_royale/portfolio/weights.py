@@ -57,7 +57,8 @@ Raw = tuple[FloatArray, float]  # raw weights for `fill`, and the budget to spre
 
 @dataclass(frozen=True, slots=True)
 class PortfolioSpec:
-    """A row: the searched parameters, and raw weights from a problem (None: the solver did not converge).
+    """A row: the searched parameters, and raw weights from a problem (None: the solver did not converge). What `raw` says of
+    itself is what docs/portfolios.md says of it.
 
     `may_hold_cash`: its own rule may invest less than the budget, so even a single symbol is asked about.
     """
@@ -77,10 +78,12 @@ class Allocation:
 
 
 def _equal(problem: Problem) -> Raw:
+    """Everybody the same (DeMiguel 2009)."""
     return np.ones(len(problem.score)), problem.budget
 
 
 def _inverse_volatility(problem: Problem) -> Raw:
+    """1/σ, σ with ddof 1."""
     return 1.0 / problem.sd, problem.budget
 
 
@@ -89,7 +92,7 @@ def _covariance(problem: Problem) -> FloatArray:
 
 
 def _volatility_weighted(problem: Problem) -> Raw:
-    """Never levers: where the base portfolio is calmer than the target, the budget is all there is (Moreira 2017)."""
+    """The base, equal or 1/σ, with B·min(1, `target_vol`/√(u'Σu·bars a year)) for it: it never levers (Moreira 2017)."""
     base = np.ones(len(problem.sd)) if problem.params["base"] == "equal" else 1.0 / problem.sd
     u = base / base.sum()
     per_bar = float((u * (_covariance(problem) * u).sum(axis=1)).sum())
@@ -98,10 +101,12 @@ def _volatility_weighted(problem: Problem) -> Raw:
 
 
 def _minimum_variance(problem: Problem) -> Raw | None:
+    """argmin w'Σw with Σw = B, 0 <= w <= cap (Markowitz 1952)."""
     return _spread(solvers.minimum_variance(_covariance(problem), problem.budget, problem.cap), problem)
 
 
 def _mean_variance(problem: Problem) -> Raw | None:
+    """argmax μ'w - `risk_aversion`·w'Σw with Σw <= 1 - buffer, 0 <= w <= cap; all μ <= 0: cash (Markowitz 1952)."""
     mu, risk_aversion = _mean(problem), float(problem.params["risk_aversion"])
     if (mu <= 0.0).all():
         return _cash(problem)
@@ -111,6 +116,8 @@ def _mean_variance(problem: Problem) -> Raw | None:
 
 
 def _max_sharpe(problem: Problem) -> Raw | None:
+    """argmax (μ - rf)'w/√(w'Σw) with Σw = B, 0 <= w <= cap; cash if nothing, or nothing within the caps, earns more than
+    rf (Sharpe 1966)."""
     excess = _mean(problem) - problem.config.rf / problem.config.bars_per_year
     if (excess <= 0.0).all():
         return _cash(problem)
@@ -118,12 +125,14 @@ def _max_sharpe(problem: Problem) -> Raw | None:
 
 
 def _equal_risk_contribution(problem: Problem) -> Raw | None:
+    """w_i(Σw)_i the same for all; where a cap binds, only nearly so (Maillard 2010, Spinu 2013)."""
     n = len(problem.sd)
     return _spread(solvers.risk_budgets(_covariance(problem), np.full(n, 1.0 / n)), problem)
 
 
 def _risk_parity(problem: Problem) -> Raw | None:
-    """Budgets of risk by viability; equal ones where it is missing or nothing of it is above zero (Bruder 2012)."""
+    """w_i(Σw)_i in proportion to viability to the `budget_power`; the same for all where viability is missing, negative or
+    nowhere above 0 (Bruder 2012)."""
     shares = problem.viability
     if not (np.isfinite(shares).all() and (shares >= 0.0).all() and shares.any()):
         shares = np.ones(len(shares))
@@ -132,12 +141,14 @@ def _risk_parity(problem: Problem) -> Raw | None:
 
 
 def _momentum(problem: Problem) -> Raw:
+    """max(total return over `lookback` bars that end `skip` bars ago, 0); nobody rose: cash (Jegadeesh 1993)."""
     gains = solvers.compounded(problem.returns[: int(problem.params["lookback"])])
     return np.maximum(gains, 0.0), problem.budget
 
 
 def _winner_takes_all(problem: Problem) -> Raw:
-    """Ties of the score go to the higher trailing return, then to the first name."""
+    """All for the highest score (`use_signals`) or trailing return; ties go to the higher trailing return, then to the first
+    name; the best is <= 0: cash."""
     gains = solvers.compounded(problem.returns)
     merit = problem.score if problem.params["use_signals"] else gains
     best = max(range(len(merit)), key=lambda i: (merit[i], gains[i], -i))
@@ -149,10 +160,13 @@ def _winner_takes_all(problem: Problem) -> Raw:
 
 
 def _hierarchical_risk_parity(problem: Problem) -> Raw:
+    """A tree of correlations by `linkage`, halved from the top, each half in inverse proportion to its variance; one or two
+    symbols: 1/σ² (Lopez de Prado 2016)."""
     return solvers.hierarchical_risk_parity(_covariance(problem), str(problem.params["linkage"])), problem.budget
 
 
 def _max_diversification(problem: Problem) -> Raw | None:
+    """argmax w'σ/√(w'Σw), w >= 0 (Choueifaty 2008)."""
     return _spread(solvers.maximum_diversification(_covariance(problem)), problem)
 
 
