@@ -31,11 +31,11 @@ def report_command(settings: "Settings", run: Path | None, output: Path | None, 
       algo-royale report --open
       algo-royale report ./var/dev_integration/artifacts --output aapl.html
     """
-    root = run or settings.directory / "artifacts"
-    target = output or root.parent / "report.html"
-    from algo_royale.app.report import write
+    from algo_royale.app import report
 
-    size = write(root, target)
+    root = run or settings.directory / "artifacts"
+    target = output or report.place(root)
+    size = report.write(root, target)
     if settings.json:
         click.echo(json.dumps({"report": str(target), "bytes": size}, indent=2))
     else:

@@ -19,6 +19,11 @@ _BARS = {"1Day": "Daily", "1Hour": "Hourly", "15Min": "Quarter-hour", "5Min": "F
 _COUNTS = frozenset({"num_trades", "n_sessions", "max_drawdown_duration"})
 
 
+def place(root: Path) -> Path:
+    """Where the page of the artifacts below `root` goes if nobody says otherwise: beside them."""
+    return root.parent / "report.html"
+
+
 def write(root: Path, target: Path) -> int:
     """Write the report of the artifacts below `root` to `target`; returns its size in bytes.
 

@@ -93,11 +93,9 @@ def passport(subject: Subject) -> list[Entry]:
          f"sessions needed for 95\u202f% confidence; there are {n:,}"),
         ("Probability of overfitting", percent(pbo, sign=False), _above(None if pbo is None else -pbo, -COIN, -0.2),
          "how often the best parameters of one half of the training sessions disappoint in the other (CSCV), mean of windows"),
-        ("Sharpe ratio lost out of sample", percent(lost.get("sharpe_ratio"), 0, sign=False),
-         _above(None if lost.get("sharpe_ratio") is None else -lost["sharpe_ratio"], -LOST_SHARE, -0.25),
-         "share of the in-sample mean that did not carry over; below zero it did better than in training"),
-        ("Growth lost out of sample", percent(lost.get("cagr"), 0, sign=False),
-         _above(None if lost.get("cagr") is None else -lost["cagr"], -LOST_SHARE, -0.25), "the same for yearly growth"),
+        ("Sharpe ratio lost out of sample", _lost(lost.get("sharpe_ratio")), _kept(lost.get("sharpe_ratio")),
+         "share of the in-sample mean of a window that did not carry over"),
+        ("Growth lost out of sample", _lost(lost.get("cagr")), _kept(lost.get("cagr")), "the same for yearly growth"),
         ("Parameter consistency", number(steady), _above(steady, STEADY, 0.8),
          "1 if every window chose the same parameters, towards 0 if they lie anywhere"),
     ]  # fmt: skip
@@ -114,6 +112,15 @@ def passport(subject: Subject) -> list[Entry]:
             )
         )
     return [Entry(name=name, value=value, verdict=verdict, meaning=why) for name, value, verdict, why in rows]
+
+
+def _lost(share: float | None) -> str:
+    """Where it did better than in sample nothing was lost; how much better says little, for the base may be near zero."""
+    return "none" if share is not None and share <= 0.0 else percent(share, 0, sign=False)
+
+
+def _kept(share: float | None) -> str:
+    return _above(None if share is None else -share, -LOST_SHARE, -0.25)
 
 
 def _above(value: float | None, fair: float, good: float) -> str:

@@ -367,7 +367,7 @@ def _portfolio(config: ResearchConfig, cut: Sequence[Window]) -> Subject:
     name = document["strategy"]
     by_id = {window.window_id: window for window in cut}
     own = [by_id[row["window_id"]] for row in document["window_params"]]
-    dimensions = portfolio_weights.space(name)
+    dimensions = portfolio_weights.space(name, config.timeframe.bars_per_year)
     labels, stored, benchmark, fills, walks, first = [], [], [], [], [], 0
     shares: dict[str, list[FloatArray]] = {symbol: [] for symbol in config.symbols}
     for window in own:
