@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from algo_royale.errors import BadInput
+from algo_royale.errors import AlgoRoyaleError, BadInput
 
 if TYPE_CHECKING:
     from actors.backtest import Progress
@@ -152,13 +152,29 @@ def backtest(
             failures = outcome.progress.failures
             stages.write_manifest(plan, research, failures=failures, created_at=iso(began_ns), run_time_sec=elapsed_s)
             verdicts = _verdicts(research, plan)
+            page = _report(research.artifacts_root)
             if settings.json and show:
                 document = _document(run_id, config, research, plan, outcome.progress, workers, elapsed_s, verdicts)
-                click.echo(json.dumps(document, indent=2, allow_nan=False))
+                click.echo(json.dumps(document | {"report": page and str(page)}, indent=2, allow_nan=False))
             elif show:
                 _print_summary(verdicts, config, research, plan, outcome.progress, elapsed_s)
+                if page:
+                    click.echo(f"report: {page}")
     _say_what_is_left(outcome)
     return outcome
+
+
+def _report(root: Path) -> Path | None:
+    """Write the run's page beside its artifacts; a page that cannot be made takes no result away."""
+    from algo_royale.app import report
+
+    target = report.place(root)
+    try:
+        report.write(root, target)
+    except AlgoRoyaleError as error:
+        click.echo(f"no report: {' '.join(str(error).split())}", err=True)
+        return None
+    return target
 
 
 def _say_interrupted() -> None:
@@ -293,7 +309,6 @@ def _document(
         "signal": shown,
         "portfolio": portfolio and portfolio | {"metrics": verdicts[""]["oos"]},
         "artifacts_root": str(research.artifacts_root),
-        "report": None,
         "elapsed_s": elapsed_s,
     }
 
