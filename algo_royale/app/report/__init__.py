@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from algo_royale.app.report import charts, model
-from algo_royale.app.report.findings import PROBLEM, Finding, findings, label, number, passport, percent
+from algo_royale.app.report.findings import PROBLEM, SIGNS, Finding, findings, label, number, passport, percent
 from algo_royale.app.report.model import Run, Subject
 from algo_royale.research import artifacts
 
@@ -101,8 +101,7 @@ def missed(document: Mapping[str, Any]) -> list[str]:
 
 def wanted(check: Mapping[str, Any]) -> str:
     """A check's bar, as in "≥ 0.50"."""
-    sign = {">=": "≥", "<=": "≤"}.get(check["op"], check["op"])
-    return f"{sign} {measure(check['name'], check['threshold']).lstrip('+')}"
+    return f"{SIGNS[check['op']]} {measure(check['name'], check['threshold']).lstrip('+')}"
 
 
 def _costs(run: Run) -> list[str]:

@@ -301,7 +301,7 @@ def parameters(subject: Subject) -> list[tuple[str, str, str]]:
                 values.append("–")
                 continue
             value = point[dimension.name]
-            values.append(f"{value:.4g}" if isinstance(value, float) else str(value))
+            values.append(f"{value:.3g}" if isinstance(value, float) else str(value))
             at = _place(dimension, value)
             strength = 0.25 + 0.75 * (index + 1) / len(points)
             last = " last" if index == len(points) - 1 else ""

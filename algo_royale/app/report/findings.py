@@ -14,6 +14,7 @@ from algo_royale.strategies import space
 
 PROBLEM, CAUTION, NOTE = "problem", "caution", "note"
 LEVELS = (PROBLEM, CAUTION, NOTE)
+SIGNS = {">": ">", ">=": "≥", "<=": "≤", "<": "<"}
 
 # Where a figure begins to say something. Conventions rather than laws, which is why each finding shows its figure.
 TRIALS_PER_DIMENSION = 10  # fewer trials leave most of a space unseen
@@ -186,10 +187,10 @@ def _mild(run: Run) -> Iterator[Finding]:
             kept.append(subject.name)
     yield Finding(
         level=CAUTION if len(kept) < len(viable) else NOTE, about="",
-        title=f"Mild thresholds: by the default ones {len(kept)} of {len(viable)} would be viable",
+        title=f"Mild thresholds: by the default ones {len(kept)} of {len(viable)} viable verdicts would stand",
         fact="Milder here: "
         + ", ".join(
-            [f"{c.name} {c.op} {c.threshold:g} (default {standard[c.name].threshold:g})" for c in milder]
+            [f"{c.name} {SIGNS[c.op]} {c.threshold:g} (default {standard[c.name].threshold:g})" for c in milder]
             + [f"score {config.threshold:g} (default {usual.threshold:g})"] * (config.threshold < usual.threshold)
         )
         + (f". By the defaults: {listed(kept)}." if kept else "."),
