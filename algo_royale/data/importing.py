@@ -246,7 +246,7 @@ def _rows_by_symbol(file: _File, mapping: Mapping, symbol: str | None) -> dict[s
         groups = np.split(np.argsort(of_row, kind="stable"), np.cumsum(counts)[:-1])
         rows: dict[str, IntArray] = {}
         for text, group in zip(names.tolist(), groups, strict=True):
-            name = text.strip().upper().removesuffix(".US")
+            name = _ticker(text)
             if not TICKER.fullmatch(name):
                 raise file.refusal(int(group[0]), f"{text!r} is not a ticker")
             rows[name] = np.sort(np.append(rows.get(name, np.empty(0, np.int64)), group))
@@ -256,12 +256,18 @@ def _rows_by_symbol(file: _File, mapping: Mapping, symbol: str | None) -> dict[s
     return {known: np.arange(file.table.num_rows)}
 
 
+def _ticker(text: object) -> str:
+    return str(text or "").strip().upper().removesuffix(".US")
+
+
 def _numbers(column: Any, file: _File, source: str) -> FloatArray:
     """A column as float64, NaN where unknown. Understands $1,234.50 and 1.2M."""
     import pyarrow
 
     if pyarrow.types.is_null(column.type):
         return np.full(len(column), np.nan)
+    if pyarrow.types.is_boolean(column.type):
+        raise BadMarketData(f"{file.name}: {source} is true or false, not a number")
     if not (pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)):
         try:
             numbers = column.cast(pyarrow.float64())
@@ -295,16 +301,16 @@ def _times(column: Any, time: Any, file: _File, timezone: str, notes: list[str])
         raise file.refusal(column.to_pylist().index(None), "no time")
     types = pyarrow.types
     if types.is_timestamp(column.type) and column.type.tz is not None:
-        return _instants(_int64(column.cast(pyarrow.timestamp("ns", "UTC"))), notes)
+        return _instants(_cast(column, pyarrow.timestamp("ns", "UTC"), file), notes)
     if types.is_integer(column.type) or types.is_floating(column.type):
-        numbers = _int64(column.cast(pyarrow.int64()))
+        numbers = _cast(column, pyarrow.int64(), file)
         if not ((numbers > 19000101) & (numbers < 21001231)).all():
             size = int(np.abs(numbers).max())
             unit = next((u for u, limit in ((_NS, 10**11), (10**6, 10**14), (10**3, 10**17)) if size < limit), 1)
             return _instants(numbers * unit, notes)
         wall = _days(numbers, file) * _DAY_NS
     elif types.is_date(column.type) or types.is_timestamp(column.type):
-        wall = _int64(column.cast(pyarrow.timestamp("ns")))
+        wall = _cast(column, pyarrow.timestamp("ns"), file)
     else:
         parsed, aware = _parsed(column, file, notes)
         if aware:
@@ -367,14 +373,31 @@ def _parsed(column: Any, file: _File, notes: list[str]) -> tuple[IntArray, bool]
         if form.startswith("%m/%d"):
             notes.append("dates are taken as month/day/year")
         return parsed, False
+    raise file.refusal(*_misread(text))
+
+
+def _misread(text: Any) -> tuple[int, str]:
+    """The first row that the way of writing which most rows share cannot read."""
+    import pyarrow.compute as compute
+
     values = text.to_pylist()
-    good = [
-        bool(re.fullmatch(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?|\d\d?[/.]\d\d?[/.]\d{4}.*", value)) for value in values
-    ]
-    row = good.index(False) if False in good and any(good) else 0
-    raise file.refusal(
-        row, f"{values[row]!r} is not a time that is understood, or not written as the others (ISO 8601 is)"
+    readings = [[_is_iso(value) for value in values]]
+    for form in _TIMES:
+        readings.append(compute.strptime(text, format=form, unit="s", error_is_null=True).is_valid().to_pylist())
+    best = max(readings, key=sum)
+    row = best.index(False) if any(best) and False in best else 0
+    return (
+        row,
+        f"{values[row]!r} is not a time that is understood{', as the others are' if any(best) else ' (ISO 8601 is)'}",
     )
+
+
+def _is_iso(value: str) -> bool:
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _time_of_day(column: Any, file: _File) -> IntArray:
@@ -391,7 +414,7 @@ def _time_of_day(column: Any, file: _File) -> IntArray:
     for row, value in enumerate(values):
         digits = re.fullmatch(r"(\d\d?):?(\d\d):?(\d\d)?", str(value).strip())
         if digits is None or int(digits[1]) > 23 or int(digits[2]) > 59:
-            raise file.refusal(row, f"{value!r} is not a time of day")
+            raise file.refusal(row, "no time of day" if value is None else f"{value!r} is not a time of day")
         out.append((int(digits[1]) * 3600 + int(digits[2]) * 60 + int(digits[3] or 0)) * _NS)
     return np.array(out, np.int64)
 
@@ -414,6 +437,21 @@ def _int64(column: Any) -> IntArray:
     import pyarrow
 
     return np.array(np.from_dlpack(column.cast(pyarrow.int64()).combine_chunks()), np.int64)
+
+
+def _cast(column: Any, kind: Any, file: _File) -> IntArray:
+    """Times or numbers as another kind of them, nanoseconds or whole numbers; refuses the row that does not fit."""
+    import pyarrow
+
+    try:
+        return _int64(column.cast(kind))
+    except pyarrow.ArrowException:
+        for row, value in enumerate(column.to_pylist()):
+            try:
+                pyarrow.array([value], column.type).cast(kind)
+            except pyarrow.ArrowException:
+                raise file.refusal(row, f"{value} is not a time") from None
+        raise
 
 
 # --- joining -------------------------------------------------------------------------------------------------------------
@@ -497,15 +535,16 @@ def read_actions(path: Path) -> dict[str, list[tuple[date, float, float]]]:
     }
     days = _times(table[sources["ex_date"]], None, file, "America/New_York", [])
     found: dict[str, list[tuple[date, float, float]]] = {}
-    for row, name in enumerate(table[sources["symbol"]].to_pylist()):
+    for row, text in enumerate(table[sources["symbol"]].to_pylist()):
+        name = _ticker(text)
         new, old, ratio, cash = (
             float(numbers[field][row]) for field in ("split_new", "split_old", "split_ratio", "ex_dividend")
         )
         ratio = new / old if old > 0 and not math.isnan(new) else ratio
         ratio, cash = (1.0 if math.isnan(ratio) or ratio == 0 else ratio), (0.0 if math.isnan(cash) else cash)
-        if not (0 < ratio < math.inf and 0 <= cash < math.inf) or not TICKER.fullmatch(str(name or "")):
+        if not (0 < ratio < math.inf and 0 <= cash < math.inf) or not TICKER.fullmatch(name):
             raise file.refusal(row, f"{name}: split ratio {ratio:g}, dividend {cash:g}")
-        found.setdefault(str(name), []).append((new_york_date(int(days[row])), ratio, cash))
+        found.setdefault(name, []).append((new_york_date(int(days[row])), ratio, cash))
     return found
 
 

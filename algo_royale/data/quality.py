@@ -363,8 +363,7 @@ class _Daily:
             steps = np.diff(self.at[around])
             usual = float(np.median(steps))
             regular = bool((np.abs(steps / usual - 1) < 0.15).all())
-            since = (self.at[rows[place]] - self.at[rows[place - 1]]) / usual
-            if regular and since < 0.85:
+            if regular:
                 index = int(rows[place])
                 what = f"dividend {self.cash[index]:g} {_count(int(self.at[index] - self.at[rows[place - 1]]), 'session')} after the last, where {usual:.0f} are usual"
                 yield self._finding("dividend extra", "warning", index, what)

@@ -256,15 +256,16 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert result.stderr.splitlines()[-1].startswith("error: cannot write to ")
 
 
-def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """The disk fills up while the new file is written: the old one stands, and nothing lies beside it."""
     run("import", bars(tmp_path / "X.csv", ROWS[:2]), "--to", tmp_path / "bars")
     before = contents(tmp_path / "bars")
 
-    def full(_: int) -> None:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr(f"os.{step}", full)
     result = run("import", bars(tmp_path / "X.csv", ROWS), "--to", tmp_path / "bars")
     assert (result.exit_code, contents(tmp_path / "bars")) == (1, before)
     assert "No space left on device" in result.stderr

@@ -373,6 +373,8 @@ def test_vendors_files_are_read_as_they_are_meant(tmp_path: Path, vendor: str) -
     assert columns["timestamp"].tolist() == [new_york_ns(bar[0]) for bar in BARS]
     for place, name in enumerate(("open", "high", "low", "close", "volume"), 1):
         assert columns[name].tolist() == [bar[place] for bar in BARS]
+    assert set(columns.get("split_ratio", [1.0])) == {1.0}
+    assert set(columns.get("ex_dividend", [0.0])) == {0.0}
 
 
 @pytest.mark.parametrize(
@@ -455,6 +457,16 @@ BAD = [
     ([GOOD, ",10,11,9,10,1"], r"line 3: no time"),
     ([GOOD, "2013-01-03,10,11,9,10"], r"unreadable: .*Row #3"),
     ([GOOD, "2013-01-03,10,9,9,10,100", "2013-01-04,0,9,9,10,100"], r"line 3: .*\(and \d more\)"),
+    ([GOOD, "2013-13-03,10,11,9,10,1"], r"line 3: '2013-13-03' is not a time"),
+    ([GOOD, "1/3/2013,10,11,9,10,1"], r"line 3: '1/3/2013' is not a time that is understood, as the others are"),
+    (["20130230,10,11,9,10,1"], r"line 2: 20130230 is not a date"),
+    (["1.5,10,11,9,10,1"], r"line 2: 1.5 is not a time"),
+    (["99999999999999999999,10,11,9,10,1"], r"line 2: 1e\+20 is not a time"),
+    ([GOOD, "2262-12-31,10,11,9,10,1"], r"line 3: 2262-12-31 is not a time"),
+    (["09:30:00,10,11,9,10,1"], r"line 2: '09:30:00' is not a time that is understood \(ISO"),
+    (["2013-01-02,true,11,9,10,1"], r"Open is true or false, not a number"),
+    ([GOOD, '2013-01-03,10,11,9,10,"1,2,x"'], r"line 3: Volume '1,2,x' is not a number"),
+    (['"2013-01-02,10,11,9,10,1'], r"unreadable: .*Row #2"),
     ([], r"X\.csv: no rows"),
 ]
 
@@ -486,6 +498,29 @@ def test_a_file_that_is_no_bars_is_refused_in_one_line(tmp_path: Path, content: 
     with pytest.raises(AlgoRoyaleError, match=says) as caught:
         read(path)
     assert "\n" not in str(caught.value)
+
+
+ODD = ["", "0", "-1", "10", "9", "11", "2013-01-02", "2013-01-03 09:30", "1/2/2013", "20130102", "1357137000", "nan", "inf", "1e999", "$5", "5K", "x", '"', "09:30", "true", "2262-12-31", "∞", " 7 "]  # fmt: skip
+
+
+USUAL = ("2013-01-02", "10", "11", "9", "10", "5")
+
+
+@given(
+    st.lists(st.tuples(*(st.one_of(st.just(cell), st.sampled_from(ODD)) for cell in USUAL)), max_size=4),
+    st.sampled_from([HEADER, "Time,Date,O,H,L,C,V", "Date,Open,High,Low,Close,x", "Volume,Date,Open,High,Low,Close"]),
+)
+def test_whatever_a_file_holds_it_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, ...]], header: str
+) -> None:
+    """Nothing but one of our own errors, in one line with the file's name, comes out of any file."""
+    path = tmp_path_factory.mktemp("odd") / "X.csv"
+    path.write_text("\n".join([header, *map(",".join, rows)]) + "\n")
+    try:
+        read_bars(path, chosen={}, symbol=None, timezone="America/New_York")
+    except AlgoRoyaleError as error:
+        assert str(error).startswith("X.csv")
+        assert "\n" not in str(error)
 
 
 def test_broken_archives_and_parquet_are_refused(tmp_path: Path) -> None:
