@@ -466,9 +466,7 @@ OrdersMessage = (
     DecisionRecorded | LedgerSnapshot | OrderAccepted | OrderRejected | SubmissionUncertain | TradeUpdated | BrokerSnapshot
     | BrokerStateChanged | OrderChanged | Reconciled | SessionPhaseChanged | TradingHalted | JobDue | TimerFired
 )  # fmt: skip
-LedgerMessage = (
-    RecordDecision | RecordOrderEvent | RecordReconciliation | SnapshotRequested | HaltTrading
-)
+LedgerMessage = RecordDecision | RecordOrderEvent | RecordReconciliation | SnapshotRequested | HaltTrading
 BrokerMessage = SubmitOrder | CancelOrder | BrokerSnapshotRequested | FrameReceived | ConnectionChanged | TimerFired
 
 

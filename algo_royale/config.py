@@ -229,6 +229,7 @@ class Trader(Section):
     close_grace_s: Seconds
     reconcile_every_s: Positive
     pre_market_s: Count
+    research_age_days_max: Annotated[Positive | None, BeforeValidator(_off)]
     stop_deadline_s: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 
     @model_validator(mode="after")

@@ -88,10 +88,13 @@ def write_artifacts(root: Path, the_plan: TradingPlan) -> None:
         symbols=the_plan.names, universe=the_plan.universe, is_viable=True, viability_score=1.0, candidates=[],
         best_params=the_plan.portfolio_params,
     )  # fmt: skip
+    summaries = [artifacts.symbol_summary_path(root, part.symbol) for part in the_plan.symbols]
+    summaries.append(artifacts.portfolio_summary_path(root, the_plan.names))
+    units = {path.relative_to(root).as_posix(): {"status": "complete"} for path in summaries}
     window = {"warmup_bars": the_plan.warmup_bars, "end_date": the_plan.last_session}
     write(
-        root / "run_manifest.json", "run_manifest", units=[], holdout_reads=0, symbols=the_plan.names,
-        timeframe=the_plan.timeframe, windows=[window],
+        root / "run_manifest.json", "run_manifest", units=units, holdout_reads=0, symbols=the_plan.names,
+        timeframe=the_plan.timeframe, windows=[window], end="2013-03-01",
     )  # fmt: skip
 
 

@@ -42,7 +42,8 @@ class SymbolPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TradingPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a trader takes over from a backtest. `last_session` is the last day that the research has judged on."""
+    """Everything a trader takes over from a backtest. `last_session` is the last day that the research has judged on,
+    `data_end` the last day its data reach to."""
 
     timeframe: str
     universe: str
@@ -51,6 +52,7 @@ class TradingPlan(msgspec.Struct, frozen=True, kw_only=True):
     portfolio_params: dict[str, Any]
     warmup_bars: int
     last_session: str
+    data_end: str = ""
     skipped: dict[str, str] = {}
 
     @property
@@ -125,6 +127,7 @@ def load_plan(root: Path, *, symbols: Sequence[str] | None = None) -> TradingPla
         portfolio_params=portfolio["best_params"],
         warmup_bars=max(warmup, looks_back + 1),
         last_session=last,
+        data_end=str(manifest["end"]),
         skipped=skipped,
     )
 

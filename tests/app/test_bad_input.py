@@ -325,6 +325,19 @@ def test_money_wants_the_number_of_its_account(
     assert "very secret" not in line
 
 
+def test_research_on_prices_of_years_ago_is_not_traded_at_alpaca(
+    researched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bundled prices end in 2013; refused before anything is asked of the broker."""
+    shutil.copytree(researched / ENV, tmp_path / "prod_paper")
+    monkeypatch.setenv("APCA_API_KEY_ID", "key")
+    monkeypatch.setenv("APCA_API_SECRET_KEY", "very secret")
+    line = said(ask(tmp_path, "--env", "prod_paper", "run-trader"), 1)
+
+    assert "the research's prices end on 2013-03-01" in line and "research_age_days_max" in line
+    assert not (tmp_path / "prod_paper" / "ledger.db").exists()
+
+
 def test_a_keys_file_for_everybody_is_refused(researched: Path, tmp_path: Path) -> None:
     shutil.copytree(researched / ENV, tmp_path / "prod_paper")
     keys, config = tmp_path / "keys", tmp_path / "mine.toml"

@@ -6,7 +6,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,8 +104,24 @@ def _trade(settings: "Settings", config: "Config", live_account: str | None) -> 
         with twin_process(plan, config, first=first, last=last, speed=str(config.trader.speed)) as endpoints:
             return run_trader(plan, config, endpoints, home=home, run_id=run_id, until=until)
     endpoints = _endpoints(settings, config, live_account)
+    _refuse_old_research(plan, config, WallClock().now_ns())
     _announce(settings, plan, config, endpoints.trading_url)
     return run_trader(plan, config, endpoints, home=home, run_id=run_id, until=until)
+
+
+def _refuse_old_research(plan: "TradingPlan", config: "Config", now_ns: int) -> None:
+    """What was found in prices that end years ago (the bundled ones, say) is nothing to trade on today."""
+    from algo_royale.sessions import new_york_date
+
+    limit = config.trader.research_age_days_max
+    if limit is None:
+        return
+    age = (new_york_date(now_ns) - date.fromisoformat(plan.data_end)).days
+    if age > limit:
+        raise BadInput(
+            f"the research's prices end on {plan.data_end}, {age} days ago; {config.environment} allows {limit} "
+            f"([trader] research_age_days_max): run `run-backtest --env {config.environment} --data DIR` on current ones"
+        )
 
 
 def _endpoints(settings: "Settings", config: "Config", live_account: str | None) -> "Endpoints":
