@@ -553,7 +553,8 @@ def add_actions(
 ) -> tuple[Columns, list[str]]:
     """The bars with their actions in the rows of the ex-dates, and what is worth saying about it.
 
-    An ex-date without a bar acts at the next bar. Actions before the first bar and after the last have no effect and are left out.
+    With `replace` they are all there are, and those there were are gone. An ex-date without a bar acts at the next bar. Actions
+    before the first bar and after the last have no effect and are left out.
     """
     times: IntArray = columns["timestamp"]
     unknown = np.full(len(times), np.nan)
@@ -570,12 +571,14 @@ def add_actions(
         wanted[row] = (more[0] * ratio, more[1] + cash)
     out = dict(columns)
     for name, place, nothing in (("split_ratio", 0, 1.0), ("ex_dividend", 1, 0.0)):
-        out[name] = np.where(np.isnan(columns.get(name, unknown)), nothing, columns.get(name, unknown))
+        there = unknown if replace else columns.get(name, unknown)
+        out[name] = np.where(np.isnan(there), nothing, there)
         for row, values in wanted.items():
             known = float(out[name][row])
-            if known not in (nothing, values[place]) and values[place] != nothing and not replace:
+            if known not in (nothing, values[place]) and values[place] != nothing:
                 raise BadMarketData(
-                    f"{symbol} {_moment(int(times[row]))}: {name} {values[place]:g} contradicts {known:g}, which is there already; --replace takes the new one"
+                    f"{symbol} {_moment(int(times[row]))}: {name} {values[place]:g} contradicts {known:g}, which is there already; "
+                    "--replace takes the new one"
                 )
             out[name][row] = values[place] if values[place] != nothing else known
     if outside:

@@ -605,6 +605,9 @@ def test_actions_act_where_there_is_a_bar() -> None:
     assert add_actions("X", out, actions, replace=False)[0]["ex_dividend"].tolist() == out["ex_dividend"].tolist()
     with pytest.raises(BadMarketData, match="split_ratio 4 contradicts 2"):
         add_actions("X", out, [(date(2012, 11, 1), 4.0, 0.0)], replace=False)
+    instead, _ = add_actions("X", out, [(date(2012, 11, 2), 4.0, 0.0)], replace=True)
+    assert instead["split_ratio"].tolist() == [1.0, 1.0, 1.0, 1.0, 4.0]
+    assert instead["ex_dividend"].tolist() == [0.0] * 5
 
 
 def test_leans_actions_are_read_exactly(tmp_path: Path) -> None:

@@ -252,7 +252,11 @@ class _Plan:
     help="CSV or Parquet of splits and dividends: symbol, ex_date, split_new and split_old or ratio, cash_amount.",
     show_default=False,
 )
-@click.option("--replace", is_flag=True, help="Let new bars and actions win over contradicting ones.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Let new bars win over contradicting ones, and new actions over all of their symbol.",
+)
 @click.option("--dry-run", is_flag=True, help="Read, check and show; write nothing.")
 @click.pass_obj
 def import_command(
