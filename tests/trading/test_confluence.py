@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from traders import BUSY, ledger_of, trader, truth_errors
 
 from actors.messages import SignalReported
 from actors.portfolio import PortfolioActor
 from algo_royale.app.stepped import SteppedTrader
+from traders import BUSY, ledger_of, trader, truth_errors
 
 
 @pytest.mark.prove

@@ -1,9 +1,9 @@
 """Whatever actor fails at whatever message, before or after its work: the account ends as if nothing had happened."""
 
 import pytest
-from traders import BUSY, ledger_of, trader, truth_errors
 
 from actors.kernel import CrashAt
+from traders import BUSY, ledger_of, trader, truth_errors
 
 SESSIONS = 4
 

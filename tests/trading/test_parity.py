@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from traders import config, ledger_of, plan, recorded_orders, simulated, simulated_orders, trader, truth_errors
 
 from algo_royale.market import Bars
 from algo_royale.research.handover import TradingPlan
 from algo_royale.strategies.combined import CombinedSignal
+from traders import config, ledger_of, plan, recorded_orders, simulated, simulated_orders, trader, truth_errors
 
 PORTFOLIOS = ("EqualWeightPortfolioStrategy", "InverseVolatilityPortfolioStrategy", "MinimumVariancePortfolioStrategy")
 HELD_BACK = 250  # sessions from START to the end of the bundled data

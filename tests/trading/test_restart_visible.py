@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
-from traders import BUSY, ledger_of, trader
 
 from actors.kernel import Crash, Faults
 from actors.kernel.journal import MessageLog, RunInfo
 from actors.messages import BarClosed
 from algo_royale.app.cli import root
+from traders import BUSY, ledger_of, trader
 
 
 class FailTwice(Faults):
