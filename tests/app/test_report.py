@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -30,8 +32,8 @@ from algo_royale.research import artifacts, stages
 from algo_royale.research.plan import series
 from algo_royale.research.stages import ResearchConfig
 from algo_royale.research.viability import Check, ViabilityConfig
-from algo_royale.research.windows import WindowConfig
-from algo_royale.sessions import new_york_date
+from algo_royale.research.windows import WindowConfig, bar_starts
+from algo_royale.sessions import calendar, new_york_date
 
 MILD = ViabilityConfig(checks=(Check(name="sharpe_ratio", op=">=", threshold=-9.0), Check(name="win_rate", op=">=", threshold=0.99)), threshold=0.5, hard_checks=())  # fmt: skip
 
@@ -135,6 +137,36 @@ def test_what_is_held_and_the_cash_are_the_whole_account(made: ResearchConfig, r
             cash = after.get(subject.dates[index].isoformat())
             if cash is not None:
                 assert total[index] + cash / equity[index - walk.first] == pytest.approx(1.0, abs=1e-9)
+
+
+def test_hourly_bars_have_a_value_a_session_and_trades_on_their_days(tmp_path: Path) -> None:
+    """A random walk with waves, in windows that begin and end within sessions."""
+    days = calendar().sessions(date(2012, 1, 3), date(2012, 10, 1))
+    starts = [at for day in days for at in bar_starts(day, Timeframe.HOUR_1)]
+    rng, n = np.random.default_rng(3), len(starts)
+    close = 50 * np.exp(np.cumsum(0.003 * np.sin(np.arange(n) / 20) + rng.normal(0, 0.006, n)))
+    open_ = np.concatenate(([50.0], close[:-1]))
+    columns = {
+        "timestamp": pyarrow.array(starts, pyarrow.timestamp("ns", tz="UTC")), "open": open_, "close": close,
+        "high": np.maximum(open_, close), "low": np.minimum(open_, close), "volume": np.full(n, 1e5),
+    }  # fmt: skip
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "AAA.parquet")
+    config = ResearchConfig(
+        artifacts_root=tmp_path / "artifacts", symbols=("AAA",), strategies=("RSIStrategy",), portfolios=(), trials=3,
+        timeframe=Timeframe.HOUR_1, data=str(tmp_path), min_trades=1,
+        windows=WindowConfig(unit="bars", train=500, test=160, holdout=100, embargo=3),
+    )  # fmt: skip
+    stages.run_all(config)
+    run = model.load(config.artifacts_root)
+    subject = run.symbols[0]
+
+    assert subject.equal and subject.trades and run.portfolio is None
+    assert subject.equity[-1] - 1.0 == pytest.approx(subject.document["oos"]["total_return"], abs=1e-12)
+    opens: dict[date, set[float]] = {new_york_date(at): set() for at in starts}
+    for at, price in zip(starts, open_, strict=True):
+        opens[new_york_date(at)].add(round(price * 1.0005, 9))
+    assert all(round(trade.entry_price, 9) in opens[trade.entered] for trade in subject.trades)
+    read(report.render(run))
 
 
 def test_drawdowns_by_hand() -> None:

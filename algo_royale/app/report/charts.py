@@ -223,6 +223,7 @@ def _trade(trade: Trade, scale: Scale, n: int) -> str:
 
 
 PALETTE = 8
+BINS_MAX = 400  # a share is the mean of so many parts of the record
 
 
 def shares(subject: Subject) -> tuple[str, list[tuple[str, int, float]]]:
@@ -234,13 +235,15 @@ def shares(subject: Subject) -> tuple[str, list[tuple[str, int, float]]]:
     if len(order) >= PALETTE:
         rows.append(("others", np.sum([subject.held[name] for name in order[PALETTE - 1 :]], axis=0)))
     n = len(subject.dates)
-    top = max(1.0, float(np.sum([share for _, share in rows], axis=0).max())) if rows else 1.0
-    scale, below, parts = Scale(0.0, top), np.zeros(n), []
-    for index, (name, share) in enumerate(rows):
+    edges = np.unique(np.linspace(0, n, min(n, BINS_MAX) + 1).astype(int))
+    binned = [np.add.reduceat(share, edges[:-1]) / np.diff(edges) for _, share in rows]
+    top = max(1.0, float(np.sum(binned, axis=0).max())) if rows else 1.0
+    scale, below, parts = Scale(0.0, top), np.zeros(len(edges) - 1), []
+    xs = [_fixed(W * edge / n) for edge in edges.tolist()]
+    for index, ((name, _), share) in enumerate(zip(rows, binned, strict=True)):
         above = below + share
-        edge = _path(scale.y(above), n)
-        back = _backward(scale.y(below), n)
-        parts.append(f'<path class="area c{index}" d="{edge}{back}Z"><title>{escape(name)}</title></path>')
+        outline = _steps(xs, scale.y(above)) + _steps(xs[::-1], scale.y(below)[::-1]).replace("M", "L")
+        parts.append(f'<path class="area c{index}" d="{outline}Z"><title>{escape(name)}</title></path>')
         below = above
     ticks = [(scale.share(v), percent(v, 0, sign=False)) for v in (0.0, 0.5, 1.0)]
     title = "Portfolio: share of equity by symbol"
@@ -248,9 +251,10 @@ def shares(subject: Subject) -> tuple[str, list[tuple[str, int, float]]]:
     return drawn, [(name, index, float(share.mean())) for index, (name, share) in enumerate(rows)]
 
 
-def _backward(y: FloatArray, n: int) -> str:
-    points = _path(y, n).replace("M", "L").split("L")[1:]
-    return "".join(f"L{point}" for point in reversed(points))
+def _steps(xs: Sequence[str], y: FloatArray) -> str:
+    """Path data of a value for each gap between two places."""
+    parts = (f"V{_fixed(value)}H{x}" for x, value in zip(xs[1:], y.tolist(), strict=True))
+    return f"M{xs[0]} {_fixed(float(y[0]))}{''.join(parts)}"
 
 
 def spark(curve: FloatArray) -> str:
