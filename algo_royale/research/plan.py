@@ -80,7 +80,9 @@ class ResearchConfig:
         object.__setattr__(self, "unsupported", tuple(sorted(set(self.strategies) - set(readable))))
         object.__setattr__(self, "strategies", readable)
         if not readable:
-            raise UnsupportedTimeframe(f"{', '.join(self.unsupported)}: of no use on {self.timeframe.value} bars; choose shorter ones")
+            raise UnsupportedTimeframe(
+                f"{', '.join(self.unsupported)}: of no use on {self.timeframe.value} bars; choose shorter ones"
+            )
         for portfolio in self.portfolios:
             portfolio_weights.portfolio(portfolio)
         weights = replace(self.weights, bars_per_year=self.timeframe.bars_per_year, rf=self.rf)
