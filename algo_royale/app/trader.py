@@ -154,16 +154,34 @@ class Interrupts:
 
 
 def run_trader(
-    plan: TradingPlan, config: Config, endpoints: Endpoints, *, home: Path, run_id: str, until: date | None = None
-) -> dict[str, Any]:
-    """Trade until the feed ends or someone says stop; returns the summary of cli.md."""
+    plan: TradingPlan, config: Config, endpoints: Endpoints, *, home: Path, run_id: str, until: date | None = None,
+    say: Say = lambda line: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Trade until the feed ends or someone says stop; returns the summary of cli.md. `say` hears of every month that ends."""
     with Interrupts() as interrupts:  # from the first thing on that a stop could leave half done
-        return _run(plan, config, endpoints, home, run_id, until, lambda: interrupts.count > 0)
+        return _run(plan, config, endpoints, home, run_id, until, lambda: interrupts.count > 0, say)
+
+
+def _monthly(clock: Clock, home: Path, should_stop: Callable[[], bool], say: Say) -> Callable[[], bool]:
+    """`should_stop`, and beside it one line about the account whenever the clock has entered another month."""
+    month = _iso(clock.now_ns())[:7]
+
+    def watch() -> bool:
+        nonlocal month
+        ended, month = month, _iso(clock.now_ns())[:7]
+        if month != ended:
+            with Reader(home / "ledger.db") as reader:
+                found = reader.summary()
+            if found.equity_usd is not None:
+                say(f"  {ended}: equity {found.equity_usd:,.2f} USD after {found.fills} fills")
+        return should_stop()
+
+    return watch
 
 
 def _run(
     plan: TradingPlan, config: Config, endpoints: Endpoints, home: Path, run_id: str, until: date | None,
-    should_stop: Callable[[], bool],
+    should_stop: Callable[[], bool], say: Say,
 ) -> dict[str, Any]:  # fmt: skip
     wall, key, secret = WallClock(), *endpoints.keys
     began = wall.monotonic_s()
@@ -200,6 +218,7 @@ def _run(
     )  # fmt: skip
     until_ns = None if until is None else calendar().offset(until, 0).close_ns
     system.start(tree(parts, system))
+    should_stop = _monthly(clock, home, should_stop, say)
     try:
         if isinstance(clock, ManualClock) and market is not None:
             run_paced(system, market, clock, until_ns=until_ns, should_stop=should_stop)

@@ -92,6 +92,11 @@ def _trade(settings: "Settings", config: "Config", live_account: str | None) -> 
     home, until = settings.directory, config.trader.until
     run_id = f"trader-{iso(WallClock().now_ns()).replace(':', '').replace('-', '')}-{os.getpid()}"
     plan = load_plan(home / "artifacts", symbols=config.trader.symbols or None)
+
+    def say(line: str) -> None:
+        if settings.verbosity >= 0:
+            click.echo(line, err=True)
+
     if config.environment == "dev_integration" and config.broker.is_twin:
         first, last = sessions_to_trade(plan, config, start=config.trader.start, until=until)
         _announce(settings, plan, config, f"the Alpaca twin, sessions {first} to {last}")
@@ -102,11 +107,11 @@ def _trade(settings: "Settings", config: "Config", live_account: str | None) -> 
             )
         _set_ledger_aside(home, settings)
         with twin_process(plan, config, first=first, last=last, speed=str(config.trader.speed)) as endpoints:
-            return run_trader(plan, config, endpoints, home=home, run_id=run_id, until=until)
+            return run_trader(plan, config, endpoints, home=home, run_id=run_id, until=until, say=say)
     endpoints = _endpoints(settings, config, live_account)
     _refuse_old_research(plan, config, WallClock().now_ns())
     _announce(settings, plan, config, endpoints.trading_url)
-    return run_trader(plan, config, endpoints, home=home, run_id=run_id, until=until)
+    return run_trader(plan, config, endpoints, home=home, run_id=run_id, until=until, say=say)
 
 
 def _refuse_old_research(plan: "TradingPlan", config: "Config", now_ns: int) -> None:
