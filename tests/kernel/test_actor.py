@@ -184,7 +184,7 @@ def test_randomness_depends_on_seed_path_and_generation_only(make: Make) -> None
     ref.tell(fail())
     tell_all(ref, "2")
     system.run_until_idle()
-    assert drawn == [random.Random(f"5/root/a/{generation}").random() for generation in (1, 2)]
+    assert drawn == [random.Random("/".join(("5", "root", "a", str(generation)))).random() for generation in (1, 2)]
 
 
 def test_halt_stops_everything_with_exit_code_5(make: Make) -> None:
