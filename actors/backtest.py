@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from actors.kernel import Actor, Ref
 from actors.messages import (
     CoordinatorMessage,
+    Headline,
     RunStage,
     StageCompleted,
     StageFailed,
@@ -30,7 +31,11 @@ class PlannedUnit:
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """Counts of a run; `failures` maps a unit's key to what went wrong."""
+    """Counts of a run; `failures` maps a unit's key to what went wrong.
+
+    `news` are the headlines of the units that ended since the call before, computed or reused; a restarted coordinator
+    tells those of reused units again, so a watcher keys them by (stage, symbol, strategy, window_id).
+    """
 
     planned: int = 0
     completed: int = 0
@@ -39,6 +44,7 @@ class Progress:
     running: tuple[tuple[str, str], ...] = ()  # (stage, label), in plan order
     stage_counts: dict[str, tuple[int, int]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    news: tuple[Headline, ...] = ()
     worker_restarts: int = 0
     stopping: bool = False
 
@@ -51,7 +57,8 @@ class CoordinatorActor(Actor[CoordinatorMessage]):
     """Runs every unit once its dependencies have ended well; a unit whose input failed fails for that reason.
 
     A unit whose worker died is tried again, `TRIES_MAX` times in all. Which units were computed by whom leaves no trace
-    in the artifacts. Ends the system with 0, or with 1 when a unit failed. A coordinator that was restarted knows from
+    in the artifacts. `reusable(key)` is false, or true, or the headline of what is there. Ends the system with 0, or with 1
+    when a unit failed. A coordinator that was restarted knows from
     `reusable` alone what is done, so its spec must not keep the mailbox: news from before are of workers that are gone.
     """
 
@@ -60,7 +67,7 @@ class CoordinatorActor(Actor[CoordinatorMessage]):
         units: Sequence[PlannedUnit],
         *,
         workers: Mapping[str, Ref[StageWorkerMessage]],
-        reusable: Callable[[str], bool],
+        reusable: Callable[[str], Headline | bool],
         on_progress: Callable[[Progress], None],
     ) -> None:
         self._units = {unit.key: unit for unit in units}
@@ -80,6 +87,7 @@ class CoordinatorActor(Actor[CoordinatorMessage]):
         self._generations: dict[str, int] = {}  # worker -> its incarnation that is ready
         self._tries: dict[str, int] = {}
         self._retry: list[str] = []
+        self._news: list[Headline] = []
         self.progress = Progress(planned=len(self._units))
         for unit in units:
             done, planned = self.progress.stage_counts.get(unit.stage, (0, 0))
@@ -95,9 +103,9 @@ class CoordinatorActor(Actor[CoordinatorMessage]):
         match message:
             case WorkerReady():
                 self._on_ready(message)
-            case StageCompleted(unit=unit, worker=worker) if self._release(worker, unit):
+            case StageCompleted(unit=unit, worker=worker, headline=headline) if self._release(worker, unit):
                 self.progress.completed += 1
-                self._end(unit)
+                self._end(unit, headline)
             case StageFailed(unit=unit, worker=worker, error=error) if self._release(worker, unit):
                 self._fail(unit, error)
             case StopAfterRunning():
@@ -128,8 +136,10 @@ class CoordinatorActor(Actor[CoordinatorMessage]):
         self.progress.failures[unit] = error
         self._end(unit)
 
-    def _end(self, unit: str) -> None:
+    def _end(self, unit: str, headline: Headline | None = None) -> None:
         self._ended.add(unit)
+        if headline is not None:
+            self._news.append(headline)
         for dependent in self._dependents.get(unit, ()):
             self._missing[dependent] -= 1
             if self._missing[dependent] == 0:
@@ -144,12 +154,12 @@ class CoordinatorActor(Actor[CoordinatorMessage]):
             failed = next((needed for needed in self._units[key].depends_on if needed in self.progress.failures), None)
             if failed is not None:  # an older artifact of the input may still be there: nothing may be built on that
                 self._fail(key, f"needs {failed}, which failed")
-            elif self._reusable(key):
+            elif left := self._reusable(key):
                 if key in self._tries:  # its worker wrote it and died before it could say so
                     self.progress.completed += 1
                 else:
                     self.progress.reused += 1
-                self._end(key)
+                self._end(key, left if isinstance(left, Headline) else None)
             elif self._tries.get(key, 0) >= TRIES_MAX:
                 self._fail(key, f"its worker process died {TRIES_MAX} times while computing it")
             else:
@@ -168,6 +178,7 @@ class CoordinatorActor(Actor[CoordinatorMessage]):
             self.tell(self._workers[worker], order)
         running = sorted(self._running.values(), key=self._index.__getitem__)
         self.progress.running = tuple((self._units[key].stage, self._units[key].label) for key in running)
+        self.progress.news, self._news = tuple(self._news), []
         self._on_progress(self.progress)
         if not self._running and (self.progress.stopping or len(self._ended) == len(self._units)):
             reason = "interrupted" if self.progress.stopping else "all units ended"

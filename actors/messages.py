@@ -488,12 +488,32 @@ class RunStage(Message):
     generation: int
 
 
+class Headline(Part):
+    """What a unit found, for whoever watches the run; results never depend on it.
+
+    `objective` names the measure of `in_sample` and `out_of_sample`: of the window for an optimisation, else of all windows
+    (mean, and stitched where the artifact stitches it). None: no feasible trial, or a measure without value. `symbol` is
+    empty for a portfolio, `window_id` for everything but an optimisation; an optimisation has no `viable` and no `score`.
+    """
+
+    stage: str
+    symbol: str
+    strategy: str
+    window_id: str
+    objective: str
+    in_sample: float | None
+    out_of_sample: float | None
+    viable: bool | None
+    score: float | None
+
+
 class StageCompleted(Message):
     """A unit's artifact is written."""
 
     unit: str
     worker: str
     took_s: float
+    headline: Headline | None = None
 
 
 class StageFailed(Message):
@@ -511,6 +531,7 @@ class ChildAnswered(Message):
     unit: str
     error: str | None
     took_s: float
+    headline: Headline | None = None
 
 
 class ChildExited(Message):

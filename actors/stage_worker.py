@@ -14,6 +14,7 @@ from actors.messages import (
     ChildAnswered,
     ChildExited,
     CoordinatorMessage,
+    Headline,
     RunStage,
     StageCompleted,
     StageFailed,
@@ -24,9 +25,9 @@ from actors.messages import (
 from algo_royale.clock import WallClock
 from algo_royale.errors import AlgoRoyaleError
 
-OnAnswer = Callable[[str, str | None, float], None]
+OnAnswer = Callable[[str, str | None, float, Headline | None], None]
 OnExit = Callable[[int | None], None]
-RunUnit = Callable[[str], None]
+RunUnit = Callable[[str], Headline | None]
 
 
 class ChildDied(AlgoRoyaleError):
@@ -75,13 +76,13 @@ class ProcessCompute:
     def _read(self) -> None:
         while True:
             try:
-                unit, error, took_s = self._pipe.recv()
+                answer = self._pipe.recv()
             except (EOFError, OSError):
                 self._process.join(5.0)
                 self._pipe.close()
                 self._on_exit(self._process.exitcode)
                 return
-            self._on_answer(unit, error, took_s)
+            self._on_answer(*answer)
 
 
 def _child(pipe: Connection, make: Callable[[], RunUnit]) -> None:
@@ -94,16 +95,16 @@ def _child(pipe: Connection, make: Callable[[], RunUnit]) -> None:
             unit = pipe.recv()
         except EOFError:
             return
-        began, error = clock.monotonic_s(), None
+        began, error, headline = clock.monotonic_s(), None, None
         try:
             run = run or make()
-            run(unit)
+            headline = run(unit)
         except AlgoRoyaleError as problem:
             error = str(problem)
         except Exception:  # reported to the coordinator, which fails the unit and the run
             error = traceback.format_exc()
         try:
-            pipe.send((unit, error, clock.monotonic_s() - began))
+            pipe.send((unit, error, clock.monotonic_s() - began, headline))
         except OSError:
             return
 
@@ -133,8 +134,12 @@ class StageWorkerActor(Actor[StageWorkerMessage]):
     def started(self) -> None:
         me, clock, number = self.ref(self.path), self.system.clock, self.generation
 
-        def answered(unit: str, error: str | None, took_s: float) -> None:
-            me.tell(ChildAnswered(at_ns=clock.now_ns(), generation=number, unit=unit, error=error, took_s=took_s))
+        def answered(unit: str, error: str | None, took_s: float, headline: Headline | None) -> None:
+            me.tell(
+                ChildAnswered(
+                    at_ns=clock.now_ns(), generation=number, unit=unit, error=error, took_s=took_s, headline=headline
+                )
+            )
 
         def exited(code: int | None) -> None:
             me.tell(ChildExited(at_ns=clock.now_ns(), generation=number, exit_code=code))
@@ -170,7 +175,9 @@ class StageWorkerActor(Actor[StageWorkerMessage]):
 
     def _report(self, answer: ChildAnswered) -> None:
         if answer.error is None:
-            done = StageCompleted(at_ns=self.now_ns, unit=answer.unit, worker=self._name, took_s=answer.took_s)
+            done = StageCompleted(
+                at_ns=self.now_ns, unit=answer.unit, worker=self._name, took_s=answer.took_s, headline=answer.headline
+            )
             self.tell(self._coordinator, done)
         else:
             failed = StageFailed(at_ns=self.now_ns, unit=answer.unit, worker=self._name, error=answer.error)

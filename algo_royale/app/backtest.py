@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -26,13 +26,13 @@ from actors.kernel import (
     ThreadSystem,
 )
 from actors.kernel.journal import MessageLog
-from actors.messages import StopAfterRunning
+from actors.messages import Headline, StopAfterRunning
 from actors.stage_worker import Compute, OnAnswer, OnExit, ProcessCompute, RunUnit, StageWorkerActor
 from algo_royale.clock import WallClock
 from algo_royale.errors import AlgoRoyaleError
 from algo_royale.research import plan as planning
 from algo_royale.research import stages
-from algo_royale.research.plan import Plan, ResearchConfig
+from algo_royale.research.plan import Plan, ResearchConfig, Unit
 
 
 def iso(at_ns: int) -> str:
@@ -45,6 +45,23 @@ INTERRUPTED = 130
 COORDINATOR, WORKERS = f"{ROOT}/backtest/coordinator", f"{ROOT}/backtest/workers"
 
 
+def headline(unit: Unit, document: Mapping[str, Any]) -> Headline:
+    """What an artifact says in one line; several objectives are represented by their first one."""
+    search = document.get("optimization")
+    name = (search or document)["meta"]["objective"]
+    name = name if isinstance(name, str) else name[0]
+    if search:
+        before, after = search["metrics"] or {}, document["test"]["metrics"]
+    else:
+        before, after = ({key: found["mean"] for key, found in document[p].items()} for p in ("in_sample", "summary"))
+        after |= document["oos"]
+    return Headline(
+        stage=unit.stage, symbol=unit.symbol or "", strategy=document["strategy"],
+        window_id=unit.window.window_id if unit.window else "", objective=name, in_sample=before.get(name),
+        out_of_sample=after.get(name), viable=document.get("is_viable"), score=document.get("viability_score"),
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class MakeRunner:
     """What a child process calls once: plans the run for itself and gives back what computes a unit by its key."""
@@ -54,11 +71,12 @@ class MakeRunner:
     def __call__(self) -> RunUnit:
         units, clock = {unit.key: unit for unit in planning.plan(self.config).units}, WallClock()
 
-        def run(key: str) -> None:
+        def run(key: str) -> Headline:
             began_s = clock.monotonic_s()
             result = stages.run_unit(units[key], self.config)
             took_s = round(clock.monotonic_s() - began_s, 3)
             stages.commit(result, units[key], self.config, created_at=iso(clock.now_ns()), run_time_sec=took_s)
+            return headline(units[key], result.document)
 
         return run
 
@@ -68,7 +86,7 @@ def backtest_tree(
     *,
     workers: int,
     compute: Callable[[str], Callable[[OnAnswer, OnExit], Compute]],
-    reusable: Callable[[str], bool],
+    reusable: Callable[[str], Headline | bool],
     ref: Callable[[str], Ref[Any]],
     on_progress: Callable[[Progress], None],
     unit_timeout_s: float = 3600.0,
@@ -102,11 +120,16 @@ def _tree(
     plan: Plan, config: ResearchConfig, workers: int, ref: Callable[[str], Ref[Any]], on_progress: Callable[[Progress], None]
 ) -> ChildSpec:  # fmt: skip
     units = {unit.key: unit for unit in plan.units}
+
+    def left(key: str) -> Headline | bool:
+        document = planning.left(units[key], config)
+        return False if document is None else headline(units[key], document)
+
     return backtest_tree(
         [PlannedUnit(key=u.key, label=u.label, stage=u.stage, depends_on=u.depends_on) for u in plan.units],
         workers=workers,
         compute=lambda name: partial(ProcessCompute, MakeRunner(config), name),
-        reusable=lambda key: planning.reusable(units[key], config),
+        reusable=left,
         ref=ref,
         on_progress=on_progress,
     )

@@ -405,22 +405,27 @@ def _fields(value: Any) -> dict[str, Any]:
 
 def reusable(unit: Unit, config: ResearchConfig) -> bool:
     """Whether the unit's artifact is there and was made by this schema, configuration, data and code."""
+    return left(unit, config) is not None
+
+
+def left(unit: Unit, config: ResearchConfig) -> dict[str, Any] | None:
+    """The unit's artifact, if it is reusable."""
     try:
         document = artifacts.read(unit.path(config))
     except ArtifactError:
-        return False
+        return None
     meta = document["optimization"]["meta"] if "optimization" in document else document["meta"]
     if (meta.get("config_hash"), meta.get("data_fingerprint"), meta.get("code_version")) != (
         unit.config_hash,
         unit.data_fingerprint,
         artifacts.code_version(),
     ):
-        return False
+        return None
     sidecar = document.get("sidecar")
     if sidecar is None:
-        return True
+        return document
     try:
         artifacts.read_sidecar(unit.path(config).with_name(sidecar["file"]), sidecar["sha256"], ())
     except ArtifactError:
-        return False
-    return True
+        return None
+    return document

@@ -166,6 +166,24 @@ def test_a_killed_worker_is_restarted_and_the_log_shows_it(base: Any, tmp_path: 
     assert "ended with -9" in row["last_error"]
     ready = ask("messages", "list", "--type", "WorkerReady")
     assert ready.count('"WorkerReady"') == 2
+    told = [
+        row["message"]["headline"]
+        for row in json.loads(ask("messages", "list", "--type", "StageCompleted"))["messages"]
+    ]
+    assert len(told) == UNITS
+    root = tmp_path / "dev_integration/artifacts"
+    for found in told:
+        if found["stage"] == "signal_optimization":
+            path = (
+                root / "signal" / found["symbol"] / found["strategy"] / found["window_id"] / "optimization_result.json"
+            )
+            (artifact,) = json.loads(path.read_bytes()).values()
+            assert found["in_sample"] == artifact["optimization"]["best_value"]
+            assert found["out_of_sample"] == artifact["test"]["metrics"]["sharpe_ratio"]
+        elif found["stage"] == "symbol_summary":
+            artifact = json.loads((root / "signal" / found["symbol"] / "summary_result.json").read_bytes())
+            assert (found["viable"], found["score"]) == (artifact["is_viable"], artifact["viability_score"])
+            assert found["out_of_sample"] == artifact["oos"]["sharpe_ratio"]
 
 
 def test_a_killed_run_leaves_nobody_behind_and_the_next_one_goes_on(base: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from actors.backtest import TRIES_MAX, PlannedUnit, Progress
 from actors.kernel import NO_FAULTS, Crash, Faults, StartFailed, SteppedSystem
 from actors.kernel.record import Outcome
-from actors.messages import RunStage, StopAfterRunning
+from actors.messages import Headline, RunStage, StopAfterRunning
 from actors.stage_worker import OnAnswer, OnExit
 from algo_royale.app.backtest import COORDINATOR, WORKERS, backtest_tree
 
@@ -28,6 +28,13 @@ def units() -> list[PlannedUnit]:
 
 
 KEYS = {unit.key for unit in units()}
+
+
+def headline(unit: str) -> Headline:
+    return Headline(
+        stage="search", symbol=unit, strategy="", window_id="", objective="sharpe_ratio", in_sample=1.0,
+        out_of_sample=None, viable=None, score=None,
+    )  # fmt: skip
 
 
 class Disk:
@@ -61,10 +68,10 @@ class InlineCompute:
             self._disk.killing[unit] -= 1
             self.kill()
         elif unit in self._disk.failing:
-            self._on_answer(unit, "cannot", 0.1)
+            self._on_answer(unit, "cannot", 0.1, None)
         else:
             self._disk.done.add(unit)
-            self._on_answer(unit, None, 0.1)
+            self._on_answer(unit, None, 0.1, headline(unit))
 
     def kill(self) -> None:
         if self.pid in self._disk.live:
@@ -101,7 +108,7 @@ class Run:
         self.on_progress: Callable[[Progress], None] = lambda progress: None
         self.spec = backtest_tree(
             units(), workers=workers, compute=lambda name: partial(InlineCompute, disk),
-            reusable=disk.done.__contains__, ref=self.system.ref, on_progress=self._progressed, unit_timeout_s=60.0,
+            reusable=lambda key: key in disk.done and headline(key), ref=self.system.ref, on_progress=self._progressed, unit_timeout_s=60.0,
         )  # fmt: skip
 
     def _progressed(self, progress: Progress) -> None:
@@ -140,6 +147,16 @@ def test_every_unit_is_computed_once_after_its_inputs(workers: int) -> None:
 
     assert sorted(run.disk.computed) == sorted(KEYS)
     assert (run.progress.completed, run.progress.reused, run.progress.failed) == (9, 0, 0)
+
+
+def test_each_finished_unit_is_news_once() -> None:
+    """Computed ones as their workers told it, reused ones as the disk has it; failed ones are no news."""
+    run = Run(Disk({"s0", "s1"}, {"s5"}, {"s3": 1}))
+    told: list[str] = []
+    run.on_progress = lambda progress: told.extend(found.symbol for found in progress.news)
+    check(run, run())
+
+    assert sorted(told) == ["j0", "s0", "s1", "s2", "s3", "s4"]
 
 
 def test_what_is_done_is_passed_over() -> None:
