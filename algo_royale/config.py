@@ -452,8 +452,10 @@ def _merge(
             _merge(inner, value, name, here, origins)
         else:
             target[key] = value
-            origins.pop(".".join(here), None)  # so that the newest comes last
-            origins[".".join(here)] = name
+            path_of = ".".join(here)
+            for replaced in [k for k in origins if k == path_of or k.startswith(f"{path_of}.")]:
+                del origins[replaced]  # the newest comes last, and what stood below it is gone
+            origins[path_of] = name
 
 
 def _explain(error: ValidationError, origins: Mapping[str, str]) -> list[str]:
@@ -470,6 +472,8 @@ def _explain(error: ValidationError, origins: Mapping[str, str]) -> list[str]:
             sentences[key] = f"{origin}: unknown key {key}{_nearest(path)}"
         elif item["type"] == "missing":
             sentences[key] = f"configuration: {key} is missing"
+        elif item["type"] == "model_type":
+            sentences[key] = f"{origin}: {key} is a section and holds {', '.join(keys(path))}; it is no value"
         else:
             said = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
             given = "" if isinstance(item["input"], Mapping | BaseModel) else f" (it is {item['input']!r})"
@@ -502,9 +506,11 @@ def keys(path: Sequence[str]) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """A configuration value as JSON has it: money as text, dates ISO, nothing non-finite."""
+    """A configuration value as JSON has it: money as text, dates ISO, a lifted limit "off", nothing non-finite."""
     if isinstance(value, BaseModel):
-        return {name: plain(getattr(value, name)) for name in type(value).model_fields}
+        lifted = {n for n, field in type(value).model_fields.items() if BeforeValidator(_off) in field.metadata}
+        shown = ((name, getattr(value, name)) for name in type(value).model_fields)
+        return {name: "off" if x is None and name in lifted else plain(x) for name, x in shown}
     if isinstance(value, Mapping):
         return {str(name): plain(inner) for name, inner in value.items()}
     if isinstance(value, tuple | list):

@@ -159,6 +159,36 @@ def test_the_guides_mistakes_are_answered_as_it_says(tmp_path: Path, monkeypatch
     assert made == documented("docs/configuration.md", "text")
 
 
+def test_a_lifted_limit_is_shown_as_it_is_set(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[risk]\norders_per_minute = 'off'\ndaily_loss_fraction = 'off'\n")
+    shown = run("--config", str(file), "config", "show", "risk", "--json")
+
+    assert 'risk.orders_per_minute = "off"\n' in run("--config", str(file), "config", "show", "risk").stdout
+    assert json.loads(shown.stdout)["risk"]["daily_loss_fraction"] == "off"
+
+
+def test_a_value_where_a_section_belongs_blames_whoever_gave_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty.toml").write_text("")
+    monkeypatch.setenv("ALGO_ROYALE__LOG", "3")
+    assert run("--config", str(tmp_path / "empty.toml"), "config", "show").stderr == (
+        "error: ALGO_ROYALE__LOG: log is a section and holds level, file_mb, files; it is no value\n"
+    )
+
+
+def test_the_scripts_offer_no_variable_that_nobody_meant() -> None:
+    """NO_COLOR is the variable everybody knows; options of the group keep their one name wherever they stand."""
+    for script in ("run-backtest", "run-trader", "run-exchange"):
+        shown = subprocess.run(
+            [Path(sys.executable).with_name(script), "--help"], capture_output=True, text=True, check=True
+        )
+        own = script.upper().replace("-", "_")
+        assert not re.findall(rf"ALGO_ROYALE_{own}_(?:NO_COLOR|HOME|ENV|JSON|CONFIG|VERBOSE|QUIET)", shown.stdout)
+        assert "ALGO_ROYALE_HOME" in shown.stdout and "NO_COLOR" in shown.stdout
+
+
 def test_flags_win_over_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALGO_ROYALE__RESEARCH__TRIALS", "3")
     flags = {"research": {"trials": 2, "seed": None}}

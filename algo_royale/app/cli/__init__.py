@@ -204,7 +204,8 @@ def global_options(*, hidden: bool = False) -> list[click.Option]:
         option(["--json"], f"{PREFIX}_JSON", "json", is_flag=True, help="Print the result as one JSON document."),
         option(["--verbose", "-v"], f"{PREFIX}_VERBOSE", "verbosity", count=True, help="Log more; repeatable."),
         option(["--quiet", "-q"], f"{PREFIX}_QUIET", "verbosity", count=True, help="Log less; repeatable."),
-        option(["--no-color"], None, "color", is_flag=True, help="Plain text even on a terminal (as NO_COLOR does)."),
+        option(["--no-color"], None, "color", is_flag=True, allow_from_autoenv=False,
+               help="Plain text even on a terminal, as the variable NO_COLOR does."),
         click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, hidden=hidden, callback=_version,
                      help="Show the version and exit."),
     ]  # fmt: skip
