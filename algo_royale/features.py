@@ -88,30 +88,41 @@ Run = Callable[["Feature", list[FloatArray], Memory], FloatArray]
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One operation over other features. `n` is its window, lag or span in bars; `level` a number it compares with."""
+    """One operation over other features. `n` is its window, lag or span in bars; `level` a number it compares with.
+
+    `own` is an operation that is not in the table: somebody's own function, which `op` then names with its arguments.
+    """
 
     op: str
     inputs: tuple["Feature", ...] = ()
     n: int = 0
     level: float = 0.0
+    own: "Operation | None" = field(default=None, compare=False)
     key: str = field(init=False, compare=False)
     lb: int = field(init=False, compare=False)
     decay: int = field(init=False, compare=False)
     searched: bool = field(init=False, compare=False)  # whether it depends on a number drawn from a continuum
 
     def __post_init__(self) -> None:
-        n_min = _OPS[self.op].n_min if self.op in _OPS else 0
+        operation = self.operation
+        n_min = operation.n_min if operation else 0
         if not n_min <= self.n <= WINDOW_MAX:
             raise BadConfiguration(f"{self.op}: a window of {self.n} bars is outside {n_min}..{WINDOW_MAX}")
         parts = [*(x.key for x in self.inputs), *([str(self.n)] if self.n else []), *self._level()]
-        lb, decay = _OPS[self.op].warm_up(self.n) if self.op in _OPS else (0, 0)
+        lb, decay = operation.warm_up(self.n) if operation else (0, 0)
         object.__setattr__(self, "key", f"{self.op}({','.join(parts)})" if parts else self.op)
         object.__setattr__(self, "lb", max((x.lb for x in self.inputs), default=0) + lb)
         object.__setattr__(self, "decay", max((x.decay for x in self.inputs), default=0) + decay)
-        object.__setattr__(self, "searched", self.level != 0.0 or any(x.searched for x in self.inputs))
+        drawn = self.level != 0.0 or (self.own is not None and self.own.searched)
+        object.__setattr__(self, "searched", drawn or any(x.searched for x in self.inputs))
 
     def _level(self) -> list[str]:
         return [repr(self.level)] if self.level else []
+
+    @property
+    def operation(self) -> "Operation | None":
+        """How it is computed from its inputs; None for a column of the bars."""
+        return self.own or _OPS.get(self.op)
 
     @property
     def extra(self) -> str | None:
@@ -125,11 +136,17 @@ class Feature:
 
 
 @dataclass(frozen=True, slots=True)
-class _Op:
+class Operation:
+    """How values follow from the inputs' and from a memory of fixed length; `searched` if a continuum is drawn from."""
+
     run: Run
     warm_up: Callable[[int], tuple[int, int]] = lambda n: (0, 0)  # (bars until finite, bars until settled after that)
     memory: Callable[[int], FloatArray] = lambda n: np.empty(0)
     n_min: int = 0
+    searched: bool = False
+
+
+_Op = Operation
 
 
 def _extend(x: FloatArray, memory: Memory) -> FloatArray:
@@ -285,6 +302,7 @@ _COLUMNS: dict[str, Callable[[Bars], FloatArray]] = {
     # 1970-01-01 was a Thursday, and Monday is 0.
     "day_of_week": lambda bars: _clock(bars.start_ns, 1440, 7, first=3),
     "minute_of_day": lambda bars: _clock(bars.end_ns, 1, 1440),
+    "minutes": lambda bars: _clock(bars.start_ns, 1, 2**62 // (60 * 10**9)),  # since 1970-01-01 00:00, New York's clock
 }
 _EXTRA = "extra:"
 
@@ -331,7 +349,7 @@ class Program:
         self.features: list[Feature] = []
         self._slots: list[slice] = []
         self._add(wanted, set())
-        initial = [_OPS[f.op].memory(f.n) if f.op in _OPS else np.empty(0) for f in self.features]
+        initial = [f.operation.memory(f.n) if f.operation else np.empty(0) for f in self.features]
         ends = np.cumsum([0, *(len(x) for x in initial)]).tolist()
         self._slots = [slice(a, b) for a, b in itertools.pairwise(ends)]
         self.initial: FloatArray = np.concatenate([np.empty(0), *initial])
@@ -372,7 +390,8 @@ def _values(feature: Feature, bars: Bars, values: dict[str, FloatArray], memory:
         return np.ascontiguousarray(_COLUMNS[feature.op](bars))
     if feature.extra is not None:
         return _extra_column(bars, feature.extra)
-    return _OPS[feature.op].run(feature, [values[x.key] for x in feature.inputs], memory)
+    operation = feature.own or _OPS[feature.op]
+    return operation.run(feature, [values[x.key] for x in feature.inputs], memory)
 
 
 # The catalogue. Sources: Hunter 1986 (EMA), Wilder 1978 (RSI, RMA), Appel 1979 (MACD), Wilder 1978 (RSI, RMA, true
