@@ -177,3 +177,12 @@ class CorporateAction:
     ex_date: date
     ratio: float = 1.0
     cash_usd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SymbolChange:
+    """A share that was called `old` until the session before `day` and is called `new` from then on."""
+
+    old: str
+    new: str
+    day: date

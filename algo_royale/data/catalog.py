@@ -1,59 +1,105 @@
 """The bar catalogue: raw bars and corporate actions by symbol, checked where they enter and never repaired.
 
-A source is the bundled file or a folder with one `<SYMBOL>.parquet`, `<SYMBOL>.csv` or `<SYMBOL>.csv.gz` per symbol. Columns:
-`timestamp, open, high, low, close, volume` and, where known, `vwap, trade_count, ex_dividend, split_ratio`. `timestamp` is the start
-of the bar in UTC; a plain date is midnight New York, as Alpaca labels daily bars. Prices are as traded, in US dollars.
+A source is the bundled file or a folder. A folder keeps `<timeframe>/<SYMBOL>.parquet`, which is what our own commands write, or
+`<SYMBOL>.parquet`, `<SYMBOL>.csv` or `<SYMBOL>.csv.gz` of whatever length of bar, or both; of two files of the same bars the one in
+the timeframe's own folder counts. Columns: `timestamp, open, high, low, close, volume` and, where known, `vwap, trade_count,
+ex_dividend, split_ratio`. `timestamp` is the start of the bar in UTC; a plain date is midnight New York, as Alpaca labels daily bars.
+Prices are as traded, in US dollars. Any other column of true and false is an extra one (`Bars.extra`).
+
+`symbol_changes.csv` in the folder says who was called what: opened under its new name, a share has the bars of the old one before the
+day of the change.
 """
 
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from algo_royale.data.adjust import forward_adjusted
+from algo_royale.data.quality import timeframe_of
 from algo_royale.errors import BadInput, BadMarketData, InsufficientHistory, UnknownName
-from algo_royale.market import Bars, CorporateAction, IntArray, Timeframe
+from algo_royale.market import Bars, BoolArray, CorporateAction, FloatArray, IntArray, SymbolChange, Timeframe
 from algo_royale.sessions import calendar, new_york_date, new_york_ns
 
 BUNDLED = Path(__file__).parent / "bundled.parquet"
+CHANGES = "symbol_changes.csv"
 _PRICES = ("open", "high", "low", "close")
 _REQUIRED = ("timestamp", *_PRICES, "volume")
 _OPTIONAL = ("vwap", "trade_count", "ex_dividend", "split_ratio")
+_KNOWN = (*_REQUIRED, *_OPTIONAL, "symbol")
 _SUFFIXES = (".parquet", ".csv", ".csv.gz")
 _NS = 1_000_000_000
+_END_NS = 2**62
+_READ_MAX = 8
+"""Files whose raw columns stay in memory: enough for a command that looks at one symbol after the other."""
 
 Columns = Mapping[str, npt.NDArray[Any]]
+Kept = Mapping[str, Collection[Timeframe | None]]
+"""What there is of each symbol: bars of these lengths; None is a file that does not say."""
+Read = Callable[[str, Timeframe | None], tuple[str, Columns]]
 
 
 class Catalog:
-    """Bars and actions of a source. Read once per symbol; the arrays are read-only and shared between calls."""
+    """Bars and actions of a source. Bars are made once per symbol and timeframe; the arrays are read-only and shared between calls."""
 
-    def __init__(self, name: str, symbols: Iterable[str], read: Callable[[str], tuple[str, Columns]]) -> None:
-        """`read(symbol)` gives a label for error messages and the raw columns."""
+    def __init__(self, name: str, kept: Kept, read: Read, changes: Sequence[SymbolChange] = ()) -> None:
+        """`read(symbol, one of its `kept`)` gives a label for error messages and the raw columns."""
         self.name = name
-        self._symbols = tuple(sorted(symbols))
-        self._read = lru_cache(maxsize=None)(read)
+        self._kept = dict(kept)
+        self._changes = tuple(changes)
+        renamed = {change.new for change in changes if change.old in kept}
+        self._symbols = tuple(sorted({*kept, *renamed}))
+        self._read = lru_cache(maxsize=_READ_MAX)(read)
         self._series = lru_cache(maxsize=None)(self._load)
+        self._known_actions = lru_cache(maxsize=None)(self._load_actions)
 
     def symbols(self) -> tuple[str, ...]:
         return self._symbols
 
-    def columns(self, symbol: str) -> tuple[str, Columns]:
-        """A label for messages and the symbol's columns as they are in the file: not in order, not checked."""
+    def timeframes(self, symbol: str) -> tuple[Timeframe, ...]:
+        """Lengths of bars that there are of a symbol, shortest first; a file that does not say is asked what its bars look like."""
         self._known(symbol)
-        return self._read(symbol)
+        kept = {which for name, _, _ in self._pieces(symbol) for which in self._kept.get(name, ())}
+        found = {t or timeframe_of(_starts(*self.columns(symbol))) for t in kept}
+        return tuple(t for t in Timeframe if t in found)
+
+    def holds(self, symbol: str, timeframe: Timeframe) -> bool:
+        """Whether there is a file that may have bars of that length."""
+        self._known(symbol)
+        return any(len(self._file_of(name, timeframe)) for name, _, _ in self._pieces(symbol))
+
+    def columns(self, symbol: str, timeframe: Timeframe | None = None) -> tuple[str, Columns]:
+        """A label for messages and the symbol's columns as they are in the file: not in order, not checked.
+
+        `timeframe` None: of the file that does not say, or else the longest bars. Raises UnknownName, BadMarketData, BadInput where
+        there are no bars of that length.
+        """
+        self._known(symbol)
+        parts = []
+        for name, low, high in self._pieces(symbol):
+            for which in self._file_of(name, timeframe):
+                where, columns = self._read(name, which)
+                parts.append(_Part(where, columns, low, high))
+        if not parts:
+            there = ", ".join(t.value for t in self.timeframes(symbol))
+            wanted = "" if timeframe is None else f"{timeframe.value} "
+            raise BadInput(
+                f"no {wanted}bars of {symbol} in {self.name}, only {there}; `data resample` makes longer bars of shorter ones"
+            )
+        return _joined(parts)
 
     def bars(self, symbol: str, timeframe: Timeframe, start: date | None = None, end: date | None = None) -> Bars:
         """Raw bars of the sessions start <= date <= end, oldest first.
 
-        Raises UnknownName, BadMarketData (naming file and row), InsufficientHistory when there is not one bar in the range.
+        Raises UnknownName, BadMarketData (naming file and row), BadInput where there are no bars of that length,
+        InsufficientHistory when there is not one in the range.
         """
         self._known(symbol)
         bars = self._series(symbol, timeframe)
@@ -68,26 +114,9 @@ class Catalog:
         return chosen
 
     def actions(self, symbol: str) -> tuple[CorporateAction, ...]:
-        """Splits and cash dividends, oldest first."""
+        """Splits and cash dividends, oldest first. Of several lengths of bars, the longest that record any are believed."""
         self._known(symbol)
-        where, columns = self._read(symbol)
-        cash, ratio = columns.get("ex_dividend"), columns.get("split_ratio")
-        rows = np.zeros(len(columns["timestamp"]), bool)
-        for column, nothing in ((cash, 0.0), (ratio, 1.0)):
-            if column is not None:
-                rows |= ~np.isnan(column) & (column != nothing)
-        found = []
-        for row in np.flatnonzero(rows):
-            action = CorporateAction(
-                symbol=symbol,
-                ex_date=new_york_date(int(columns["timestamp"][row])),
-                ratio=1.0 if ratio is None or math.isnan(ratio[row]) else float(ratio[row]),
-                cash_usd=0.0 if cash is None or math.isnan(cash[row]) else float(cash[row]),
-            )
-            if not (0 < action.ratio < math.inf and 0 <= action.cash_usd < math.inf):
-                raise BadMarketData(f"{where} row {row}: split_ratio {action.ratio}, ex_dividend {action.cash_usd}")
-            found.append(action)
-        return tuple(found)
+        return self._known_actions(symbol)
 
     def adjusted(self, symbol: str, timeframe: Timeframe) -> Bars:
         """The whole series, forward-adjusted from its first bar."""
@@ -102,12 +131,41 @@ class Catalog:
         series = self.adjusted if adjustment == "forward" else self.bars
         return fingerprint((series(symbol, timeframe) for symbol in sorted(set(symbols))), adjustment)
 
+    def _file_of(self, name: str, timeframe: Timeframe | None) -> Sequence[Timeframe | None]:
+        """Which of the files of this name has bars of that length: one, or none."""
+        kept = self._kept.get(name, ())
+        if timeframe in kept or None in kept:
+            return [timeframe if timeframe in kept else None]
+        longest = sorted(kept, key=lambda t: t.minutes if t else 0)[-1:]
+        return longest if timeframe is None else []
+
+    def _pieces(self, symbol: str) -> list[tuple[str, int, int]]:
+        """Under which names the share traded, newest first, each with [from, until) in UTC nanoseconds."""
+        found: list[tuple[str, int, int]] = []
+        name, until = symbol, _END_NS
+        while True:
+            earlier = [c for c in self._changes if c.new == name and new_york_ns(c.day) < until]
+            if not earlier:
+                return [*found, (name, -_END_NS, until)]
+            change = max(earlier, key=lambda c: c.day)
+            found.append((name, new_york_ns(change.day), until))
+            name, until = change.old, new_york_ns(change.day)
+
+    def _load_actions(self, symbol: str) -> tuple[CorporateAction, ...]:
+        names = [name for name, _, _ in self._pieces(symbol) if name in self._kept]
+        kept = {which for name in names for which in self._kept[name]}
+        for which in sorted(kept, key=lambda t: t.minutes if t else math.inf, reverse=True):
+            where, columns = self.columns(symbol, which)
+            if found := tuple(_actions(symbol, where, columns)):
+                return found
+        return ()
+
     def _known(self, symbol: str) -> None:
         if symbol not in self._symbols:
             raise UnknownName("symbol", symbol, self._symbols)
 
     def _load(self, symbol: str, timeframe: Timeframe) -> Bars:
-        where, columns = self._read(symbol)
+        where, columns = self.columns(symbol, timeframe)
         for name in _REQUIRED:
             if name not in columns:
                 raise BadMarketData(f"{where}: no column {name!r} (it has {', '.join(columns)})")
@@ -120,6 +178,7 @@ class Catalog:
             symbol=symbol, timeframe=timeframe, start_ns=starts, end_ns=starts + _NS, volume=columns["volume"],
             vwap=columns.get("vwap", unknown), trade_count=np.where(np.isnan(counts), -1, counts).astype(np.int64),
             open=columns["open"], high=columns["high"], low=columns["low"], close=columns["close"],
+            extra={name: _truths(where, name, columns[name]) for name in columns if name not in _KNOWN},
         )  # fmt: skip
         try:
             return _on_grid(bars.check())
@@ -128,16 +187,24 @@ class Catalog:
 
 
 def open_catalog(source: str | Path) -> Catalog:
-    """`bundled`, or a folder. Raises BadInput if there is nothing to read."""
+    """`bundled`, or a folder. Raises BadInput if there is nothing to read, BadMarketData if its symbol changes make no sense."""
     if str(source) == "bundled":
         return bundled()
     folder = Path(source)
     if not folder.is_dir():
         raise BadInput(f"no market data at {str(source)!r}: it is neither 'bundled' nor a folder")
-    files = symbol_files(folder)
+    files = bar_files(folder)
     if not files:
         raise BadInput(f"no market data in {folder}: expected <SYMBOL>.parquet, <SYMBOL>.csv or <SYMBOL>.csv.gz")
-    return Catalog(str(folder), files, lambda symbol: (files[symbol].name, read_columns(files[symbol])))
+    kept: dict[str, list[Timeframe | None]] = {}
+    for symbol, timeframe in files:
+        kept.setdefault(symbol, []).append(timeframe)
+
+    def read(symbol: str, timeframe: Timeframe | None) -> tuple[str, Columns]:
+        path = files[symbol, timeframe]
+        return path.relative_to(folder).as_posix(), read_columns(path)
+
+    return Catalog(str(folder), kept, read, read_changes(folder / CHANGES) if (folder / CHANGES).exists() else ())
 
 
 @lru_cache(maxsize=1)
@@ -146,13 +213,15 @@ def bundled() -> Catalog:
     table = _read_parquet(BUNDLED)
     rows = table["symbol"].to_pylist()  # sorted by symbol, so each symbol is one slice
     slices = {symbol: table.slice(rows.index(symbol), rows.count(symbol)) for symbol in dict.fromkeys(rows)}
-    return Catalog("bundled", slices, lambda name: (f"bundled {name}", _columns(slices[name], f"bundled {name}")))
+    kept = dict.fromkeys(slices, (None,))
+    return Catalog("bundled", kept, lambda name, _: (f"bundled {name}", _columns(slices[name], f"bundled {name}")))
 
 
 def fingerprint(series: Iterable[Bars], adjustment: str) -> str:
     """Sha256 over each series: name, timeframe, adjustment (each ended by NUL), row count, then every column, little-endian.
 
-    Columns: start int64; open, high, low, close, volume, vwap float64 with one NaN; trade_count int64, -1 where unknown.
+    Columns: start int64; open, high, low, close, volume, vwap float64 with one NaN; trade_count int64, -1 where unknown; then each
+    extra column by name: the name, NUL, a byte 0 or 1 per row.
     """
     digest = hashlib.sha256()
     for bars in series:
@@ -164,7 +233,69 @@ def fingerprint(series: Iterable[Bars], adjustment: str) -> str:
             plain[np.isnan(plain)] = np.nan  # 0x7ff8000000000000, whatever NaN it was
             digest.update(plain.tobytes())
         digest.update(bars.trade_count.astype("<i8").tobytes())
+        for name in sorted(bars.extra):
+            digest.update(name.encode() + b"\0" + bars.extra[name].astype("<i1").tobytes())
     return digest.hexdigest()
+
+
+class _Part(NamedTuple):
+    """The columns of one file, of which the bars in [low, high) count (UTC nanoseconds)."""
+
+    where: str
+    columns: Columns
+    low: int
+    high: int
+
+
+def _joined(parts: Sequence[_Part]) -> tuple[str, Columns]:
+    """The bars of a share under all its names, oldest name first; what a file does not know is NaN."""
+    if len(parts) == 1 and parts[0].low == -_END_NS and parts[0].high == _END_NS:
+        return parts[0].where, parts[0].columns
+    starts = [_starts(p.where, p.columns) for p in reversed(parts)]
+    rows = [(at >= p.low) & (at < p.high) for at, p in zip(starts, reversed(parts), strict=True)]
+    names = dict.fromkeys(name for part in parts for name in part.columns)
+    columns = {
+        name: np.concatenate(
+            [
+                p.columns[name][mine] if name in p.columns else np.full(int(mine.sum()), np.nan)
+                for p, mine in zip(reversed(parts), rows, strict=True)
+            ]
+        )
+        for name in names
+    }
+    return " + ".join(part.where for part in reversed(parts)), columns
+
+
+def _starts(where: str, columns: Columns) -> IntArray:
+    if "timestamp" not in columns:
+        raise BadMarketData(f"{where}: no column 'timestamp' (it has {', '.join(columns)})")
+    return columns["timestamp"]
+
+
+def _actions(symbol: str, where: str, columns: Columns) -> Iterator[CorporateAction]:
+    cash, ratio, starts = columns.get("ex_dividend"), columns.get("split_ratio"), _starts(where, columns)
+    rows = np.zeros(len(starts), bool)
+    for column, nothing in ((cash, 0.0), (ratio, 1.0)):
+        if column is not None:
+            rows |= ~np.isnan(column) & (column != nothing)
+    for row in np.flatnonzero(rows):
+        action = CorporateAction(
+            symbol=symbol,
+            ex_date=new_york_date(int(starts[row])),
+            ratio=1.0 if ratio is None or math.isnan(ratio[row]) else float(ratio[row]),
+            cash_usd=0.0 if cash is None or math.isnan(cash[row]) else float(cash[row]),
+        )
+        if not (0 < action.ratio < math.inf and 0 <= action.cash_usd < math.inf):
+            raise BadMarketData(f"{where} row {row}: split_ratio {action.ratio}, ex_dividend {action.cash_usd}")
+        yield action
+
+
+def _truths(where: str, name: str, values: FloatArray) -> BoolArray:
+    """An extra column. What it does not say of a bar is not taken for no."""
+    if np.isnan(values).any():
+        raise BadMarketData(f"{where} row {int(np.argmax(np.isnan(values)))}: {name} is neither true nor false")
+    truths: BoolArray = values == 1.0
+    return truths
 
 
 def _on_grid(bars: Bars) -> Bars:
@@ -197,6 +328,7 @@ def _with_ends(bars: Bars, ends: IntArray, keep: npt.NDArray[np.bool_]) -> Bars:
         symbol=bars.symbol, timeframe=bars.timeframe, start_ns=bars.start_ns[keep], end_ns=ends[keep],
         open=bars.open[keep], high=bars.high[keep], low=bars.low[keep], close=bars.close[keep],
         volume=bars.volume[keep], vwap=bars.vwap[keep], trade_count=bars.trade_count[keep],
+        extra={name: column[keep] for name, column in bars.extra.items()},
     )  # fmt: skip
 
 
@@ -207,11 +339,18 @@ def _refuse(bars: Bars, wrong: npt.NDArray[np.bool_], what: str) -> None:
         raise BadMarketData(f"{bars.symbol} {bars.timeframe.value} row {row} ({at}Z): {what}")
 
 
-def symbol_files(folder: Path) -> dict[str, Path]:
-    """The file of each symbol in a folder; of several files of one symbol, Parquet wins."""
-    files: dict[str, Path] = {}
-    for suffix in reversed(_SUFFIXES):
-        files.update({path.name.removesuffix(suffix): path for path in sorted(folder.glob(f"*{suffix}"))})
+# --- files ---------------------------------------------------------------------------------------------------------------
+
+
+def bar_files(folder: Path) -> dict[tuple[str, Timeframe | None], Path]:
+    """The files of bars in a folder by symbol and length of bar, None for one that lies in no timeframe's folder."""
+    files: dict[tuple[str, Timeframe | None], Path] = {}
+    for timeframe in (None, *Timeframe):
+        within = folder / timeframe.value if timeframe else folder
+        for suffix in reversed(_SUFFIXES):  # of several files of one symbol, Parquet wins
+            for path in sorted(within.glob(f"*{suffix}")):
+                if path.name != CHANGES:
+                    files[path.name.removesuffix(suffix), timeframe] = path
     return files
 
 
@@ -221,19 +360,64 @@ def write_parquet(path: Path, columns: Columns) -> None:
     from pyarrow.parquet import write_table
 
     arrays = {"timestamp": pyarrow.array(columns["timestamp"], pyarrow.timestamp("ns", "UTC"))}
-    for name in (*_REQUIRED[1:], *_OPTIONAL):
+    for name in (*_REQUIRED[1:], *_OPTIONAL, *(name for name in columns if name not in _KNOWN)):
         if name in columns and not np.isnan(columns[name]).all():
-            arrays[name] = pyarrow.array(columns[name], mask=np.isnan(columns[name]))
+            values = columns[name] if name in _KNOWN else columns[name] == 1.0
+            arrays[name] = pyarrow.array(values, mask=np.isnan(columns[name]))
+    _replace(path, lambda file: write_table(pyarrow.table(arrays), file))
+
+
+def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file beside `path` and put it in its place, so that whoever reads or dies in between sees the old one or the new.
+
+    One process at a time writes to a folder, so what an interrupted one left is overwritten by the next.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
-            write_table(pyarrow.table(arrays), file)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_changes(path: Path) -> tuple[SymbolChange, ...]:
+    """Who was called what: a table with the columns `old_symbol` (or old_ticker), `new_symbol` (new_ticker) and `date` (effective_date).
+
+    `date` is the first session under the new name; a row without an old name is a new listing and says nothing here.
+    Raises BadMarketData naming the line.
+    """
+    table = read_table(path)
+    columns = {name.strip().lower(): table[name].to_pylist() for name in table.column_names}
+    named = [
+        next((columns[n] for n in names if n in columns), None)
+        for names in (("old_symbol", "old_ticker"), ("new_symbol", "new_ticker"), ("date", "effective_date"))
+    ]
+    if any(column is None for column in named):
+        raise BadMarketData(f"{path.name}: needs the columns old_symbol, new_symbol and date, not {', '.join(columns)}")
+    found: dict[tuple[str, date], SymbolChange] = {}
+    for line, (old, new, day) in enumerate(zip(*(column or () for column in named), strict=True), 2):
+        if not old:
+            continue
+        if not (new and isinstance(day, date)) or old == new:
+            raise BadMarketData(
+                f"{path.name} line {line}: {old or '?'} became {new or '?'} on {day}: not two names and a date"
+            )
+        change = SymbolChange(old=str(old), new=str(new), day=day)
+        if found.setdefault((change.new, change.day), change) != change:
+            raise BadMarketData(
+                f"{path.name} line {line}: on {day} both {found[change.new, day].old} and {old} became {new}"
+            )
+    return tuple(sorted(found.values(), key=lambda change: (change.day, change.new)))
+
+
+def write_changes(path: Path, changes: Iterable[SymbolChange]) -> None:
+    """The table that `read_changes` reads, whole or not there."""
+    rows = ["old_symbol,new_symbol,date", *(f"{c.old},{c.new},{c.day}" for c in changes)]
+    _replace(path, lambda file: file.write("".join(f"{row}\n" for row in rows).encode()))
 
 
 def read_columns(path: Path) -> Columns:
@@ -269,11 +453,15 @@ def _read_parquet(path: Path) -> Any:
 
 
 def _columns(table: Any, where: str) -> Columns:
-    """Arrow columns as arrays: timestamp int64 ns UTC, everything else float64 with NaN for null. Other columns are ignored."""
+    """Arrow columns as arrays: timestamp int64 ns UTC, everything else float64 with NaN for null.
+
+    Of other columns those of true and false are kept, as 1 and 0; the rest is ignored.
+    """
     import pyarrow
 
     columns: dict[str, npt.NDArray[Any]] = {}
-    for name in (n for n in (*_REQUIRED, *_OPTIONAL) if n in table.column_names):
+    others = (n for n in table.column_names if n not in _KNOWN and pyarrow.types.is_boolean(table[n].type))
+    for name in (*(n for n in (*_REQUIRED, *_OPTIONAL) if n in table.column_names), *others):
         column = table[name]
         if name == "timestamp":
             columns[name] = _timestamps(column, where)

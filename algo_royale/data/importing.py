@@ -4,6 +4,7 @@ Nothing here writes, and nothing is guessed silently: a `Mapping` says what was 
 reading that could have been another one leaves a note. A row that cannot be true is refused with its file and line.
 """
 
+import dataclasses
 import difflib
 import gzip
 import math
@@ -95,6 +96,8 @@ class Mapping:
     """A column of its own for the time, beside one for the date."""
     ignored: tuple[tuple[str, str], ...]
     """Columns left out, each with the reason."""
+    extra: tuple[str, ...] = ()
+    """Columns of true and false, kept under their own names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +184,9 @@ def read_bars(
         raise BadMarketData(f"{file.name}: no rows")
     notes: list[str] = []
     columns: Columns = {}
+    for name in (extra := _extra(file, mapping)):
+        columns[name] = _truths(file.table[name], file, name)
+    mapping = dataclasses.replace(mapping, extra=extra, ignored=tuple(i for i in mapping.ignored if i[0] not in extra))
     for field, source in mapping.sources.items():
         if field not in ("timestamp", "symbol"):
             columns[field] = _numbers(file.table[source], file, source)
@@ -281,6 +287,21 @@ def _numbers(column: Any, file: _File, source: str) -> FloatArray:
         except ValueError:
             raise file.refusal(row, f"{source} {text!r} is not a number") from None
     return np.array(values, np.float64)
+
+
+def _extra(file: _File, mapping: Mapping) -> tuple[str, ...]:
+    """Columns that are none of ours and hold true and false."""
+    import pyarrow
+
+    names = (name for name, _ in mapping.ignored if name not in FIELDS)
+    return tuple(name for name in names if pyarrow.types.is_boolean(file.table[name].type))
+
+
+def _truths(column: Any, file: _File, source: str) -> FloatArray:
+    """1 for true and 0 for false; a row that says neither is refused."""
+    if column.null_count:
+        raise file.refusal(column.to_pylist().index(None), f"{source} is neither true nor false")
+    return np.array(column.to_pylist(), np.float64)
 
 
 def _number(text: str) -> float:

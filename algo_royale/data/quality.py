@@ -40,9 +40,12 @@ ADVICE: Mapping[str, str] = {
     "dividend unseen": "prices are adjusted for it already, or its date or amount is wrong; use raw prices, or `data import --actions FILE --replace`",
     "dividend extra": "special if a second source says so, then leave it; else `data import --actions FILE --replace` without it",
     "stale": "prices that do not move are often filled in; compare with a second source",
+    "behind": "fetch or import the sessions since; leave it if the symbol is traded no more",
     "no volume": "nothing was traded, so nothing could have been bought; leave it if the symbol is that thin",
 }
 
+LATE_SESSIONS = 5
+"""So many sessions behind the newest symbol of a source is late."""
 _HALF_WINDOW = 30
 _SCALE_MIN = 0.005
 """Daily volatility is taken to be at least this, so that a quiet series does not make ordinary moves remarkable."""
@@ -162,6 +165,17 @@ def examine(symbol: str, columns: Columns, actions: Sequence[CorporateAction], t
         faulty = {finding.first for finding in found}
         found += _Daily(symbol, series, actions, timeframe, faulty).findings()
     return sorted(found, key=lambda finding: (finding.first or date.min, finding.kind))
+
+
+def late(symbol: str, last: date, newest: date) -> list[Finding]:
+    """Whether bars that end on `last` are out of date where those of others reach to `newest`."""
+    gone = calendar().sessions(last + timedelta(days=1), newest) if newest > last else []
+    if len(gone) < LATE_SESSIONS:
+        return []
+    what = f"the last bar is {_count(len(gone), 'session')} before that of the newest symbol, {newest}"
+    return [
+        Finding(symbol=symbol, kind="behind", severity="warning", first=last, last=last, count=len(gone), what=what)
+    ]
 
 
 class _Daily:

@@ -11,9 +11,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from algo_royale.app.cli import root
-from algo_royale.data.catalog import bundled, open_catalog
+from algo_royale.app.cli.data_writing import sole_writer
+from algo_royale.data.catalog import bundled, open_catalog, write_parquet
 from algo_royale.data.quality import ADVICE
+from algo_royale.errors import BadInput
 from algo_royale.market import Timeframe
+from algo_royale.sessions import new_york_ns
 from conftest import ROOT, shared
 
 DAY = Timeframe.DAY_1
@@ -35,7 +38,8 @@ def closes(folder: Path, symbol: str = "X") -> list[float]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+    """Every file below a folder by its path there."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 # --- list and verify -----------------------------------------------------------------------------------------------------
@@ -142,7 +146,7 @@ def test_import_shows_what_it_takes_for_what_and_writes_bars_that_can_be_used(tm
         "0",
         "0",
     ]
-    assert list(contents(tmp_path / "bars")) == ["X.parquet"]
+    assert list(contents(tmp_path / "bars")) == ["1Day/X.parquet"]
 
 
 def test_importing_again_changes_nothing_and_more_is_appended(tmp_path: Path) -> None:
@@ -226,6 +230,9 @@ def test_actions_come_with_the_bars_or_later(tmp_path: Path) -> None:
         (["X.csv", "--timezone", "Mars/Olympus"], "--timezone Mars/Olympus: no such time zone"),
         (["12.csv"], "12.csv: which symbol? neither a column nor the file's name says; give --symbol"),
         ([], "nothing to import"),
+        (["--changes", "X.csv"], "X.csv: needs the columns old_symbol, new_symbol and date, not date, open"),
+        (["--changes", "same.csv"], "same.csv line 2: X became X on 2013-01-03: not two names and a date"),
+        (["--changes", "two.csv"], "two.csv line 3: on 2013-01-03 both X and Y became Z"),
         (["X.csv", "--actions", "X.csv"], "X.csv: no column for symbol"),
         (["--actions", "actions.csv"], "actions.csv: none of its symbols is in"),
         (["tickers.csv"], "tickers.csv line 2: '../evil' is not a ticker"),
@@ -240,6 +247,8 @@ def test_bad_options_are_one_line_and_write_nothing(
         bars(tmp_path / name, ROWS)
     bars(tmp_path / "tickers.csv", [f"../evil,{ROWS[0]}"], f"symbol,{HEADER}")
     (tmp_path / "actions.csv").write_text("symbol,ex_date,cash_amount\nX,2013-01-03,1\n")
+    (tmp_path / "same.csv").write_text("old_symbol,new_symbol,date\nX,X,2013-01-03\n")
+    (tmp_path / "two.csv").write_text("old_symbol,new_symbol,date\nX,Z,2013-01-03\nY,Z,2013-01-03\n")
     result = run("import", *args, "--to", tmp_path / "bars")
 
     assert result.exit_code == 1
@@ -303,13 +312,89 @@ def test_the_guide_has_every_kind_of_finding() -> None:
     assert named == set(ADVICE) - {"unreadable"}
 
 
-def test_bars_of_another_length_need_another_folder(tmp_path: Path) -> None:
+MINUTES = [f"2013-01-02T14:{m}:00Z,1,1,1,1,1" for m in (30, 31)]
+PLAIN = "timestamp,open,high,low,close,volume"
+
+
+def test_bars_of_several_lengths_lie_side_by_side(tmp_path: Path) -> None:
+    """Days and minutes of one symbol in one folder: each is listed, verified and read for itself."""
     run("import", bars(tmp_path / "X.csv", ROWS), "--to", tmp_path / "bars")
-    minutes = [f"2013-01-02T14:{m}:00Z,1,1,1,1,1,1" for m in (30, 31)]
-    result = run("import", bars(tmp_path / "X.csv", minutes), "--to", tmp_path / "bars")
+    assert run("import", bars(tmp_path / "X.csv", MINUTES, PLAIN), "--to", tmp_path / "bars").exit_code == 0
+
+    assert sorted(contents(tmp_path / "bars")) == ["1Day/X.parquet", "1Min/X.parquet"]
+    catalog = open_catalog(tmp_path / "bars")
+    assert catalog.timeframes("X") == (Timeframe.MIN_1, DAY)
+    assert [len(catalog.bars("X", t)) for t in catalog.timeframes("X")] == [2, 3]
+    with pytest.raises(BadInput, match="no 5Min bars of X in .*, only 1Min, 1Day; `data resample` makes longer bars"):
+        catalog.bars("X", Timeframe.MIN_5)
+    listed = [line.split("\t")[:2] for line in run("list", "--data", tmp_path / "bars").stdout.splitlines()[1:]]
+    assert listed == [["X", "1Min"], ["X", "1Day"]]
+    report = json.loads(run("verify", "X", "--data", tmp_path / "bars", "--json").stdout)["symbols"]
+    assert [(r["bars"], r["count"]) for r in report] == [("1Min", 2), ("1Day", 3)]
+    one = json.loads(run("list", "--data", tmp_path / "bars", "--timeframe", "1Day", "--json").stdout)["symbols"]
+    assert [row["bars"] for row in one] == ["1Day"]
+
+
+def test_a_flat_folder_is_joined_where_it_is(tmp_path: Path) -> None:
+    """A folder of <SYMBOL>.parquet stays one; bars of another length get the folder of their length."""
+    write_parquet(tmp_path / "bars" / "X.parquet", dict(bundled().columns("FB")[1]))
+    rows = ["2013-03-04,27,28,26,27.5,5,1000"]
+    run("import", bars(tmp_path / "X.csv", rows), "--to", tmp_path / "bars")
+    run("import", bars(tmp_path / "X.csv", MINUTES, PLAIN), "--to", tmp_path / "bars")
+
+    assert sorted(contents(tmp_path / "bars")) == ["1Min/X.parquet", "X.parquet"]
+    assert len(open_catalog(tmp_path / "bars").bars("X", DAY)) == 197
+
+
+def test_two_writers_do_not_meet_in_one_folder(tmp_path: Path) -> None:
+    with sole_writer(tmp_path / "bars"):
+        result = run("import", bars(tmp_path / "X.csv", ROWS), "--to", tmp_path / "bars")
 
     assert result.exit_code == 1
-    assert "holds 1Day bars and these are 1Min; give them a folder of their own" in result.stderr
+    assert "another process is writing to" in result.stderr
+    assert run("import", tmp_path / "X.csv", "--to", tmp_path / "bars").exit_code == 0
+
+
+def test_columns_of_true_and_false_come_along(tmp_path: Path) -> None:
+    """Somebody's signal in a column of its own reaches the bars, also when more of it is appended; without it, nothing is."""
+    header = f"{HEADER},My signal,Note"
+    rows = [f"{row},{word},x" for row, word in zip(ROWS, ("true", "false", "true"), strict=True)]
+    result = run("import", bars(tmp_path / "X.csv", rows[:2], header), "--to", tmp_path / "bars")
+    assert "My signal (true or false)" in result.stderr
+    assert "ignored Note" in result.stderr
+    run("import", bars(tmp_path / "X.csv", rows, header), "--to", tmp_path / "bars")
+    catalog = open_catalog(tmp_path / "bars")
+    assert {name: column.tolist() for name, column in catalog.bars("X", DAY).extra.items()} == {
+        "My signal": [True, False, True]
+    }
+    assert catalog.adjusted("X", DAY).extra["My signal"].tolist() == [True, False, True]
+    before = contents(tmp_path / "bars")
+
+    without = run("import", bars(tmp_path / "X.csv", ["2013-01-07,11,12,10,11.5,6,900"]), "--to", tmp_path / "bars")
+    assert without.stderr.endswith("error: X.parquet row 3: My signal is neither true nor false\n")
+    gap = run("import", bars(tmp_path / "X.csv", [rows[0], f"{ROWS[1]},,x"], header), "--to", tmp_path / "bars")
+    assert gap.stderr.endswith("error: X.csv line 3: My signal is neither true nor false\n")
+    assert contents(tmp_path / "bars") == before
+
+
+def test_a_share_that_changed_its_symbol_has_one_history(tmp_path: Path) -> None:
+    """FB was called META from 2012-06-05 on, say: META opens with FB's bars before it, FB as it is."""
+    source = dict(bundled().columns("FB")[1])
+    day = new_york_ns(date(2012, 6, 5))
+    for name, mine in (("FB", source["timestamp"] < day), ("META", source["timestamp"] >= day)):
+        write_parquet(tmp_path / "1Day" / f"{name}.parquet", {n: column[mine] for n, column in source.items()})
+    (tmp_path / "changes.csv").write_text("old_symbol,new_symbol,date\nFB,META,2012-06-05\n")
+    result = run("import", "--to", tmp_path, "--changes", tmp_path / "changes.csv")
+    assert "META was FB before 2012-06-05" in result.stderr
+    (tmp_path / "changes.csv").unlink()
+
+    catalog, whole = open_catalog(tmp_path), bundled().bars("FB", DAY)
+    assert catalog.symbols() == ("FB", "META")
+    assert catalog.bars("META", DAY).start_ns.tolist() == whole.start_ns.tolist()
+    assert catalog.bars("META", DAY).close.tolist() == whole.close.tolist()
+    assert len(catalog.bars("FB", DAY)) == int((source["timestamp"] < day).sum())
+    (tmp_path / "1Day" / "META.parquet").unlink()
+    assert len(open_catalog(tmp_path).bars("META", DAY)) == len(catalog.bars("FB", DAY))
 
 
 def test_a_csv_that_would_be_hidden_is_not_joined(tmp_path: Path) -> None:

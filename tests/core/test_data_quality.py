@@ -201,7 +201,7 @@ def test_rows_without_a_fault_pass_the_catalogues_own_check(changes: list[tuple[
     from algo_royale.data.catalog import Catalog
 
     try:
-        Catalog("x", ["X"], lambda name: (name, columns)).bars("X", DAY)
+        Catalog("x", {"X": (None,)}, lambda name, _: (name, columns)).bars("X", DAY)
         accepted = True
     except BadMarketData:
         accepted = False
