@@ -3,7 +3,7 @@
 Every figure is Decimal and a pure function of its arguments, so that a simulated fill and the twin's agree to the cent.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 
 BUY, SELL = "buy", "sell"
@@ -27,6 +27,11 @@ class CostRules:
     sec_fee_per_million: Decimal = _ZERO
     taf_per_share: Decimal = _ZERO
     taf_cap: Decimal = _ZERO
+
+    def times(self, multiple: int) -> "CostRules":
+        """Every cost so many times as high; the tick is a property of the market and stays."""
+        dearer = {f.name: getattr(self, f.name) * multiple for f in fields(self) if f.name != "price_tick"}
+        return replace(self, **dearer)
 
     @property
     def sellable_fees(self) -> bool:

@@ -1,7 +1,8 @@
 """How much of a Sharpe ratio is luck.
 
 Sources: probabilistic Sharpe ratio and minimum track record, Bailey and Lopez de Prado (2012); deflated Sharpe ratio,
-the same (2014); probability of backtest overfitting by combinatorially symmetric cross-validation, Bailey et al. (2015).
+the same (2014), and its appendix 3 for the number of independent trials; probability of backtest overfitting by
+combinatorially symmetric cross-validation, Bailey et al. (2015).
 All Sharpe ratios here are per session (not annualised); kurtosis of a normal is 3.
 """
 
@@ -36,14 +37,38 @@ def psr(sharpe: float, n: int, skewness: float, kurtosis: float, benchmark: floa
     return _NORMAL.cdf((sharpe - benchmark) * math.sqrt(n - 1) / math.sqrt(spread))
 
 
-def sharpe_benchmark(variance: float, k: int) -> float:
-    """Sharpe ratio that the best of `k` worthless trials is expected to show; 0 for one trial."""
+def expected_maximum(k: float) -> float:
+    """Expected largest of `k` independent standard normal draws; 0 below two."""
     if k < 2:
         return 0.0
-    high = (1.0 - EULER_GAMMA) * _NORMAL.inv_cdf(1.0 - 1.0 / k) + EULER_GAMMA * _NORMAL.inv_cdf(
+    return (1.0 - EULER_GAMMA) * _NORMAL.inv_cdf(1.0 - 1.0 / k) + EULER_GAMMA * _NORMAL.inv_cdf(
         1.0 - 1.0 / (k * math.e)
     )
-    return math.sqrt(variance) * high
+
+
+def sharpe_benchmark(variance: float, k: float) -> float:
+    """Sharpe ratio that the best of `k` worthless trials is expected to show; 0 for one trial."""
+    return math.sqrt(variance) * expected_maximum(k)
+
+
+def worthless_benchmark(n: int, k: float) -> float:
+    """`sharpe_benchmark` of `k` independent trials whose true Sharpe ratio is 0, each seen over `n` sessions: a worthless
+    trial's Sharpe ratio scatters with variance 1/(n - 1), whatever the trials that were really made look like."""
+    return sharpe_benchmark(1.0 / (n - 1), k) if n > 1 else 0.0
+
+
+def independent_trials(returns: FloatArray) -> tuple[float | None, float]:
+    """(mean correlation rho, rho + (1 - rho) k) of a trial matrix (sessions x trials): its `k` trials are worth that many
+    independent ones. A trial without variance never traded and is not one; rho below 0 counts as 0, None below two."""
+    spread = returns.std(axis=0)
+    moving = spread > 1e-12
+    k = int(moving.sum())
+    if k < 2:
+        return None, float(k)
+    standard = (returns[:, moving] - returns[:, moving].mean(axis=0)) / spread[moving]
+    together = float((standard.sum(axis=1) ** 2).mean())  # k + k (k - 1) rho
+    rho = min(1.0, max(0.0, (together - k) / (k * (k - 1))))
+    return rho, rho + (1.0 - rho) * k
 
 
 def deflated_sharpe(sharpe: float, n: int, skewness: float, kurtosis: float, variance: float, k: int) -> float | None:

@@ -16,7 +16,7 @@ import numpy as np
 from algo_royale.engine import EngineConfig
 from algo_royale.market import FloatArray, IntArray
 from algo_royale.portfolio import weights as portfolio_weights
-from algo_royale.research import artifacts, metrics, viability
+from algo_royale.research import artifacts, metrics, passport, viability
 from algo_royale.research.metrics import Metrics, TradeResults
 from algo_royale.research.optimise import Evaluation, Point, Study, optimise, trial_seed
 from algo_royale.research.plan import Input, ResearchConfig, Unit, series, warmup_bars
@@ -25,6 +25,8 @@ from algo_royale.research.signal_stages import (
     Part,
     Result,
     Searched,
+    dear_block,
+    dearer,
     evaluate_windows,
     honest_part,
     input_searched,
@@ -278,7 +280,7 @@ def optimise_portfolio(unit: Unit, config: ResearchConfig) -> Result:
     selection = _selection(config, unit.inputs, window, data)
     train = _interval(config, unit.inputs, window, data, False)
 
-    def evaluate(point: Point) -> Evaluation:
+    def evaluate(point: Point, fold: int = 0) -> Evaluation:
         done = run_interval(config, name, point, train)
         sharpe = metrics.session_sharpe(done.returns)
         return Evaluation(
@@ -296,12 +298,14 @@ def optimise_portfolio(unit: Unit, config: ResearchConfig) -> Result:
             min_trades=config.min_trades,
         )  # fmt: skip
     best = run_interval(config, name, study.best.point, train) if study.best else None
-    return _optimised(unit, config, selection, study, best)
+    around = passport.plateau(_space(config, name), study, evaluate, config.objective, config.min_trades)
+    return _optimised(unit, config, selection, study, best, around)
 
 
 def _optimised(
-    unit: Unit, config: ResearchConfig, selection: Mapping[str, Selection], study: Study, best: Simulated | None
-) -> Result:
+    unit: Unit, config: ResearchConfig, selection: Mapping[str, Selection], study: Study, best: Simulated | None,
+    around: dict[str, Any] | None,
+) -> Result:  # fmt: skip
     assert unit.strategy and unit.window
     window = unit.window
     test_interval = _interval(config, unit.inputs, window, unit.data_fingerprint, True)
@@ -311,6 +315,7 @@ def _optimised(
     if params is None:
         test_interval = Interval(None, np.arange(len(test_interval.last_bar)), test_interval.benchmark, {})
     test = run_interval(config, unit.strategy, params or {}, test_interval)
+    dear = run_interval(dearer(config), unit.strategy, params or {}, test_interval)
     document = {
         "schema_version": artifacts.SCHEMA_VERSION,
         "kind": "portfolio_optimization",
@@ -318,16 +323,18 @@ def _optimised(
         "strategy": unit.strategy,
         "symbols": list(config.symbols),
         "symbol_signals": {symbol: _signals(config, chosen) for symbol, chosen in selection.items()},
-        "optimization": search_block(unit, config, study, params, best.metrics if best else None),
+        "optimization": search_block(unit, config, study, params, best.metrics if best else None, around),
         "test": {
             "params": params,
             "metrics": test.metrics | honest_part(test.returns, config),
+            "double_costs": dear_block(dear.metrics),
             "transactions": [_row(i, fill) for i, fill in enumerate(test.result.fills if test.result else (), 1)],
         },
         "window": window_block(config, window, warmup_bars(config)),
     }
     arrays = study_arrays(_space(config, unit.strategy), study) | {
         "test_returns": test.returns, "test_trade_pnl": test.trades.net_pnl, "test_trade_returns": test.trades.returns,
+        "test_returns_double_costs": dear.returns,
     }  # fmt: skip
     return Result(document, arrays)
 

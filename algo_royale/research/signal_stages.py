@@ -6,7 +6,7 @@ Nothing of a window's search depends on a bar at or after the end of its train r
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from algo_royale.features import FeatureCache
 from algo_royale.market import FloatArray, SignalArray
-from algo_royale.research import artifacts, metrics, overfitting, viability
+from algo_royale.research import artifacts, metrics, overfitting, passport, viability
 from algo_royale.research.backtest import Backtest, cost_array, run_arrays
 from algo_royale.research.metrics import Metrics, TradeResults
 from algo_royale.research.optimise import Evaluation, Point, Study, optimise, trial_seed
@@ -130,7 +130,7 @@ def optimise_signal(unit: Unit, config: ResearchConfig) -> Result:
         signal = strategy.run(train, start=low - origin, cache=cache).signal[low - origin :]
         return judge_interval(config, data, signal, low, high, full=full)
 
-    def evaluate(point: Point) -> Evaluation:
+    def evaluate(point: Point, fold: int = 0) -> Evaluation:
         done = judged(point, full=False)
         sharpe = metrics.session_sharpe(done.returns)
         return Evaluation(
@@ -144,10 +144,13 @@ def optimise_signal(unit: Unit, config: ResearchConfig) -> Result:
         next_seed=lambda done: trial_seed(*seed_of, done), objective=config.objective, min_trades=config.min_trades,
     )  # fmt: skip
     best = judged(study.best.point, full=True) if study.best else None
-    return _optimised(unit, config, data, study, best)
+    around = passport.plateau(space(name, config.timeframe), study, evaluate, config.objective, config.min_trades)
+    return _optimised(unit, config, data, study, best, around)
 
 
-def _optimised(unit: Unit, config: ResearchConfig, data: Series, study: Study, best: Judged | None) -> Result:
+def _optimised(
+    unit: Unit, config: ResearchConfig, data: Series, study: Study, best: Judged | None, around: dict[str, Any] | None
+) -> Result:
     assert unit.symbol and unit.strategy and unit.window
     window, name = unit.window, unit.strategy
     low, high = data.span(window.test_start_ns, window.test_end_ns)
@@ -157,6 +160,7 @@ def _optimised(unit: Unit, config: ResearchConfig, data: Series, study: Study, b
     else:
         signal = strategy_signal(config, data, name, params, low, high, window.train_start_ns)
     test = judge_interval(config, data, signal, low, high)
+    dear = judge_interval(dearer(config), data, signal, low, high, full=False)
     document = {
         "schema_version": artifacts.SCHEMA_VERSION,
         "kind": "signal_optimization",
@@ -164,17 +168,32 @@ def _optimised(unit: Unit, config: ResearchConfig, data: Series, study: Study, b
         "strategy": name,
         "symbol": unit.symbol,
         "optimization": {
-            **search_block(unit, config, study, params, best.metrics if best else None),
+            **search_block(unit, config, study, params, best.metrics if best else None, around),
             "strategy_id": strategy_id(name, params, config.timeframe) if params is not None else None,
         },
-        "test": {"metrics": test.metrics | honest_part(test.returns, config)},
+        "test": {"metrics": test.metrics | honest_part(test.returns, config), "double_costs": dear_block(dear.metrics)},
         "window": window_block(config, window, warmup_bars(config, name)),
     }
     trades = test.backtest.trades
     arrays = study_arrays(space(name, config.timeframe), study) | {
         "test_returns": test.returns, "test_trade_pnl": trades.net_pnl, "test_trade_returns": trades.returns,
+        "test_returns_double_costs": dear.returns,
     }  # fmt: skip
     return Result(document, arrays)
+
+
+def dearer(config: ResearchConfig) -> ResearchConfig:
+    """The same research where every execution costs twice as much."""
+    rules = config.account_rules
+    return replace(
+        config, costs=config.costs.times(passport.COST_MULTIPLE),
+        rules=replace(rules, costs=rules.costs.times(passport.COST_MULTIPLE)),
+    )  # fmt: skip
+
+
+def dear_block(found: Metrics) -> Metrics:
+    """What a test range made of doubled costs."""
+    return {name: found[name] for name in ("total_return", "sharpe_ratio")}
 
 
 def honest_part(returns: FloatArray, config: ResearchConfig) -> Metrics:
@@ -184,8 +203,9 @@ def honest_part(returns: FloatArray, config: ResearchConfig) -> Metrics:
 
 
 def search_block(
-    unit: Unit, config: ResearchConfig, study: Study, params: Mapping[str, Any] | None, best: Metrics | None
-) -> dict[str, Any]:
+    unit: Unit, config: ResearchConfig, study: Study, params: Mapping[str, Any] | None, best: Metrics | None,
+    around: dict[str, Any] | None,
+) -> dict[str, Any]:  # fmt: skip
     """The `optimization` of an artifact, with the in-sample odds deflated by the study's own trials."""
     values = study.best.evaluation.values if study.best else None
     sharpes = [t.evaluation.sharpe for t in study.trials if np.isfinite(t.evaluation.sharpe)]
@@ -206,6 +226,8 @@ def search_block(
         "best_params": params,
         "metrics": best,
         "overfitting": odds,
+        "trials": passport.search_size(study),
+        "plateau": around,
         "meta": meta(unit, config, len(study.trials) + len(study.failures))
         | {
             "multi_objective": len(config.objective.names) > 1,
@@ -269,7 +291,7 @@ def load_searched(config: ResearchConfig, key: str) -> Searched:
 def _load_searched(path: Path) -> Searched:
     document = artifacts.read(path)
     sidecar = document["sidecar"]
-    wanted = ("best_point", "test_returns", "test_trade_pnl", "test_trade_returns")
+    wanted = ("best_point", "test_returns", "test_trade_pnl", "test_trade_returns", "test_returns_double_costs")
     return Searched(document, artifacts.read_sidecar(path.with_name(sidecar["file"]), sidecar["sha256"], wanted))
 
 
@@ -285,17 +307,19 @@ def evaluate_windows(
 ) -> dict[str, Any]:
     """Judge one strategy on its test windows alone; `candidates` are all strategies (this one too) it was compared with.
 
-    In-sample metrics are reported and never judged.
+    In-sample metrics are reported and, unless a check of the configuration names one, never judged.
     """
     oos = [s.document["test"]["metrics"] for s in own]
     in_sample = [m for s in own if (m := s.document["optimization"]["metrics"]) is not None]
     values, stitched = stitched_values(
         config, [test_part(s) for s in own], [[test_part(s) for s in c] for c in candidates]
     )
-    verdict = viability.judge(values, config.viability)
+    summary, before = metrics.summarise(oos), metrics.summarise(in_sample)
+    lost = viability.degradation(before, summary)
+    block = _passport(config, own, candidates, stitched, lost)
+    verdict = viability.judge(block | values, config.viability)
     points = [(s, p) for s in own if (p := s.point(dimensions)) is not None]
     common = viability.most_common(dimensions, [p for _, p in points])
-    summary, before = metrics.summarise(oos), metrics.summarise(in_sample)
     return {
         "metric_type": "oos",
         "n_windows": len(own),
@@ -304,8 +328,9 @@ def evaluate_windows(
         "checks": verdict.checks,
         "summary": summary,
         "in_sample": before,
-        "degradation": viability.degradation(before, summary),
+        "degradation": lost,
         "oos": stitched,
+        "passport": block,
         "best_params": own[-1].params,
         "most_common_best_params": None if common is None else points[common][0].params,
         "param_consistency": viability.param_consistency(dimensions, [p for _, p in points]) if points else None,
@@ -318,6 +343,29 @@ def evaluate_windows(
             for s in own
         ],
     }
+
+
+def _passport(
+    config: ResearchConfig, own: Sequence[Searched], candidates: Sequence[Sequence[Searched]], oos: Metrics,
+    lost: Mapping[str, float | None],
+) -> Metrics:  # fmt: skip
+    def end_to_end(parts: Sequence[Searched], name: str) -> FloatArray:
+        return metrics.stitch([s.arrays[name] for s in parts], 1.0)[0]
+
+    searches = [s.document["optimization"] for s in own]
+    odds = [s["overfitting"]["pbo"] for s in searches if s["overfitting"] and s["overfitting"]["pbo"] is not None]
+    compared = [
+        passport.Candidate(
+            returns=end_to_end(parts, "test_returns"),
+            recorded=sum(s.document["optimization"]["trials"]["recorded"] for s in parts),
+            independent=sum(s.document["optimization"]["trials"]["independent"] for s in parts),
+        )
+        for parts in candidates
+    ]
+    return passport.passport(
+        oos, compared, end_to_end(own, "test_returns"), end_to_end(own, "test_returns_double_costs"), rf=config.rf,
+        lost=lost, search_pbo=odds, plateaus=[s["plateau"]["share"] for s in searches if s["plateau"]],
+    )  # fmt: skip
 
 
 Part = tuple[FloatArray, TradeResults]
@@ -378,7 +426,7 @@ def evaluate_signal(unit: Unit, config: ResearchConfig) -> Result:
 
 SUMMARY_KEYS = (
     "strategy", "metric_type", "n_windows", "is_viable", "viability_score", "param_consistency", "best_params",
-    "most_common_best_params", "summary", "in_sample", "degradation", "oos", "checks", "window_params",
+    "most_common_best_params", "summary", "in_sample", "degradation", "oos", "passport", "checks", "window_params",
 )  # fmt: skip
 
 

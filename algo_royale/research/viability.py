@@ -54,7 +54,8 @@ class Check:
             raise BadInput(f"viability check {self.name}: weight {self.weight} must be a finite number >= 0")
 
 
-DEFAULT_CHECKS = (
+# What makes the score: the measures a trader looks at first (catalogue section 12).
+SCORED_CHECKS = (
     Check(name="total_return", op=">", threshold=0.0),
     Check(name="sharpe_ratio", op=">=", threshold=0.5),
     Check(name="win_rate", op=">=", threshold=0.45),
@@ -62,18 +63,30 @@ DEFAULT_CHECKS = (
     Check(name="deflated_sharpe", op=">=", threshold=0.5),
     Check(name="num_trades", op=">=", threshold=20),
 )
+# What luck must not pass, whatever the score: lines of the passport, so they weigh nothing and are hard.
+PASSPORT_CHECKS = (
+    Check(name="deflated_sharpe_trials", op=">=", threshold=0.5, weight=0.0),
+    Check(name="double_costs_total_return", op=">", threshold=0.0, weight=0.0),
+)
+DEFAULT_CHECKS = SCORED_CHECKS + PASSPORT_CHECKS
+HARD_CHECKS = ("num_trades", *(check.name for check in PASSPORT_CHECKS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViabilityConfig:
-    """A strategy is viable if its score reaches `threshold` and every check named in `hard_checks` passes."""
+    """A strategy is viable if its score reaches `threshold` and every check named in `hard_checks` passes.
+
+    `hard_checks` left out are those of the default ones that are among the checks.
+    """
 
     checks: tuple[Check, ...] = DEFAULT_CHECKS
     threshold: float = 0.75
-    hard_checks: tuple[str, ...] = ("num_trades",)
+    hard_checks: tuple[str, ...] = HARD_CHECKS
 
     def __post_init__(self) -> None:
         names = {check.name for check in self.checks}
+        if self.hard_checks is HARD_CHECKS:
+            object.__setattr__(self, "hard_checks", tuple(name for name in HARD_CHECKS if name in names))
         unknown = sorted(set(self.hard_checks) - names)
         if unknown:
             raise BadInput(f"viability: hard check {unknown[0]!r} is not among the checks {', '.join(sorted(names))}")
@@ -100,7 +113,7 @@ def judge(values: Mapping[str, float | int | None], config: ViabilityConfig) -> 
         rows.append(
             {
                 "name": check.name, "value": value, "op": check.op, "threshold": check.threshold,
-                "weight": check.weight, "passed": passed,
+                "weight": check.weight, "hard": check.name in config.hard_checks, "passed": passed,
             }
         )  # fmt: skip
     score = passed_weight / sum(check.weight for check in config.checks) if values.get("num_trades") else 0.0

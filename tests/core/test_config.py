@@ -16,6 +16,7 @@ from algo_royale.config import (
     toml_layer,
 )
 from algo_royale.errors import BadConfiguration
+from algo_royale.research.viability import ViabilityConfig
 from conftest import ROOT
 
 FILES = {
@@ -134,15 +135,18 @@ def test_sections_become_the_cores_own_types() -> None:
 
 
 def test_milder_thresholds_say_so_and_production_has_the_strict_ones() -> None:
-    """The strict thresholds are the catalogue's."""
+    """The strict thresholds are the catalogue's six, which make the score, and the passport's, which weigh nothing and must
+    pass; the core's own defaults are the same."""
     strict = configured("prod_paper").viability
 
     assert configured().viability.note
     assert strict.note == ""
-    assert {name: (c.op, c.threshold) for name, c in strict.checks.items()} == {
+    assert strict.rules() == ViabilityConfig()
+    assert {name: (c.op, c.threshold) for name, c in strict.checks.items() if c.weight} == {
         "total_return": (">", 0.0), "sharpe_ratio": (">=", 0.5), "win_rate": (">=", 0.45), "max_drawdown": ("<=", 0.35),
         "deflated_sharpe": (">=", 0.5), "num_trades": (">=", 20.0),
     }  # fmt: skip
+    assert {name for name, c in strict.checks.items() if not c.weight} == set(strict.hard_checks) - {"num_trades"}
 
 
 def test_a_configuration_is_plain_json() -> None:

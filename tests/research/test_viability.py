@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from algo_royale.errors import BadInput
 from algo_royale.research.viability import (
     DEFAULT_CHECKS,
+    SCORED_CHECKS,
     Check,
     ViabilityConfig,
     best_first,
@@ -18,7 +19,7 @@ from algo_royale.research.viability import (
 )
 from algo_royale.strategies.space import choice, integer, return_threshold
 
-DEFAULT = ViabilityConfig()
+DEFAULT = ViabilityConfig(checks=SCORED_CHECKS)  # the catalogue's six
 # The numbers of the catalogue's example evaluation.
 EXAMPLE = {
     "total_return": 0.063233, "sharpe_ratio": 0.62, "win_rate": 0.543478, "max_drawdown": 0.1485,
@@ -38,6 +39,20 @@ def test_a_hard_check_that_fails_is_the_end_whatever_the_score() -> None:
     verdict = judge(EXAMPLE | {"deflated_sharpe": 0.9, "num_trades": 19}, DEFAULT)
 
     assert verdict.score == pytest.approx(5 / 6) and not verdict.is_viable
+
+
+def test_by_default_a_line_of_the_passport_that_fails_is_the_end_too() -> None:
+    """They weigh nothing: the score stays what the six make of it."""
+    lucky = {"deflated_sharpe_trials": 0.49, "double_costs_total_return": 0.2}
+    solid = {"deflated_sharpe_trials": 0.50, "double_costs_total_return": 0.2}
+
+    assert judge(EXAMPLE | solid, ViabilityConfig()).is_viable
+    for values in (EXAMPLE, EXAMPLE | lucky, EXAMPLE | solid | {"double_costs_total_return": 0.0}):
+        verdict = judge(values, ViabilityConfig())
+        assert not verdict.is_viable and verdict.score == pytest.approx(5 / 6)
+    assert [row["name"] for row in judge(EXAMPLE | solid, ViabilityConfig()).checks if row["hard"]] == [
+        "num_trades", "deflated_sharpe_trials", "double_costs_total_return",
+    ]  # fmt: skip
 
 
 def test_no_trades_scores_zero_and_a_missing_value_fails() -> None:
