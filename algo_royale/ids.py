@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from functools import lru_cache
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.]")
 ID_LENGTH_MAX = 48
@@ -21,6 +22,7 @@ def client_order_id(ledger_id: str, bar_end_ns: int, symbol: str, n: int = 0) ->
     return f"ar-{digest}-{bar_end_ns // 1_000_000}-{_UNSAFE.sub('_', symbol)[:12]}-{n}"
 
 
+@lru_cache(maxsize=10_000)  # a ledger and its symbols, asked for at every bar
 def _digest(text: str) -> str:
     return hashlib.blake2s(text.encode(), digest_size=5).hexdigest()
 

@@ -12,10 +12,11 @@ when they fill; TRADER_RULES on raw prices, whole shares on a tick, every order 
 are not paid (Alpaca's paper account pays none). A live caller that tells `engine.step` the same events gets the same orders.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+import msgspec
 import numpy as np
 
 from algo_royale.costs import BUY, commission, fees, fill_price, usd
@@ -41,6 +42,7 @@ from algo_royale.orders import Fill, Order, OrderEvent, OrderStatus, apply
 from algo_royale.portfolio.sizing import AccountRules, scale_buys, sell_proceeds
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
+DAY_NS = 24 * 3_600_000_000_000
 NEW_YORK_LATEST_OFFSET_NS = 4 * 3_600_000_000_000  # UTC-4: start minus this has New York's date, summer and winter
 
 
@@ -65,24 +67,49 @@ class SymbolInput:
                 raise BadInput(f"{self.traded.symbol}: {name} has not the {len(self.traded)} rows of its bars")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MarketStep:
-    """One bar time: `opens` and labels (`starts_ns`) of the symbols that have a bar, their closes, the splits before them."""
+class MarketStep(msgspec.Struct, frozen=True, gc=False):
+    """One bar time: what closed, in which row of its bars each symbol with a bar is, and the splits before the open."""
 
-    opens: Mapping[str, Decimal]
-    starts_ns: Mapping[str, int]
     closed: BarsClosed
+    rows: Mapping[str, int]
     new_session: bool
     splits: tuple[SymbolSplit, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Market:
-    """Everything of a simulation that does not depend on the portfolio strategy; made once, run many times."""
+    """Everything of a simulation that does not depend on the portfolio strategy."""
 
-    symbols: tuple[str, ...]
-    history: Mapping[str, RecentCloses]  # before the first step
-    steps: tuple[MarketStep, ...]
+    inputs: Mapping[str, SymbolInput]  # in name order
+    spans: Mapping[str, tuple[int, int]]  # the rows of each symbol that are traded
+    bar_end_ns: IntArray  # [T], the union over symbols
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        return tuple(self.inputs)
+
+    @property
+    def history(self) -> dict[str, RecentCloses]:
+        """What is known of each symbol before the first step."""
+        rows = ((s, one, self.spans[s][0]) for s, one in self.inputs.items())
+        return {s: RecentCloses(one.traded.end_ns[:low], one.adjusted_close[:low]) for s, one, low in rows}
+
+    @property
+    def steps(self) -> Iterator[MarketStep]:
+        """The bar times in order, made as they are asked for: a long market is never in memory as objects."""
+        columns = {symbol: _rows(one, *self.spans[symbol]) for symbol, one in self.inputs.items()}
+        heads, names, session = {symbol: next(column, _END) for symbol, column in columns.items()}, _Names(), ""
+        for end in self.bar_end_ns.tolist():
+            bars: dict[str, SymbolBar] = {}
+            rows, day = {}, 2**62
+            for symbol, head in heads.items():
+                if head[0] == end:
+                    bars[symbol], rows[symbol], day = head[1], head[2], min(day, head[3])
+                    heads[symbol] = next(columns[symbol], _END)
+            today = names[day]
+            splits = () if today == session else _splits(self.inputs, session, today)
+            yield MarketStep(BarsClosed(end, today, bars), rows, today != session, splits)
+            session = today
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,49 +153,40 @@ class SimulationResult:
 
 def prepare(inputs: Mapping[str, SymbolInput], start_ns: int, end_ns: int) -> Market:
     """Lay out the union of bar times whose bars start in [start_ns, end_ns) (UTC ns)."""
-    symbols = tuple(sorted(inputs))
-    rows: dict[int, list[tuple[str, int]]] = {}
-    history: dict[str, RecentCloses] = {}
-    columns = {s: _columns(inputs[s]) for s in symbols}
-    for symbol in symbols:
-        bars = inputs[symbol].traded
-        low, high = np.searchsorted(bars.start_ns, [start_ns, end_ns], side="left")
-        history[symbol] = RecentCloses(bars.end_ns[:low], inputs[symbol].adjusted_close[:low])
-        for index in range(int(low), int(high)):
-            rows.setdefault(int(bars.end_ns[index]), []).append((symbol, index))
-    steps: list[MarketStep] = []
-    session = ""
-    for end in sorted(rows):
-        members = rows[end]
-        starts = {symbol: int(inputs[symbol].traded.start_ns[index]) for symbol, index in members}
-        today = str(np.datetime64(min(starts.values()) - NEW_YORK_LATEST_OFFSET_NS, "ns").astype("datetime64[D]"))
-        closed = {symbol: columns[symbol].bars[index] for symbol, index in members}
-        steps.append(
-            MarketStep(
-                opens={symbol: columns[symbol].opens[index] for symbol, index in members},
-                starts_ns=starts,
-                closed=BarsClosed(end, today, closed),
-                new_session=today != session,
-                splits=_splits(inputs, session, today),
-            )
-        )
-        session = today
-    return Market(symbols=symbols, history=history, steps=tuple(steps))
+    ordered, spans, ends = {s: inputs[s] for s in sorted(inputs)}, {}, []
+    for symbol, one in ordered.items():
+        low, high = np.searchsorted(one.traded.start_ns, [start_ns, end_ns], side="left").tolist()
+        spans[symbol] = (low, high)
+        ends.append(one.traded.end_ns[low:high])
+    union = np.unique(np.concatenate(ends)) if ends else np.empty(0, np.int64)
+    return Market(inputs=ordered, spans=spans, bar_end_ns=union)
 
 
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    opens: list[Decimal]
-    bars: list[SymbolBar]
+_Row = tuple[int, SymbolBar, int, int]  # bar end, what closed, row of the symbol's bars, day since 1970 in New York
+_END: _Row = (-1, SymbolBar(_ZERO, 0.0, False, 0.0), -1, -1)
 
 
-def _columns(one: SymbolInput) -> _Columns:
-    rows = zip(
-        one.traded.close.tolist(), one.adjusted_close.tolist(), one.state_in.tolist(), one.score.tolist(), strict=True
-    )
-    return _Columns(
-        [usd(p) for p in one.traded.open.tolist()], [SymbolBar(usd(c), a, bool(i), s) for c, a, i, s in rows]
-    )
+def _rows(one: SymbolInput, low: int, high: int) -> Iterator[_Row]:
+    """The rows [low, high) of a symbol."""
+    cut, bars = slice(low, high), one.traded
+    days = (bars.start_ns[cut] - NEW_YORK_LATEST_OFFSET_NS) // DAY_NS
+    closes = one.adjusted_close[cut].tolist()
+    shown = map(SymbolBar, _usd_of(bars.close[cut]), closes, one.state_in[cut].tolist(), one.score[cut].tolist())
+    return zip(bars.end_ns[cut].tolist(), shown, range(low, high), days.tolist(), strict=True)
+
+
+def _usd_of(prices: FloatArray) -> Iterator[Decimal]:
+    """`costs.usd` of each price; of prices in cents there are few, and each is spelt once."""
+    values, at = np.unique(prices, return_inverse=True)
+    return map([usd(value) for value in values.tolist()].__getitem__, at.tolist())
+
+
+class _Names(dict[int, str]):
+    """ISO dates of days since 1970, each spelt once."""
+
+    def __missing__(self, day: int) -> str:
+        self[day] = str(np.datetime64(day, "D"))
+        return self[day]
 
 
 def _splits(inputs: Mapping[str, SymbolInput], after: str, until: str) -> tuple[SymbolSplit, ...]:
@@ -213,9 +231,9 @@ def simulate(market: Market, config: EngineConfig, cash_usd: Decimal) -> Simulat
     """
     if config.symbols != market.symbols:
         raise BadInput(f"configuration trades {config.symbols}, the market has {market.symbols}")
-    first = market.steps[0].closed.bar_end_ns if market.steps else 0
-    history, _ = history_before(config, market.history, first)
+    history, _ = history_before(config, market.history, int(market.bar_end_ns[0]) if len(market.bar_end_ns) else 0)
     run = _Run(start(config, cash_usd, history), config)
+    cash, cash_float = cash_usd, float(cash_usd)
     for moment in market.steps:
         if moment.new_session:
             for split in moment.splits:
@@ -223,35 +241,42 @@ def simulate(market: Market, config: EngineConfig, cash_usd: Decimal) -> Simulat
             if config.rules.account == "cash":
                 run.tell(SessionStarted(moment.closed.session))
         if run.state.orders:
-            _open(run, moment)
+            _open(run, market, moment)
         run.tell(moment.closed)
-        assert run.state.equity is not None
-        run.equity.append(float(run.state.equity))
-        run.cash.append(float(run.state.account.cash))
+        state = run.state
+        assert state.equity is not None
+        if state.account.cash is not cash:
+            cash, cash_float = state.account.cash, float(state.account.cash)
+        run.equity.append(float(state.equity))
+        run.cash.append(cash_float)
     final = run.state.equity if run.state.equity is not None else cash_usd
     return SimulationResult(
         decisions=tuple(run.decisions), orders=tuple(run.orders.values()), fills=tuple(run.fills),
-        bar_end_ns=np.array([m.closed.bar_end_ns for m in market.steps], np.int64), equity=np.array(run.equity, np.float64),
+        bar_end_ns=market.bar_end_ns, equity=np.array(run.equity, np.float64),
         cash=np.array(run.cash, np.float64), final_equity=final, closed_equity=_closed_equity(run.state, config.rules),
         state=run.state, solver_fallbacks=sum(d.fallback for d in run.decisions),
     )  # fmt: skip
 
 
-def _open(run: _Run, moment: MarketStep) -> None:
+def _open(run: _Run, market: Market, moment: MarketStep) -> None:
     """Fill what can be filled at this bar time's opens, then let every remaining order expire."""
     rules = run.config.rules
     waiting = sorted(run.state.orders.values(), key=lambda o: (o.side == BUY, o.symbol))
-    filled = [order for order in waiting if order.symbol in moment.opens]
+    rows = {order.symbol: moment.rows[order.symbol] for order in waiting if order.symbol in moment.rows}
+    opens = {symbol: usd(market.inputs[symbol].traded.open[row]) for symbol, row in rows.items()}
+    starts = {symbol: int(market.inputs[symbol].traded.start_ns[row]) for symbol, row in rows.items()}
+    filled = [order for order in waiting if order.symbol in opens]
     for order in filled:
         if order.side != BUY:
-            _execute(run, order, min(order.quantity, run.state.account.quantity(order.symbol)), moment)
+            quantity = min(order.quantity, run.state.account.quantity(order.symbol))
+            _execute(run, order, quantity, opens[order.symbol], starts[order.symbol])
     buys = [order for order in filled if order.side == BUY]
     quantities: Sequence[Decimal] = [order.quantity for order in buys]
     if rules.shortfall == "scale":
-        references = [moment.opens[order.symbol] for order in buys]
+        references = [opens[order.symbol] for order in buys]
         quantities = scale_buys(quantities, references, run.state.account.settled_cash, rules)
     for order, quantity in zip(buys, quantities, strict=True):
-        _execute(run, order, quantity, moment)
+        _execute(run, order, quantity, opens[order.symbol], starts[order.symbol])
     for order in waiting:
         if order.client_order_id in run.state.orders:
             run.tell(OrderEnded(order.client_order_id, OrderStatus.EXPIRED))
@@ -259,16 +284,16 @@ def _open(run: _Run, moment: MarketStep) -> None:
             run.orders[order.client_order_id] = apply(now, OrderEvent.EXPIRED).order
 
 
-def _execute(run: _Run, order: Order, quantity: Decimal, moment: MarketStep) -> None:
+def _execute(run: _Run, order: Order, quantity: Decimal, reference: Decimal, at_ns: int) -> None:
     if quantity <= 0:
         return
-    reference, costs = moment.opens[order.symbol], run.config.rules.costs
+    costs = run.config.rules.costs
     price = fill_price(order.side, reference, costs)
     fee, charged = fees(order.side, quantity, price, costs), commission(order.side, quantity, price, costs)
     fill = Fill(
         execution_id=f"{order.client_order_id}.1", client_order_id=order.client_order_id, broker_order_id="",
         symbol=order.symbol, side=order.side, quantity=quantity, cumulative_quantity=quantity, price_usd=price,
-        fees_usd=fee + charged, at_ns=moment.starts_ns[order.symbol],
+        fees_usd=fee + charged, at_ns=at_ns,
     )  # fmt: skip
     run.tell(FillApplied(fill))
     run.orders[order.client_order_id] = apply(run.orders[order.client_order_id], OrderEvent.FILL, fill=fill).order

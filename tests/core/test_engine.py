@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from actors.messages import LedgerSnapshot, OrderRecord, PositionRecord, TargetWeight
 from algo_royale import engine
@@ -390,7 +391,9 @@ def closes_until(market: Market, steps: int) -> dict[str, RecentCloses]:
     out = {}
     for symbol in market.symbols:
         old = market.history[symbol]
-        rows = [(m.closed.bar_end_ns, m.closed.bars[symbol]) for m in market.steps[:steps] if symbol in m.closed.bars]
+        rows = [
+            (m.closed.bar_end_ns, m.closed.bars[symbol]) for m in list(market.steps)[:steps] if symbol in m.closed.bars
+        ]
         times = [*old.bar_ends_ns, *(end for end, _ in rows)]
         out[symbol] = RecentCloses(
             times,
@@ -420,15 +423,17 @@ def test_a_restart_at_any_bar_decides_what_an_uninterrupted_run_decides(
     cfg = config("A", "B", "C", strategy=strategy, params=params, limits=limits)
     decisions, state, restarted = [], start(cfg, CASH, engine.history_before(cfg, market.history, 2**62)[0]), 0
     uninterrupted = simulate(market, cfg, CASH)
-    for index, now in enumerate(market.steps):
+    moments = list(market.steps)
+    for index, now in enumerate(moments):
         for order in sorted(state.orders.values(), key=lambda o: (o.side == "buy", o.symbol)):
-            if order.symbol in now.opens:
-                price = engine_price(order.side, now.opens[order.symbol], cfg.rules)
+            if order.symbol in now.rows:
+                opened = D(repr(float(inputs[order.symbol].traded.open[now.rows[order.symbol]])))
+                price = engine_price(order.side, opened, cfg.rules)
                 state, _ = step(state, filled(state, order.client_order_id, price=price), cfg)
             else:
                 state, _ = step(state, OrderEnded(order.client_order_id, OrderStatus.EXPIRED), cfg)
             if moment == 2 and index == at:
-                last = market.steps[index - 1].closed
+                last = moments[index - 1].closed
                 state, more = rebuild(cfg, snapshot(state, decisions), closes_until(market, index), last, decide=True)
                 assert more == ()
                 restarted += 1
@@ -464,7 +469,7 @@ def test_without_known_cash_nothing_is_rebuilt() -> None:
 def test_an_order_of_a_symbol_without_any_price_is_refused_by_name() -> None:
     cfg = config()
     held = Account(cash=CASH, positions={"B": Position(D(5), D(7))})
-    known = snapshot(dataclasses.replace(start(cfg, CASH), account=held), ())
+    known = snapshot(structs.replace(start(cfg, CASH), account=held), ())
 
     _, (decision,) = rebuild(cfg, known, {}, bars(1, A=(100, True)), decide=True)
 
