@@ -178,8 +178,7 @@ Event = BarsClosed | SessionStarted | FillApplied | OrderEnded | AccountReconcil
 # --- decisions and state ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one symbol is to weigh, with what went in. `state_in` is the effective state that a change is measured against."""
 
     symbol: str
@@ -337,16 +336,18 @@ def _decide(state: EngineState, event: BarsClosed, config: EngineConfig) -> tupl
     assert state.equity is not None
     symbols, effective = config.symbols, _effective(state, event, config)
     changed = config.rebalance == "every_bar" or effective != state.decided
-    held = [state.account.quantity(symbol) for symbol in symbols]
-    in_flight = _in_flight(state) if state.orders else {}
-    unfinished = [h != g and s not in in_flight for s, h, g in zip(symbols, held, state.goals)]  # noqa: B905
+    held = tuple([state.account.quantity(symbol) for symbol in symbols])
     missing = tuple(s for s in symbols if s not in event.bars) if len(event.bars) < len(symbols) else ()
     decision = Decision(
         decision_id=decision_id(config.ledger_id, event.bar_end_ns), bar_end_ns=event.bar_end_ns,
         session_date=event.session, equity_usd=state.equity, cash_usd=state.account.cash, strategy=config.strategy,
         missing=missing,
     )  # fmt: skip
-    if not changed and True not in unfinished:
+    if not changed and held == state.goals:
+        return state, (decision,)
+    in_flight = _in_flight(state) if state.orders else {}
+    unfinished = [h != g and s not in in_flight for s, h, g in zip(symbols, held, state.goals, strict=True)]
+    if not changed and not any(unfinished):
         return state, (decision,)
     weights, fallback = _weigh(state, effective, config) if changed else (state.weights, False)
     desires = [
@@ -374,7 +375,7 @@ def _decide(state: EngineState, event: BarsClosed, config: EngineConfig) -> tupl
 
 
 def _effective(state: EngineState, event: BarsClosed, config: EngineConfig) -> tuple[bool, ...]:
-    if _ends_in_cash(event, config):
+    if config.cash_at_close_ns is not None and _ends_in_cash(event, config.cash_at_close_ns):
         return (False,) * len(config.symbols)
     stale, oldest, missed = config.max_stale_bars, state.history[0], state.missed
     return tuple(
@@ -385,12 +386,10 @@ def _effective(state: EngineState, event: BarsClosed, config: EngineConfig) -> t
     )
 
 
-def _ends_in_cash(event: BarsClosed, config: EngineConfig) -> bool:
+def _ends_in_cash(event: BarsClosed, before_ns: int) -> bool:
     """From the close of a session's last bar but one, so that the last bar's open is where everything is sold."""
-    if config.cash_at_close_ns is None:
-        return False
     session = calendar().session_on(date.fromisoformat(event.session))
-    return session is not None and event.bar_end_ns >= session.close_ns - config.cash_at_close_ns
+    return session is not None and event.bar_end_ns >= session.close_ns - before_ns
 
 
 def _weigh(state: EngineState, effective: tuple[bool, ...], config: EngineConfig) -> tuple[tuple[float, ...], bool]:

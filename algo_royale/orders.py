@@ -11,9 +11,12 @@ fills a gap still counts.
 """
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 _ZERO = Decimal(0)
 
@@ -112,8 +115,7 @@ class Fill:
         return self.client_order_id, self.cumulative_quantity
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Order(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One of our orders. `filled_quantity` is the largest cumulative quantity told; `booked` the fills counted so far."""
 
     client_order_id: str
@@ -145,8 +147,7 @@ class Order:
         return self.filled_quantity - sum((quantity for _, quantity in self.booked), _ZERO)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What an event did: the order after it, the fill to book (None: none, or counted before), and what was odd."""
 
     order: Order

@@ -7,8 +7,11 @@ duplicate, or above the order rate.
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
+
+import msgspec
+from msgspec.structs import replace
 
 from algo_royale.costs import BUY
 from algo_royale.orders import OrderIntent
@@ -55,8 +58,7 @@ class RiskLimits:
     restricted: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RiskSnapshot:
+class RiskSnapshot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a verdict is based on, at one instant. `in_flight` is the signed quantity of each symbol's open orders.
 
     `orders_recent_ns` are the times of earlier orders; `buying_power_usd` None where the account fills what it can pay.
@@ -66,8 +68,8 @@ class RiskSnapshot:
     equity_usd: Decimal
     session_start_equity_usd: Decimal
     held: Mapping[str, Decimal]
-    in_flight: Mapping[str, Decimal] = field(default_factory=dict)
-    prices_usd: Mapping[str, Decimal] = field(default_factory=dict)
+    in_flight: Mapping[str, Decimal] = {}
+    prices_usd: Mapping[str, Decimal] = {}
     stale: frozenset[str] = frozenset()
     open_symbols: frozenset[str] = frozenset()
     known_orders: frozenset[str] = frozenset()

@@ -1,8 +1,11 @@
 """From target weights to intents: quantities on the lot, drift band, minimum notional, sells before buys."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import ROUND_FLOOR, Decimal
+
+import msgspec
+from msgspec.structs import replace
 
 from algo_royale.costs import BUY, SELL, CostRules, commission, fees, fill_price
 from algo_royale.errors import BadConfiguration
@@ -18,6 +21,7 @@ class AccountRules:
     `shortfall` "scale": buys that cost more than there is are scaled down when they fill, so cash is never negative;
     "borrow": buys are scaled to buying power when they are decided, and then the whole order fills, as the broker does it,
     so an opening gap may leave cash below zero.
+    `shares`: what a symbol with any weight is to hold, however much that is worth; None: what its weight is worth.
     """
 
     lot: Decimal = Decimal("0.000001")
@@ -26,6 +30,7 @@ class AccountRules:
     account: str = "margin"
     settlement_days: int = 1
     shortfall: str = "scale"
+    shares: Decimal | None = None
     costs: CostRules = field(default_factory=CostRules)
 
     def __post_init__(self) -> None:
@@ -33,14 +38,15 @@ class AccountRules:
             raise BadConfiguration(f"account {self.account!r} or shortfall {self.shortfall!r} is unknown")
         if self.lot <= 0 or self.min_notional < 0 or self.drift_band < 0 or self.settlement_days < 0:
             raise BadConfiguration("lot must be positive; min_notional, drift_band and settlement_days not negative")
+        if self.shares is not None and self.shares < self.lot:
+            raise BadConfiguration(f"shares {self.shares} are less than the lot {self.lot}")
 
 
 RESEARCH_RULES = AccountRules()
 TRADER_RULES = AccountRules(lot=_ONE, shortfall="borrow", costs=CostRules(price_tick=Decimal("0.0001")))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Desire:
+class Desire(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one symbol is to become. `ordered` is signed: shares to buy (+) or sell (-) now, 0 for none.
 
     `target_quantity` is what should be held in the end; where the band says "close enough" it is what is held already.
@@ -66,7 +72,8 @@ def desire(
     """
     if weight <= 0.0:
         return Desire(symbol=symbol, target_quantity=_ZERO, ordered=-projected)
-    target = floor_lot(Decimal(repr(weight)) * equity / price, rules.lot)
+    wanted = Decimal(repr(weight)) * equity / price if rules.shares is None else rules.shares
+    target = floor_lot(wanted, rules.lot)
     difference = target - projected
     if abs(difference) * price < max(rules.min_notional, rules.drift_band * equity):
         return Desire(symbol=symbol, target_quantity=projected, ordered=_ZERO)
