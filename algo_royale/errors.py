@@ -18,6 +18,10 @@ class BadConfiguration(BadInput):
     """A configuration value is unknown, of the wrong type, or contradicts another one."""
 
 
+class BadStrategy(BadInput):
+    """A user's strategy that cannot be loaded or that fails while it runs; the message gives file, line and reason."""
+
+
 class UnsupportedTimeframe(BadConfiguration):
     """A component that needs shorter or longer bars than those it was asked for."""
 

@@ -7,6 +7,7 @@ feature. So it can be shown with its inputs, and any NaN among the inputs it nam
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -59,6 +60,9 @@ from algo_royale.strategies.space import (
     split_pair,
 )  # fmt: skip
 
+if TYPE_CHECKING:
+    from algo_royale.strategies.own import OwnRule
+
 Test = Callable[..., BoolArray]
 Rule = tuple[dict[str, Feature], Test]  # named inputs, and the test over their values in that order
 Build = Callable[[Params], Rule]
@@ -79,6 +83,7 @@ class Component:
     resolve: Callable[[Params], Params] = identity
     optional: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
     intraday: bool = False  # asks for the time of day, which a daily bar has none of
+    version: str = ""  # of a user's own code; what comes with the program has that of the program
 
     def supports(self, timeframe: Timeframe) -> bool:
         return not self.intraday or timeframe is not Timeframe.DAY_1
@@ -491,6 +496,7 @@ class Logic:
     stop_pct: float = 1.0  # never breached: a close is positive
     profit_target_pct: float = math.inf  # never reached
     cooldown: int = 0
+    rule: "OwnRule | None" = None  # a user's function that asks for signals and knows the position
 
 
 @dataclass(frozen=True, slots=True)
@@ -554,6 +560,7 @@ def logic(name: str, given: Mapping[str, object], timeframe: Timeframe) -> Logic
         raise UnknownName("stateful logic", name, LOGICS)
     params = LOGICS[name].fill(given, timeframe)
     made = LOGICS[name].make(params)
-    if not (0.0 < made.stop_pct < 1.0 and made.profit_target_pct > 0.0 and made.cooldown >= 0):
+    never_stops = "stop_pct" not in params
+    if not ((never_stops or 0.0 < made.stop_pct < 1.0) and made.profit_target_pct > 0.0 and made.cooldown >= 0):
         raise BadConfiguration(f"{name}: stop_pct lies in (0, 1), targets and cooldowns are not negative: {params}")
     return made

@@ -123,25 +123,28 @@ class Strategy:
     """A composition with its arguments. Use `build` or `compose` to make one."""
 
     def __init__(
-        self, name: str, timeframe: Timeframe, conditions: tuple[tuple[str, Condition], ...], rule: Logic | None
-    ) -> None:
+        self, name: str, timeframe: Timeframe, conditions: tuple[tuple[str, Condition], ...], rule: Logic | None,
+        version: str = "",
+    ) -> None:  # fmt: skip
         self.name, self.timeframe, self.conditions, self.logic = name, timeframe, conditions, rule
         self.params = _artifact(
             {slot: [(c.name, c.params) for s, c in conditions if s == slot] for slot in SLOTS},
             (rule.name, rule.params) if rule else None,
         )
-        self.id = _digest(name, self.params, timeframe)
+        self.id = _digest(name, self.params, timeframe, version)
         rule = rule or Logic("", {})
         self._slots = {slot: [c for s, c in conditions if s == slot] for slot in SLOTS}
         self._logic_entry = [rule.entry] if rule.entry else []
         self._logic_exit = [rule.exit] if rule.exit else []
         self._rules = np.array([rule.stop_pct, rule.profit_target_pct, float(rule.cooldown)])
-        if not (self._slots["entry"] or self._logic_entry):
+        if not (self._slots["entry"] or self._logic_entry or rule.rule):
             raise BadConfiguration(f"{name} has neither an entry condition nor a logic that enters: it can never trade")
         if not (self._slots["exit"] or self.logic):
             raise BadConfiguration(f"{name} has neither an exit condition nor a logic that exits: it can never sell")
         wanted = [*(c for _, c in conditions), *self._logic_entry, *self._logic_exit]
-        self._program = Program(f for c in wanted for f in c.inputs.values())
+        self._own_rule = rule.rule
+        history = [rule.rule.history] if rule.rule else []
+        self._program = Program([*(f for c in wanted for f in c.inputs.values()), *history])
         self.settle = self._program.settle
 
     def init(self) -> State:
@@ -185,8 +188,16 @@ class Strategy:
             parts = self._verdicts(values, len(bars))
         run = Run(np.zeros(len(bars), np.int8), np.zeros(len(bars), np.bool_))
         late = bars.slice(start, len(bars)) if start else bars
-        self._decide(late, [x[start:] for x in parts], _POSITION.copy(), Run(run.signal[start:], run.state_in[start:]))
+        flat, shown = _POSITION.copy(), Run(run.signal[start:], run.state_in[start:])
+        self._decide(late, [x[start:] for x in parts], flat, shown, values)
         return run
+
+    def judged(self, bars: Bars, state: State) -> tuple[Run, dict[str, BoolArray], State]:
+        """As `step`, with what each condition says at each bar, by slot and name: for proofs."""
+        run, after, values = self._advance(bars, state)
+        named = {f"{slot} {c.name}": c for slot, c in self.conditions}
+        named |= {f"logic {c.name}": c for c in (*self._logic_entry, *self._logic_exit)}
+        return run, {name: c.verdicts(values, len(bars)) for name, c in named.items()}, after
 
     def explain(self, bars: Bars, state_before: State) -> list[Reason]:
         """Why the last bar of `bars` got its signal: every condition with its inputs and verdict."""
@@ -208,12 +219,26 @@ class Strategy:
         with np.errstate(all="ignore"):
             values = self._program.run(bars, memory[:-5])
             parts = self._verdicts(values, len(bars))
-        self._decide(bars, parts, memory[-5:], run)
+        self._decide(bars, parts, memory[-5:], run, values)
         return run, State(self.id, memory), values
 
-    def _decide(self, bars: Bars, verdicts: list[BoolArray], position: FloatArray, run: Run) -> None:
+    def _decide(
+        self, bars: Bars, verdicts: list[BoolArray], position: FloatArray, run: Run, values: Mapping[str, FloatArray]
+    ) -> None:
         enter, gate, leave, logic_enter, logic_leave = verdicts
         open_, close = np.ascontiguousarray(bars.open), np.ascontiguousarray(bars.close)
+        if self._own_rule is not None:
+            ask = self._own_rule.asker(values[self._own_rule.history.key], len(bars))
+            for t in range(len(bars)):
+                wish = ask(t, *_seen(position, open_[t], close[t]))
+                one, held_before = slice(t, t + 1), position[_POS]
+                decide(
+                    open_[one], close[one], enter[one], gate[one], leave[one], np.array([wish == ENTER]),
+                    np.array([wish == EXIT]), self._rules, position, run.signal[one], run.state_in[one],
+                )  # fmt: skip
+                if position[_POS] == 1.0:  # a count that `decide` has no use for while it is in
+                    position[_SINCE_EXIT] = position[_SINCE_EXIT] + 1.0 if held_before else 0.0
+            return
         decide(
             open_, close, enter, gate, leave, logic_enter, logic_leave, self._rules, position, run.signal, run.state_in
         )
@@ -236,6 +261,19 @@ class Strategy:
             raise BadMarketData(f"{self.name} was built for {self.timeframe.value} bars, not {bars.timeframe.value}")
 
 
+def _seen(position: FloatArray, open_: float, close: float) -> tuple[bool, float, float, int, int]:
+    """What a rule of the user's is told at this bar: in, entry price, highest close since, bars held, bars since the exit.
+
+    The first steps of `decide`, which takes them too; while in, the fourth number of the position counts the bars held.
+    """
+    pos, entry_price, high, count, pending = position.tolist()
+    if pending == ENTER:
+        return True, open_, max(open_, close), 0, 0
+    if pos == 1.0 and pending != EXIT:
+        return True, entry_price, max(high, close), int(count) + 1, 0
+    return False, np.nan, np.nan, 0, 0 if pending == EXIT else int(count) + 1
+
+
 def _any(conditions: list[Condition], values: Mapping[str, FloatArray], n: int) -> BoolArray:
     out = np.zeros(n, np.bool_)
     for c in conditions:
@@ -253,6 +291,10 @@ def _logic_reasons(
     rule: Logic, values: Mapping[str, FloatArray], close: float, position: FloatArray
 ) -> Iterator[Reason]:
     """What the logic said: `position` is that after the bar, whose prices and counts are those it was judged with."""
+    if rule.rule is not None:
+        told = {"close": close, "is_in": position[_POS], "entry_price": position[_ENTRY_PRICE], "high": position[_HIGH]}
+        yield Reason("logic", rule.name, {k: float(v) for k, v in told.items()}, bool(position[_PENDING]))
+        return
     held = position[_POS] == 1.0
     for slot, c in (("logic.entry", rule.entry), ("logic.exit", rule.exit)):
         if c is not None:
@@ -296,6 +338,7 @@ class StrategySpec:
     shared: tuple[str, ...] = ()
     limits: Mapping[str, tuple[ParamSpec, ...]] = field(default_factory=dict)
     linked: Mapping[str, tuple[ParamSpec, ...]] = field(default_factory=dict)
+    version: str = ""  # of a user's own code
     link: Callable[[Mapping[str, Params]], Mapping[str, Params]] = lambda arguments: {}
 
     def rows(self) -> Iterator[tuple[str, ConditionRow | LogicRow]]:
@@ -448,7 +491,15 @@ def compose(name: str, params: Mapping[str, Any], timeframe: Timeframe, columns:
     rules = [logic(x, given, timeframe) for x, given in (params.get("stateful_logic") or {}).items()]
     if len(rules) > 1:
         raise BadConfiguration(f"{name}: at most one stateful logic, not {[x.name for x in rules]}")
-    return Strategy(name, timeframe, tuple(conditions), rules[0] if rules else None)
+    version = _version(name, *(c.name for _, c in conditions), *(x.name for x in rules))
+    return Strategy(name, timeframe, tuple(conditions), rules[0] if rules else None, version)
+
+
+def _version(name: str, *parts: str) -> str:
+    """Of the user's own code in a strategy and its parts, or an empty text: the same arguments with other code are another
+    strategy."""
+    rows = [STRATEGIES.get(name), *(table[part] for part in parts for table in (CONDITIONS, LOGICS) if part in table)]
+    return "+".join(sorted({row.version for row in rows if row is not None and row.version}))
 
 
 def build(name: str, params: Mapping[str, Any], timeframe: Timeframe, columns: Collection[str] = ()) -> Strategy:
@@ -477,7 +528,9 @@ def required_history(name: str, timeframe: Timeframe) -> int:
 def _settles(row: ConditionRow | LogicRow, timeframe: Timeframe) -> Iterator[int]:
     """Settle times over the categorical choices, with every window at its longest."""
     dimensions = row.space(timeframe)
-    for point in itertools.product(*(d.choices or (d.high or 0,) for d in dimensions)):
+    own = bool(row.version)  # whose windows may grow the other way
+    ends = (d.choices or ((d.low or 0, d.high or 0) if own else (d.high or 0,)) for d in dimensions)
+    for point in itertools.product(*ends):
         drawn: Params = {d.name: x for d, x in zip(dimensions, point, strict=True)}
         arguments = row.fill(row.resolve(drawn), timeframe)
         if isinstance(row, ConditionRow):
@@ -485,6 +538,7 @@ def _settles(row: ConditionRow | LogicRow, timeframe: Timeframe) -> Iterator[int
         else:
             rule = row.make(arguments)
             inputs = [c.inputs for c in (rule.entry, rule.exit) if c]
+            inputs += [{"history": rule.rule.history}] if rule.rule else []
         yield max((f.settle for found in inputs for f in found.values()), default=0)
 
 
@@ -501,7 +555,9 @@ def _artifact(slots: Mapping[str, list[tuple[str, Params]]], rule: tuple[str, Pa
     return out
 
 
-def _digest(name: str, params: Mapping[str, Any], timeframe: Timeframe) -> str:
-    document = {"params": params, "strategy": name, "timeframe": timeframe.value}
+def _digest(name: str, params: Mapping[str, Any], timeframe: Timeframe, version: str) -> str:
+    document = {"params": params, "strategy": name, "timeframe": timeframe.value} | (
+        {"version": version} if version else {}
+    )
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
