@@ -23,7 +23,7 @@ from algo_royale.portfolio.sizing import AccountRules
 from algo_royale.portfolio.weights import PORTFOLIOS, WeightConfig
 from algo_royale.research import artifacts
 from algo_royale.research.optimise import Objective
-from algo_royale.research.viability import ViabilityConfig
+from algo_royale.research.viability import Check, ViabilityConfig
 from algo_royale.research.windows import Window, WindowConfig, windows
 from algo_royale.sessions import calendar, new_york_date
 from algo_royale.strategies import STRATEGIES, required_history, spec
@@ -97,6 +97,10 @@ class ResearchConfig:
         return self.rules or AccountRules(costs=self.costs)
 
 
+# Which part of a configuration a stage's artifacts depend on; the portfolio's stages on all of it.
+_PARTS = {"signal_optimization": "signal", "signal_evaluation": "signal_viability", "symbol_summary": "signal_viability"}
+
+
 class Input(NamedTuple):
     """One signal optimisation that a unit reads."""
 
@@ -118,6 +122,7 @@ class Unit:
     windows: tuple[Window, ...] = ()
     inputs: tuple[Input, ...] = ()
     depends_on: tuple[str, ...] = ()
+    span: tuple[date, date]
     config_hash: str
     data_fingerprint: str
 
@@ -255,7 +260,7 @@ def _signal_units(
         if not own:
             continue
         inputs = tuple(Input(symbol, strategy, window) for strategy in config.strategies for window in own)
-        common: dict[str, Any] = {"symbol": symbol, "windows": own, "data_fingerprint": prints[symbol]}
+        common: dict[str, Any] = {"symbol": symbol, "windows": own, "data_fingerprint": prints[symbol], "span": span}
         for strategy in config.strategies:
             for window in own:
                 optimisations.append(
@@ -304,7 +309,9 @@ def _portfolio_units(
 ) -> list[Unit]:
     digest = config_hash(config, "portfolio", span)
     own = tuple(w for w in all_windows if any(w in some for some in available.values()))
-    common: dict[str, Any] = {"windows": own, "data_fingerprint": data_fingerprint, "config_hash": digest}
+    common: dict[str, Any] = {
+        "windows": own, "data_fingerprint": data_fingerprint, "config_hash": digest, "span": span,
+    }  # fmt: skip
     optimisations, evaluations = [], []
     for strategy in config.portfolios:
         folder = artifacts.portfolio_folder(config.symbols, strategy)
@@ -357,7 +364,12 @@ def optimisation_key(symbol: str, strategy: str, window: Window) -> str:
 
 
 def config_hash(config: ResearchConfig, part: str, span: tuple[date, date]) -> str:
-    """Digest of the configuration that a part of the run depends on; where it runs and writes is none of it.
+    """Digest of a part's recipe."""
+    return artifacts.content_hash(recipe(config, part, span))
+
+
+def recipe(config: ResearchConfig, part: str, span: tuple[date, date]) -> dict[str, Any]:
+    """The configuration that a part of the run depends on, and nothing else; where it runs and writes is none of it.
 
     A signal optimisation does not depend on which other symbols or strategies are searched; its evaluation does, for the
     deflated Sharpe ratio counts the strategies that were tried.
@@ -380,7 +392,42 @@ def config_hash(config: ResearchConfig, part: str, span: tuple[date, date]) -> s
             "weights": _fields(config.weights),
             "rules": _fields(config.account_rules),
         }  # fmt: skip
-    return artifacts.content_hash({"part": part, **relevant})
+    return {"part": part, **relevant}
+
+
+def unit_recipe(unit: Unit, config: ResearchConfig) -> dict[str, Any]:
+    """The recipe whose digest is the unit's `config_hash`; it stands in the artifact, so that it can be made again."""
+    return recipe(config, _PARTS.get(unit.stage, "portfolio"), unit.span)
+
+
+def from_recipe(
+    found: Mapping[str, Any], root: Path, data: str, *, symbols: Sequence[str], strategies: Sequence[str]
+) -> ResearchConfig:
+    """A configuration under which the units of an artifact's recipe have the same `config_hash`; `symbols` and `strategies`
+    are those to plan where the recipe does not depend on them. Raises KeyError, TypeError or ValueError for what is none."""
+
+    def costs(values: Mapping[str, Any]) -> CostRules:
+        return CostRules(**{name: None if x is None else Decimal(x) for name, x in values.items()})
+
+    given = {name: tuple(x) if isinstance(x, list) else x for name, x in found.items()}
+    names, directions = given.pop("objective")
+    own: dict[str, Any] = {"symbols": tuple(symbols), "strategies": tuple(strategies), "portfolios": ()}
+    own |= {
+        "timeframe": Timeframe(given.pop("timeframe")), "windows": WindowConfig(**given.pop("windows")),
+        "objective": Objective(names=tuple(names), directions=tuple(directions)), "costs": costs(given.pop("costs")),
+        "start": date.fromisoformat(given.pop("start")), "end": date.fromisoformat(given.pop("end")),
+    }  # fmt: skip
+    if given.pop("part") != "signal":
+        own["viability"] = ViabilityConfig(
+            checks=tuple(Check(**check) for check in given.pop("checks")), threshold=given.pop("threshold"),
+            hard_checks=given.pop("hard_checks"),
+        )  # fmt: skip
+    if "rules" in given:
+        rules = dict(given.pop("rules"))
+        decimals = {name: Decimal(rules[name]) for name in ("lot", "min_notional", "drift_band")}
+        own["rules"] = AccountRules(**{**rules, **decimals, "costs": costs(rules["costs"])})
+        own["weights"] = WeightConfig(**given.pop("weights"))
+    return ResearchConfig(artifacts_root=root, data=data, **{**own, **given})
 
 
 def settings(config: ResearchConfig) -> dict[str, Any]:

@@ -19,7 +19,16 @@ from algo_royale.research import artifacts, metrics, overfitting, passport, viab
 from algo_royale.research.backtest import Backtest, cost_array, run_arrays
 from algo_royale.research.metrics import Metrics, TradeResults
 from algo_royale.research.optimise import Evaluation, Point, Study, optimise, trial_seed
-from algo_royale.research.plan import Input, ResearchConfig, Series, Unit, optimisation_key, series, warmup_bars
+from algo_royale.research.plan import (
+    Input,
+    ResearchConfig,
+    Series,
+    Unit,
+    optimisation_key,
+    series,
+    unit_recipe,
+    warmup_bars,
+)
 from algo_royale.research.viability import Dimension
 from algo_royale.research.windows import Window
 from algo_royale.strategies import build, resolve, space, strategy_id
@@ -48,6 +57,7 @@ def meta(unit: Unit, config: ResearchConfig, n_trials: int) -> dict[str, Any]:
         "seed": config.seed,
         "code_version": artifacts.code_version(),
         "config_hash": unit.config_hash,
+        "recipe": unit_recipe(unit, config),
         "data_fingerprint": unit.data_fingerprint,
     }
 
