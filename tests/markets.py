@@ -6,8 +6,9 @@ import numpy as np
 
 from algo_royale.market import Bars, FloatArray, Timeframe
 from algo_royale.research.simulate import SymbolInput
+from algo_royale.sessions import Session
 
-DAY_NS = 86_400_000_000_000
+DAY_NS, MINUTE_NS = 86_400_000_000_000, 60_000_000_000
 MIDNIGHT_NS = 14_610 * DAY_NS + 5 * 3_600_000_000_000  # 2010-01-01 00:00 in New York
 
 
@@ -55,3 +56,21 @@ def random_returns(seed: int, rows: int, n: int) -> FloatArray:
     if seed % 7 == 0:
         returns[:, n // 2] = 0.0
     return returns
+
+
+def minutes(symbol: str, seed: int, sessions: Sequence[Session], *, gaps: float = 0.0, whole: bool = True) -> Bars:
+    """Minute bars of a random walk in cents over these sessions; `gaps` of the minutes have none. Volumes are whole, or not."""
+    rng = np.random.default_rng(seed)
+    start = np.concatenate([np.arange(s.open_ns, s.close_ns, MINUTE_NS) for s in sessions])
+    kept = rng.random(len(start)) >= gaps
+    n = len(start)
+    close = np.round(50 * np.exp(np.cumsum(rng.normal(0, 0.001, n))), 2)
+    open_ = np.round(np.append(50.0, close[:-1]) * (1 + rng.normal(0, 0.0005, n)), 2)
+    high = np.maximum(open_, close) + rng.integers(0, 5, n) / 100
+    low = np.minimum(open_, close) - rng.integers(0, 5, n) / 100
+    volume = rng.integers(0, 1000, n).astype(np.float64) if whole else rng.random(n) * 1000
+    return Bars(
+        symbol=symbol, timeframe=Timeframe.MIN_1, start_ns=start[kept], end_ns=start[kept] + MINUTE_NS, open=open_[kept],
+        high=high[kept], low=low[kept], close=close[kept], volume=volume[kept], vwap=((high + low) / 2)[kept],
+        trade_count=rng.integers(1, 50, n)[kept],
+    )  # fmt: skip

@@ -5,6 +5,7 @@ import re
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -12,12 +13,13 @@ from click.testing import CliRunner, Result
 
 from algo_royale.app.cli import root
 from algo_royale.app.cli.data_writing import sole_writer
-from algo_royale.data.catalog import bundled, open_catalog, write_parquet
+from algo_royale.data.catalog import bundled, open_catalog, read_columns, write_parquet
 from algo_royale.data.quality import ADVICE
 from algo_royale.errors import BadInput
-from algo_royale.market import Timeframe
-from algo_royale.sessions import new_york_ns
+from algo_royale.market import Bars, Timeframe
+from algo_royale.sessions import calendar, new_york_ns
 from conftest import ROOT, shared
+from markets import minutes
 
 DAY = Timeframe.DAY_1
 HEADER = "Date,Open,High,Low,Close,Adj Close,Volume"
@@ -395,6 +397,88 @@ def test_a_share_that_changed_its_symbol_has_one_history(tmp_path: Path) -> None
     assert len(catalog.bars("FB", DAY)) == int((source["timestamp"] < day).sum())
     (tmp_path / "1Day" / "META.parquet").unlink()
     assert len(open_catalog(tmp_path).bars("META", DAY)) == len(catalog.bars("FB", DAY))
+
+
+def minute_folder(folder: Path, sessions: int = 3) -> Bars:
+    """Minutes of X over Thanksgiving 2012, half day included, with a dividend on the last session."""
+    days = calendar().sessions(date(2012, 11, 21), date(2012, 11, 30))[:sessions]
+    made = minutes("X", 7, days)
+    columns = {n: getattr(made, n) for n in ("open", "high", "low", "close", "volume", "vwap")}
+    cash = np.where(made.start_ns == days[-1].open_ns, 0.25, 0.0)
+    write_parquet(folder / "1Min" / "X.parquet", {"timestamp": made.start_ns, **columns, "ex_dividend": cash})
+    return made
+
+
+def test_longer_bars_are_made_beside_the_shorter_ones(tmp_path: Path) -> None:
+    """All four lengths; the days are the sessions, the dividend comes along, and making them again changes nothing."""
+    made = minute_folder(tmp_path)
+    words = [word for name in ("5Min", "15Min", "1Hour", "1Day") for word in ("--to", name)]
+    result = run("resample", "--data", tmp_path, *words)
+
+    assert result.exit_code == 0
+    rows = [line.split("\t") for line in result.stdout.splitlines()[1:]]
+    assert [(row[1], row[4], row[-1]) for row in rows] == [
+        ("5Min", "198", "1"), ("15Min", "66", "1"), ("1Hour", "18", "1"), ("1Day", "3", "1"),
+    ]  # fmt: skip
+    catalog = open_catalog(tmp_path)
+    assert catalog.timeframes("X") == tuple(Timeframe)
+    assert {float(catalog.bars("X", t).volume.sum()) for t in Timeframe} == {float(made.volume.sum())}
+    before = contents(tmp_path)
+    assert run("resample", "--data", tmp_path, *words).exit_code == 0
+    assert contents(tmp_path) == before
+
+
+def test_an_incomplete_last_bar_waits_for_the_rest_of_its_time(tmp_path: Path) -> None:
+    made = minute_folder(tmp_path, sessions=1)
+    path = tmp_path / "1Min" / "X.parquet"
+    whole = dict(read_columns(path))
+    write_parquet(path, {name: column[:100] for name, column in whole.items()})
+    first = run("resample", "--data", tmp_path, "--to", "1Hour")
+    assert "X: the last 1Hour bar is not complete and left out" in first.stderr
+    assert len(open_catalog(tmp_path).bars("X", Timeframe.HOUR_1)) == 2
+    write_parquet(path, whole)
+
+    assert run("resample", "--data", tmp_path, "--to", "1Hour").exit_code == 0
+    assert open_catalog(tmp_path).bars("X", Timeframe.HOUR_1).close[-1] == made.close[-1]
+
+
+def test_made_bars_do_not_overrule_those_of_a_source(tmp_path: Path) -> None:
+    """An official daily close differs from the last minute's; the one that is there stays until it may be replaced."""
+    folder = tmp_path / "bars"
+    made = minute_folder(folder)
+    run("import", bars(tmp_path / "X.csv", ["2012-11-21,40,90,30,45,5,100"]), "--to", folder)
+    before = contents(folder)
+    refused = run("resample", "--data", folder, "--to", "1Day")
+
+    assert "X 2012-11-21: open " in refused.stderr and "contradicts 40" in refused.stderr
+    assert (refused.exit_code, contents(folder)) == (1, before)
+    assert run("resample", "--data", folder, "--to", "1Day", "--replace").exit_code == 0
+    assert open_catalog(folder).bars("X", DAY).open[0] == made.open[0]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["--to", "1Day"], 1, "the bundled bars are daily and stay as they are"),
+        (["--data", "bars", "--to", "2Day"], 2, "'2Day' is not one of"),
+        (["--data", "bars", "--to", "1Min"], 2, "'1Min' is not one of"),
+        (["--data", "bars"], 2, "Missing option '--to'"),
+        (["--data", "bars", "--from", "1Hour", "--to", "1Day"], 1, "no 1Hour bars of X in bars, only 1Min"),
+        (["Y", "--data", "bars", "--to", "1Day"], 1, "unknown symbol 'Y'"),
+        (["--data", "bars", "--from", "5Min", "--to", "5Min"], 1, "no 5Min bars of X in bars"),
+    ],
+)
+def test_bad_wishes_for_longer_bars_are_one_line(
+    tmp_path: Path, args: list[str], code: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    minute_folder(tmp_path / "bars")
+    before = contents(tmp_path)
+    result = run("resample", *args)
+
+    assert result.exit_code == code
+    assert says in result.stderr
+    assert contents(tmp_path) == before
 
 
 def test_a_csv_that_would_be_hidden_is_not_joined(tmp_path: Path) -> None:

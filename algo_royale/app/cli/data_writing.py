@@ -16,9 +16,9 @@ from algo_royale.errors import AlreadyRunning, BadInput, BadMarketData
 
 if TYPE_CHECKING:
     from algo_royale.app.cli import Settings
-    from algo_royale.data.catalog import Read
+    from algo_royale.data.catalog import Catalog, Read
     from algo_royale.data.importing import Columns, Import
-    from algo_royale.market import SymbolChange, Timeframe
+    from algo_royale.market import Bars, SymbolChange, Timeframe
 
 TIMEFRAMES = ("1Min", "5Min", "15Min", "1Hour", "1Day")
 timeframe_option = click.option(
@@ -337,3 +337,88 @@ def _day(at_ns: int) -> date:
     from algo_royale.sessions import new_york_date
 
     return new_york_date(at_ns)
+
+
+# --- resample ------------------------------------------------------------------------------------------------------------
+
+
+@click.command("resample")
+@click.argument("symbols", nargs=-1, metavar="[SYMBOL]...")
+@click.option("--data", help="A folder of bars; default [research] data.", show_default=False)
+@click.option(
+    "--from",
+    "shorter",
+    type=click.Choice(TIMEFRAMES[:-1]),
+    help="Length of the bars there are; default the shortest there are of the symbol.",
+    show_default=False,
+)
+@click.option(
+    "--to",
+    "longer",
+    type=click.Choice(TIMEFRAMES[1:]),
+    multiple=True,
+    required=True,
+    help="Length of the bars to make; repeatable.",
+    show_default=False,
+)
+@click.option("--replace", is_flag=True, help="Let the made bars win over contradicting ones that are there.")
+@click.pass_obj
+def resample_command(
+    settings: "Settings", symbols: Sequence[str], data: str | None, shorter: str | None, longer: Sequence[str], replace: bool
+) -> None:  # fmt: skip
+    """Make longer bars of the shorter ones of each SYMBOL (default all) in a folder, beside them.
+
+    Bars lie on the clock of New York as Alpaca's do (the hour of the open is 09:00 and holds half an hour), never cross a
+    session, and end with it on half days. A last bar that is not complete is left out. Splits and dividends come along.
+
+    \b
+    Examples:
+      algo-royale data resample --data ./bars --to 5Min --to 1Hour
+      algo-royale data resample AAPL --data ./bars --from 1Min --to 1Day --replace
+    """
+    from algo_royale.data.catalog import open_catalog
+
+    source = data or settings.config.research.data
+    if source == "bundled":
+        raise BadInput("the bundled bars are daily and stay as they are; name a folder with --data")
+    catalog, target = open_catalog(source), Path(source)
+    with sole_writer(target):
+        plans: Plans = {}
+        notes = []
+        for symbol in dict.fromkeys(symbols or catalog.symbols()):
+            for length in dict.fromkeys(longer):
+                notes += _plan_longer(plans, catalog, symbol, shorter, length, target, replace=replace)
+        check_plans(plans)
+        write_plans(plans, target)
+    _print_written(settings, target, plans, (), notes, dry_run=False)
+
+
+def _plan_longer(
+    plans: Plans, catalog: "Catalog", symbol: str, shorter: str | None, longer: str, target: Path, *, replace: bool
+) -> list[str]:
+    """Plan one symbol's bars of one length; returns what is worth saying."""
+    from algo_royale.data.importing import add_actions
+    from algo_royale.data.resample import Resampler
+    from algo_royale.market import Timeframe
+
+    source = Timeframe(shorter) if shorter else catalog.timeframes(symbol)[0]
+    resampler = Resampler(Timeframe(longer))
+    made = resampler.update(catalog.bars(symbol, source))
+    notes = [f"{symbol}: the last {longer} bar is not complete and left out"] if resampler.under_way else []
+    if not len(made):
+        return notes
+    plan = add_bars(plans, symbol, _columns_of(made), resampler.timeframe, target, replace=replace)
+    actions = [(action.ex_date, action.ratio, action.cash_usd) for action in catalog.actions(symbol)]
+    if actions:
+        plan.columns, _ = add_actions(symbol, plan.columns, actions, replace=replace)
+    return notes
+
+
+def _columns_of(bars: "Bars") -> "Columns":
+    """Bars as the columns of a file."""
+    import numpy as np
+
+    columns: Columns = {name: getattr(bars, name) for name in ("open", "high", "low", "close", "volume", "vwap")}
+    columns |= {name: column.astype(np.float64) for name, column in bars.extra.items()}
+    counts = np.where(bars.trade_count < 0, np.nan, bars.trade_count.astype(np.float64))
+    return {"timestamp": bars.start_ns, **columns, "trade_count": counts}
