@@ -5,7 +5,7 @@ windows cut at B_k, the end of that train range. Nothing at or after B_k is read
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from functools import lru_cache
@@ -46,6 +46,8 @@ from algo_royale.sessions import calendar, new_york_ns
 from algo_royale.strategies import build, strategy_id
 from algo_royale.strategies.combined import CombinedSignal
 from algo_royale.strategies.space import ParamSpec
+
+OTHER_COSTS = (0, 3)  # beside one and two times the costs: what a report shows of how much a result leans on them
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +338,16 @@ def _optimised(
         "test_returns": test.returns, "test_trade_pnl": test.trades.net_pnl, "test_trade_returns": test.trades.returns,
         "test_returns_double_costs": dear.returns,
     }  # fmt: skip
+    for multiple in OTHER_COSTS:
+        other = run_interval(at_costs(config, multiple), unit.strategy, params or {}, test_interval)
+        arrays[f"test_returns_costs_{multiple}"] = other.returns
     return Result(document, arrays)
+
+
+def at_costs(config: ResearchConfig, multiple: int) -> ResearchConfig:
+    """The same research where every execution costs so many times as much."""
+    rules = replace(config.account_rules, costs=config.account_rules.costs.times(multiple))
+    return replace(config, costs=config.costs.times(multiple), rules=rules)
 
 
 def _signals(config: ResearchConfig, chosen: Selection) -> dict[str, Any]:

@@ -3,11 +3,9 @@
 import json
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
-from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,11 +20,12 @@ from hypothesis import strategies as some
 
 from algo_royale.app import report
 from algo_royale.app.cli import root as command_line
-from algo_royale.app.report import charts, model
-from algo_royale.app.report.findings import Finding, findings, number, passport, percent
-from algo_royale.app.report.model import CostRow, Run, Subject, Walk
+from algo_royale.app.report import charts, model, silence
+from algo_royale.app.report.findings import PROBLEM, Finding, findings, first, number, passport, percent
+from algo_royale.app.report.model import CostRow, Run, Subject, Trade, Walk
 from algo_royale.data.catalog import bundled
 from algo_royale.errors import ArtifactError
+from algo_royale.features import FeatureCache, Program
 from algo_royale.market import Timeframe
 from algo_royale.research import artifacts, stages
 from algo_royale.research.plan import series
@@ -34,6 +33,7 @@ from algo_royale.research.stages import ResearchConfig
 from algo_royale.research.viability import Check, ViabilityConfig
 from algo_royale.research.windows import WindowConfig, bar_starts
 from algo_royale.sessions import calendar, new_york_date
+from algo_royale.strategies.conditions import CONDITIONS, condition
 
 MILD = ViabilityConfig(checks=(Check(name="sharpe_ratio", op=">=", threshold=-9.0), Check(name="win_rate", op=">=", threshold=0.99)), threshold=0.5, hard_checks=())  # fmt: skip
 
@@ -294,8 +294,70 @@ def test_many_symbols_stay_below_five_megabytes(run: Run) -> None:
     page = report.render(replace(run, symbols=many))
 
     assert len(page.encode()) < 5_000_000
-    assert page.count('<section class="subject"') == report.DETAILED_MAX + 1
+    assert page.count('<section class="subject"') == model.DETAILED_MAX + 1
     assert all(f">{name}</a>" in page or f"<b>{name}</b>" in page for name in names)
+
+
+def test_of_many_symbols_the_best_are_computed_again_and_the_rest_are_rows(
+    made: ResearchConfig, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "DETAILED_MAX", 1)
+    few = model.load(made.artifacts_root)
+    best, rest = few.symbols
+
+    assert [s.name for s in few.symbols] == [s.name for s in run.symbols]
+    assert best.detailed and best.costs and not rest.detailed and not rest.costs and not rest.trades
+    assert np.array_equal(rest.returns, run.symbols[1].returns)
+    shown = report.render(few)
+    assert f'<section class="subject" id="{best.name}">' in shown
+    assert f'<section class="subject" id="{rest.name}">' not in shown and f"<b>{rest.name}</b>" in shown
+    assert "The 1 best symbols are told in full" in shown
+
+
+def test_thousands_of_trades_are_a_few_paths(run: Run) -> None:
+    subject = replace_subject(run.symbols[0], trades=trades(700))
+    few = charts.price(replace_subject(subject, trades=trades(20)))
+
+    assert few.count("<title>") == 20 and charts.price(subject).count("<title>") == 0
+    assert charts.price(subject).count('class="trade') == 2
+    crowded = charts.drawn(trades(charts.TRADES_MAX + 200))
+    assert len(crowded) == charts.TRADES_MAX and min(abs(t.gain) for t in crowded) == pytest.approx(200 / 1e4)
+    assert [t.entry for t in crowded] == sorted(t.entry for t in crowded)
+
+
+def test_costs_eat_a_return_at_the_multiple_where_it_crosses_zero(run: Run) -> None:
+    def said(*totals: float) -> str:
+        return report._breakeven(replace_subject(run.symbols[0], costs=cost_rows(*totals)))
+
+    assert said(0.3, 0.2, 0.1, -0.1) == "The return is gone at about 2.5 times the costs."
+    assert said(0.3, 0.25, 0.2, 0.15) == "The return bears 3 times the costs."
+    assert said(-0.1, -0.2, -0.3, -0.4) == "It loses even without costs."
+
+
+def test_a_portfolio_is_simulated_at_every_cost(made: ResearchConfig, run: Run) -> None:
+    """Dearer is worse here, the recorded run stands at one, and without costs a fill's price is the open itself."""
+    assert run.portfolio is not None
+    totals = [row.total_return for row in run.portfolio.costs]
+
+    assert [row.multiple for row in run.portfolio.costs] == [0, 1, 2, 3]
+    assert totals == sorted(totals, reverse=True) and len(set(totals)) == 4
+    assert totals[1] == pytest.approx(run.portfolio.document["oos"]["total_return"], abs=1e-12)
+    assert totals[2] == pytest.approx(run.portfolio.document["passport"]["double_costs_total_return"], abs=1e-12)
+    paid = sum(f["slippage_cost"] + f["commission"] + f["fees"] for f in run.portfolio.fills)
+    windows = len(run.portfolio.walks)
+    assert (totals[0] - totals[1]) / windows == pytest.approx(paid / made.start_equity / windows, rel=0.3)
+
+
+def test_one_problem_of_many_symbols_is_said_once(run: Run) -> None:
+    many = [
+        Finding(level=PROBLEM, about=f"S{i}", title=f"It may be luck: {i}", fact=f"Odds {i}.", advice="Wait.")
+        for i in range(9)
+    ]
+    lone = Finding(level=PROBLEM, about="S1", title="Twice the costs would eat it", fact="", advice="")
+    told = first(run, [*many, lone])
+
+    assert [f.title for f in told] == [f"It may be luck: 9 of {len(run.symbols)} symbols", lone.title]
+    assert told[0].fact.startswith("S0, S1, S2") and told[0].fact.endswith("The first of them: Odds 0.")
 
 
 def test_thinning_keeps_the_extremes() -> None:
@@ -356,7 +418,10 @@ def planted(subject: Subject) -> Iterator[tuple[str, Subject]]:
     yield "Holding did better", with_document(subject, oos={"total_return": -0.99, "sharpe_ratio": -2.0})
     yield "One window made", replace_subject(subject, walks=walks(subject, gain=[0.5, 0.0, -0.01]))
     yield "Fitted better", with_document(subject, degradation={"sharpe_ratio": 0.8})
-    yield "The search picks", replace_subject(subject, walks=walks(subject, pbo=[0.9, 0.6, None]))
+    yield "The search picks", with_document(subject, passport={"pbo_search": 0.6})
+    yield "Which strategy is best is", with_document(subject, passport={"pbo": 0.51})
+    yield "It stands on a peak", with_document(subject, passport={"plateau": 0.4})
+    yield "Windows end many", replace_subject(subject, trades=trades(5, closed_by_end=True))
     yield "Parameters wander", with_document(subject, param_consistency=0.2)
     yield "Its backtest comes out differently", replace_subject(subject, equal=False)
     yield "Twice the costs", replace_subject(subject, costs=cost_rows(0.3, 0.1, -0.1))
@@ -371,6 +436,18 @@ def cost_rows(*totals: float) -> tuple[CostRow, ...]:
     return tuple(CostRow(multiple=m, total_return=t, sharpe_ratio=1.0, max_drawdown=0.1) for m, t in enumerate(totals))
 
 
+def trades(count: int, **more: Any) -> tuple[Trade, ...]:
+    """Round trips of a session each, every other one won."""
+    day = date(2010, 3, 1)
+    row = Trade(
+        entry=0, exit=1, entered=day, exited=day, entry_price=100.0, exit_price=101.0, net_pnl=10.0, gain=0.01,
+        closed_by_end=False,
+    )  # fmt: skip
+    return tuple(
+        replace(row, entry=i, exit=i + 1, gain=(-1) ** i * i / 1e4, net_pnl=(-1.0) ** i, **more) for i in range(count)
+    )
+
+
 def test_each_planted_fault_is_found_and_none_of_them_in_a_sound_subject(run: Run) -> None:
     sound = with_document(
         replace_subject(
@@ -379,6 +456,7 @@ def test_each_planted_fault_is_found_and_none_of_them_in_a_sound_subject(run: Ru
             benchmark=np.zeros(len(run.symbols[0].returns)),
         ),
         best_params={}, param_consistency=0.9, degradation={"sharpe_ratio": 0.1},
+        passport={"pbo": 0.1, "pbo_search": 0.1, "plateau": 0.9},
         oos={"deflated_sharpe": 0.99, "min_track_record": 100, "total_return": 0.331, "sharpe_ratio": 2.0, "num_trades": 27},
     )  # fmt: skip
     assert titles(run, sound) == []
@@ -389,14 +467,49 @@ def test_each_planted_fault_is_found_and_none_of_them_in_a_sound_subject(run: Ru
 def test_a_silent_window_says_which_condition_kept_it_out(made: ResearchConfig) -> None:
     """An RSI below 1 never happens: the range that it stayed in is said, and the threshold."""
     params = {
-        "entry_conditions": [{"RSIEntry": {"period": 14, "oversold": 1.0}}], "exit_conditions": [{"RSIExit": {}}],
+        "entry_conditions": [{"RSIEntry": {"period": 14, "oversold": 22}}], "exit_conditions": [{"RSIExit": {}}],
     }  # fmt: skip
     data = series(made.data, "IBM", made.timeframe)
-    window = stages.plan(made).windows[0]
-    span = data.span(window.test_start_ns, window.test_end_ns)
-    text = model._why_silent(made, data, "RSIStrategy", params, window, span)
+    low, high = data.span(stages.plan(made).windows[1].test_start_ns, stages.plan(made).windows[1].test_end_ns)
+    bars = data.bars.slice(0, high)
+    lowest = talib_free_rsi(bars.close, 14)[low:high].min()
+    text = silence.why(bars, high - low, "RSIStrategy", params, made.timeframe)
 
-    assert re.match(r"RSIEntry held on 0 of 25\d bars \(rsi stayed between [\d.]+ and [\d.]+; .*oversold 1", text), text
+    assert lowest > 22
+    assert text == f"rsi never fell below 22 (its lowest was {lowest:.4g}), so RSIEntry never held"
+
+
+def talib_free_rsi(close: np.ndarray, period: int) -> np.ndarray:
+    """Wilder's, by its definition: averages of gains and losses that start as plain means."""
+    moves = np.diff(close)
+    up, down = np.maximum(moves, 0.0), np.maximum(-moves, 0.0)
+    gain, loss, out = up[:period].mean(), down[:period].mean(), np.full(len(close), np.nan)
+    for i in range(period, len(close)):
+        if i > period:
+            gain, loss = (gain * (period - 1) + up[i - 1]) / period, (loss * (period - 1) + down[i - 1]) / period
+        out[i] = 100.0 * gain / (gain + loss)
+    return out
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, row in CONDITIONS.items() if row.supports(Timeframe.DAY_1) and "Column" not in name]
+)
+def test_what_a_condition_is_said_to_have_missed_is_true(name: str) -> None:
+    """Wherever a sentence names a threshold and the nearest value, the value lies on the wrong side of it."""
+    found, bars = condition(name, {}, Timeframe.DAY_1), bundled().adjusted("IBM", Timeframe.DAY_1).slice(0, 1500)
+    with np.errstate(all="ignore"):
+        values = Program(found.inputs.values()).run_cached(FeatureCache(bars))
+        held = found.verdicts(values, len(bars))
+    for end in range(400, 1500, 50):
+        if held[end - 5 : end].any():
+            continue
+        text = silence.never(found, {key: array[:end] for key, array in values.items()}, 5)
+        assert text.endswith((f"so {name} never held", f"{name} held on none of 5 bars"))
+        if said := re.search(
+            r"(rose above|fell below) (-?[\d.e+-]+) (?:times .*|)\([a-z ]+ (-?[\d.e+-]+)(?: times)?\)", text
+        ):
+            limit, nearest = float(said[2]), float(said[3])
+            assert nearest <= limit if said[1] == "rose above" else nearest >= limit, text
 
 
 def test_mild_thresholds_a_short_search_and_a_symbol_without_data_are_named(run: Run) -> None:
@@ -408,12 +521,20 @@ def test_mild_thresholds_a_short_search_and_a_symbol_without_data_are_named(run:
 
 
 def test_the_passport_is_the_artifact_in_words(run: Run) -> None:
-    subject = with_document(run.symbols[0], oos={"psr": 0.97, "deflated_sharpe": 0.4, "min_track_record": None})
+    told = {
+        "psr": 0.97, "deflated_sharpe": 0.4, "min_track_record": None, "pbo": 0.1, "plateau": 0.6,
+        "deflated_sharpe_trials": 0.951, "double_costs_total_return": -0.02,
+    }  # fmt: skip
+    subject = with_document(run.symbols[0], passport=told)
     entries = {e.name: (e.value, e.verdict) for e in passport(subject)}
 
     assert entries["Probabilistic Sharpe ratio"] == ("97.0\u202f%", "good")
-    assert entries["Deflated Sharpe ratio"] == ("40.0\u202f%", "poor")
+    assert entries["Deflated by the strategies tried"] == ("40.0\u202f%", "poor")
+    assert entries["Deflated by every trial"] == ("95.1\u202f%", "good")
     assert entries["Minimum track record"] == ("none", "poor")
+    assert entries["Overfitting by choosing the strategy"] == ("10.0\u202f%", "good")
+    assert entries["Return at twice the costs"] == ("−2.0\u202f%", "poor")
+    assert entries["Plateau"] == ("60\u202f%", "fair")
 
 
 # --- what can go wrong ---------------------------------------------------------------------------------------------------
@@ -470,30 +591,3 @@ def test_without_a_run_the_command_says_what_to_do_and_writes_nothing(tmp_path: 
     assert done.exit_code == 1
     assert done.stderr.startswith("error: ") and done.stderr.rstrip().endswith("run run-backtest to make it")
     assert list(tmp_path.iterdir()) == []
-
-
-# --- how it looks --------------------------------------------------------------------------------------------------------
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SWITCHES = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-@pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_sticks_out_of_a_screen(page: str, tmp_path: Path, width: int) -> None:
-    """Laid out in a frame of that width, because a window cannot be as narrow as a phone."""
-    frame = f'<iframe width="{width}" height="900" style="border:0" srcdoc="{escape(page)}"></iframe>'
-    measure = "onload = () => document.title = 'wide ' + frames[0].document.documentElement.scrollWidth"
-    (tmp_path / "page.html").write_text(f"<title></title>{frame}<script>{measure}</script>")
-    done = subprocess.run(
-        [str(CHROMIUM), *SWITCHES, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,900", "--dump-dom",
-         (tmp_path / "page.html").as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-
-    found = re.search(r"<title>wide (\d+)</title>", done.stdout)
-    assert found is not None
-    assert int(found[1]) == width

@@ -1,18 +1,19 @@
 """The report of a backtest: one HTML page that needs no network, no script and no other file."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from algo_royale.app.report import charts, model
-from algo_royale.app.report.findings import PROBLEM, SIGNS, Finding, findings, label, number, passport, percent
-from algo_royale.app.report.model import Run, Subject
+from algo_royale.app.report.findings import NOTE, SIGNS, Finding, findings, first, label, number, passport, percent
+from algo_royale.app.report.model import DETAILED_MAX, Run, Subject
 from algo_royale.research import artifacts
 
-DETAILED_MAX = 30  # symbols with a section of their own; more of them would pass five megabytes
 ROWS_MAX = 200  # trades and transactions listed, the latest
+VOTERS_MAX = 12  # symbols whose voters a window's row names
 ROLLING = 126  # sessions, half a year
 _FRACTIONS = frozenset({"total_return", "win_rate", "max_drawdown", "cagr", "volatility", "exposure"})
 _BARS = {"1Day": "Daily", "1Hour": "Hourly", "15Min": "Quarter-hour", "5Min": "Five-minute", "1Min": "Minute"}
@@ -42,20 +43,14 @@ def render(run: Run) -> str:
     )  # fmt: skip
     environment.filters |= {"percent": percent, "number": number, "label": label, "measure": measure}
     found = findings(run)
-    ranked = sorted(run.symbols, key=_rank)
-    detailed = ranked[:DETAILED_MAX]
+    detailed = [s for s in run.symbols if s.detailed][:DETAILED_MAX]
     sections = [_section(s, found) for s in [*([run.portfolio] if run.portfolio else []), *detailed]]
     return environment.get_template("page.html").render(
-        run=run, manifest=run.manifest, config=run.config, ranked=ranked, detailed={s.name for s in detailed},
+        run=run, manifest=run.manifest, config=run.config, ranked=list(run.symbols), detailed={s.name for s in detailed},
         sections=sections, spark=charts.spark, found=found,
-        first=[f for f in found if not f.about or f.level == PROBLEM], missed=missed, wanted=wanted, costs=_costs(run),
-        bars=_BARS[run.config.timeframe.value], states=_states(run.manifest["units"]), rows_max=ROWS_MAX, detailed_max=DETAILED_MAX,
+        first=first(run, found), doubted=_doubts(run, found), trades_max=charts.TRADES_MAX, voters_max=VOTERS_MAX, missed=missed, wanted=wanted, costs=_costs(run),
+        bars=_BARS[run.config.timeframe.value], states=_states(run.manifest["units"]), rows_max=ROWS_MAX,
     )  # fmt: skip
-
-
-def _rank(subject: Subject) -> tuple[Any, ...]:
-    sharpe = subject.document["oos"]["sharpe_ratio"]
-    return not subject.document["is_viable"], -subject.document["viability_score"], -(sharpe or 0.0), subject.name
 
 
 def _section(subject: Subject, found: list[Finding]) -> dict[str, Any]:
@@ -77,10 +72,33 @@ def _section(subject: Subject, found: list[Finding]) -> dict[str, Any]:
         "shares": held and held[0],
         "shares_legend": held
         and charts.legend([(f"c{i}", name, percent(mean, 0, sign=False)) for name, i, mean in held[1]]),
+        "costs": charts.costs(subject),
+        "breakeven": _breakeven(subject),
         "paid": sum(f["commission"] + f["fees"] + f["slippage_cost"] for f in subject.fills),
         "parameters": charts.parameters(subject),
         "passport": passport(subject),
     }
+
+
+def _doubts(run: Run, found: list[Finding]) -> dict[str, list[str]]:
+    """What speaks against each subject, whatever its checks say, for its row in the table."""
+    out: dict[str, list[str]] = {s.name: [] for s in [*run.symbols, *([run.portfolio] if run.portfolio else [])]}
+    for f in found:
+        if f.about and f.level != NOTE:
+            out[f.about].append(f.title[0].lower() + f.title[1:])
+    return out
+
+
+def _breakeven(subject: Subject) -> str:
+    """How many times the costs a return bears, between the multiples that were computed."""
+    rows = subject.costs
+    for lower, upper in pairwise(rows):
+        if lower.total_return > 0.0 >= upper.total_return:
+            share = lower.total_return / (lower.total_return - upper.total_return)
+            return f"The return is gone at about {number(lower.multiple + share * (upper.multiple - lower.multiple), 1)} times the costs."
+    if rows and rows[0].total_return <= 0.0:
+        return "It loses even without costs."
+    return f"The return bears {rows[-1].multiple} times the costs." if rows else ""
 
 
 def measure(name: str, value: float | None) -> str:

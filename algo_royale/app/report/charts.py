@@ -20,6 +20,8 @@ from algo_royale.research.viability import Dimension, unit_value
 W, H = 1000, 300  # user units of every drawing; its real size is the style sheet's
 POINTS_MAX = 1000  # as many as there are pixels; of more points the extremes of each pixel pair are drawn
 LABELS_MAX = 8
+TOOLTIPS_MAX = 60  # trades drawn one by one
+TRADES_MAX = 1500  # trades drawn at all: more of them hide the price
 MONTH_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -175,7 +177,7 @@ def ribbon(subject: Subject) -> str:
         )
         cells.append(
             f'<div class="{kind}" style="flex:{(w.last - w.first) / n:.4f};--v:{0.12 + 0.6 * abs(w.gain) / strongest:.2f}"'
-            f' title="{escape(title)}"><b>{percent(w.gain) if w.num_trades else "cash"}</b>'
+            f' title="{escape(title)}"><em>{w.test_start:%Y-%m}</em><b>{percent(w.gain) if w.num_trades else "cash"}</b>'
             f"<small>{percent(w.benchmark)}</small></div>"
         )
     return f'<div class="ribbon{" many" if len(cells) > 12 else ""}">{"".join(cells)}</div>'
@@ -199,11 +201,19 @@ def price(subject: Subject) -> str:
     assert subject.price is not None
     low, high = float(subject.price.min()), float(subject.price.max())
     scale, n = Scale(low, high, log=True), len(subject.dates)
-    drawing = _line(scale.y(subject.price), n, "price") + "".join(_trade(t, scale, n) for t in subject.trades)
+    drawing = _line(scale.y(subject.price), n, "price") + _trades(drawn(subject.trades), scale, n)
     shown = nice(low, high) if high / low < 3 else _price_ticks(low, high)
     ticks = [(scale.share(v), f"{v:,.0f}" if high >= 10 else f"{v:.2f}") for v in shown]
     title = f"{subject.name}: closing price and {len(subject.trades)} trades out of sample"
     return _plot(drawing, title, size="tall", n=n, dates=subject.dates, walks=subject.walks, ticks=ticks)
+
+
+def drawn(trades: Sequence[Trade]) -> Sequence[Trade]:
+    """The trades that a chart shows: all, or those that moved most."""
+    if len(trades) <= TRADES_MAX:
+        return trades
+    kept = sorted(range(len(trades)), key=lambda i: (-abs(trades[i].gain), i))[:TRADES_MAX]
+    return [trades[i] for i in sorted(kept)]
 
 
 def _price_ticks(low: float, high: float) -> list[float]:
@@ -211,15 +221,30 @@ def _price_ticks(low: float, high: float) -> list[float]:
     return [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
 
 
-def _trade(trade: Trade, scale: Scale, n: int) -> str:
-    kind = "gain" if trade.net_pnl > 0.0 else "loss"
-    x1, x2 = (_fixed(x_of(at, n)) for at in (trade.entry, trade.exit))
-    y1, y2 = (_fixed(H * min(1.0, max(0.0, scale.share(p)))) for p in (trade.entry_price, trade.exit_price))
-    title = f"{trade.entered} to {trade.exited}: {percent(trade.gain)}"
-    return (
-        f'<g class="trade {kind}"><title>{title}</title><path d="M{x1} {y1}L{x2} {y2}"/>'
-        f'<path class="dot" d="M{x1} {y1}h0"/><path class="dot" d="M{x2} {y2}h0"/></g>'
-    )
+def _trades(trades: Sequence[Trade], scale: Scale, n: int) -> str:
+    """A line and two dots each; with a tooltip each as long as they are few, else one path for all of a kind."""
+    if len(trades) <= TOOLTIPS_MAX:
+        return "".join(
+            f'<g class="trade {_kind(t)}"><title>{t.entered} to {t.exited}: {percent(t.gain)}</title>'
+            f"{_trade_paths([t], scale, n)}</g>"
+            for t in trades
+        )
+    groups = ((kind, [t for t in trades if _kind(t) == kind]) for kind in ("gain", "loss"))
+    return "".join(f'<g class="trade {kind}">{_trade_paths(some, scale, n)}</g>' for kind, some in groups if some)
+
+
+def _kind(trade: Trade) -> str:
+    return "gain" if trade.net_pnl > 0.0 else "loss"
+
+
+def _trade_paths(trades: Sequence[Trade], scale: Scale, n: int) -> str:
+    lines, dots = [], []
+    for t in trades:
+        x1, x2 = (_fixed(x_of(at, n)) for at in (t.entry, t.exit))
+        y1, y2 = (_fixed(H * min(1.0, max(0.0, scale.share(p)))) for p in (t.entry_price, t.exit_price))
+        lines.append(f"M{x1} {y1}L{x2} {y2}")
+        dots.append(f"M{x1} {y1}h0M{x2} {y2}h0")
+    return f'<path d="{"".join(lines)}"/><path class="dot" d="{"".join(dots)}"/>'
 
 
 PALETTE = 8
@@ -281,6 +306,24 @@ def months(subject: Subject) -> str:
         cells = "".join(_month(value, whole=index == MONTHS) for index, value in enumerate(values))
         rows.append(f"<tr><th>{year}</th>{cells}</tr>")
     return f'<table class="heat"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def costs(subject: Subject) -> str:
+    """A bar per multiple of the costs, from zero to the return."""
+    totals = [row.total_return for row in subject.costs]
+    most = max(map(abs, totals), default=0.0) or 1.0
+    rows = []
+    for row in subject.costs:
+        kind = "gain" if row.total_return > 0.0 else "loss"
+        width = max(0.5, 100 * abs(row.total_return) / most)
+        name = "none" if not row.multiple else "as in this run" if row.multiple == 1 else f"{row.multiple} times"
+        rows.append(
+            f'<tr><td>{name}</td><td class="bar"><i class="{kind}" style="width:{width:.1f}%"></i></td>'
+            f"<td>{percent(row.total_return)}</td><td>{number(row.sharpe_ratio)}</td>"
+            f"<td>{percent(row.max_drawdown, sign=False)}</td></tr>"
+        )
+    head = "<th>Costs</th><th></th><th>Return</th><th>Sharpe</th><th>Max drawdown</th>"
+    return f'<table class="costs"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
 def _month(value: float | None, *, whole: bool) -> str:

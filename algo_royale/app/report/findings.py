@@ -1,9 +1,10 @@
 """What is wrong or doubtful about a run, why it matters, and what to do: from its figures alone."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -26,17 +27,21 @@ ONE_TRADE, ONE_WINDOW = 0.5, 0.75  # share of the whole profit
 COST_SHARE = 0.25  # of the return before costs
 IDLE = 0.4  # mean share of equity invested
 ONE_SYMBOL = 0.6  # of what is invested
+CUT_SHARE = 1 / 3  # of the trades
+ALIKE_MAX = 3  # findings of one kind that are told one by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """`about` is a subject's name or "" for the run; `fact` has the figures, `advice` what to do."""
+    """`about` is a subject's name or "" for the run; `fact` has the figures, `advice` what to do. `kind` is the title of
+    many such findings together."""
 
     level: str
     about: str
     title: str
     fact: str
     advice: str
+    kind: str = ""
 
 
 def percent(value: float | None, digits: int = 1, *, sign: bool = True) -> str:
@@ -77,42 +82,54 @@ class Entry:
 
 
 def passport(subject: Subject) -> list[Entry]:
-    """How far the result can be trusted, in one table."""
-    document, oos = subject.document, subject.document["oos"]
-    odds = [w.pbo for w in subject.walks if w.pbo is not None]
-    record, n, deflated = oos["min_track_record"], oos["n_sessions"], oos["deflated_sharpe"]
-    bar = oos["sr_benchmark"] * math.sqrt(metrics.SESSIONS_PER_YEAR) if oos["sr_benchmark"] is not None else None
-    lost, steady = document["degradation"], document["param_consistency"]
-    k, pbo = oos["n_candidates"], sum(odds) / len(odds) if odds else None
+    """How far the result can be trusted, in one table: the artifact's passport in words."""
+    document = subject.document
+    found, lost, steady = document["passport"], document["degradation"], document["param_consistency"]
+    record, n, total = found["min_track_record"], found["n_sessions"], document["oos"]["total_return"]
+    luck, search = _odds_rows(found), found["pbo_search"]
+    dear, plateau = found["double_costs_total_return"], found["plateau"]
     rows = [
-        ("Probabilistic Sharpe ratio", percent(oos["psr"], sign=False), _above(oos["psr"], COIN, CONFIDENCE),
-         "probability that the true Sharpe ratio is above zero"),
-        ("Deflated Sharpe ratio", percent(deflated, sign=False), _above(deflated, COIN, CONFIDENCE),
-         f"the same against the best of {k} strategies tried, were all of them worthless: those would show {number(bar)} a year"),
+        *luck,
         ("Minimum track record", f"{record:,} sessions" if record else "none",
          "poor" if record is None else "good" if record <= n else "fair" if record <= 2 * n else "poor",
-         f"sessions needed for 95\u202f% confidence; there are {n:,}"),
-        ("Probability of overfitting", percent(pbo, sign=False), _above(None if pbo is None else -pbo, -COIN, -0.2),
-         "how often the best parameters of one half of the training sessions disappoint in the other (CSCV), mean of windows"),
+         f"sessions needed for 95\u202f% confidence that the Sharpe ratio is above zero; there are {n:,}"),
+        ("Overfitting by choosing the strategy", percent(found["pbo"], sign=False), _below(found["pbo"], COIN, 0.2),
+         "how often the best strategy of one half of the test sessions is below the median in the other half (PBO by CSCV)"),
+        ("Overfitting by searching", percent(search, sign=False), _below(search, COIN, 0.2),
+         "the same of the parameters tried in training, mean of windows"),
         ("Sharpe ratio lost out of sample", _lost(lost.get("sharpe_ratio")), _kept(lost.get("sharpe_ratio")),
          "share of the in-sample mean of a window that did not carry over"),
         ("Growth lost out of sample", _lost(lost.get("cagr")), _kept(lost.get("cagr")), "the same for yearly growth"),
+        ("Return at twice the costs", percent(dear),
+         "poor" if dear <= 0.0 else "good" if dear > (1 - COST_SHARE) * total else "fair",
+         f"it is {percent(total)} at the costs of this run"),
+        ("Plateau", percent(plateau, 0, sign=False), _above(plateau, COIN, 0.8),
+         "share of the neighbouring parameters that keep half of what the chosen ones reached in training, mean of windows"),
         ("Parameter consistency", number(steady), _above(steady, STEADY, 0.8),
          "1 if every window chose the same parameters, towards 0 if they lie anywhere"),
     ]  # fmt: skip
-    by = {row.multiple: row for row in subject.costs}
-    if by:
-        double = by[2].total_return
-        verdict = "poor" if double <= 0.0 else "good" if double > (1 - COST_SHARE) * by[1].total_return else "fair"
-        rows.append(
-            (
-                "Return at twice the costs",
-                percent(double),
-                verdict,
-                f"it is {percent(by[1].total_return)} at the costs of this run",
-            )
-        )
     return [Entry(name=name, value=value, verdict=verdict, meaning=why) for name, value, verdict, why in rows]
+
+
+def _odds_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """The Sharpe ratio against nothing, against the strategies tried, and against everything tried."""
+    k, trials, alone = found["n_candidates"], found["n_trials"], found["n_trials_independent"]
+    rows = [
+        ("Probabilistic Sharpe ratio", "psr", "probability that the true Sharpe ratio is above zero"),
+        ("Deflated by the strategies tried", "deflated_sharpe",
+         f"the same against the best of {k} strategies, were all of them worthless: it would show"
+         f" {number(_yearly(found['sr_benchmark']))} a year"),
+        ("Deflated by every trial", "deflated_sharpe_trials",
+         f"the same against the best of {trials:,} trials, which amount to {number(alone, 0)} independent ones: it would"
+         f" show {number(_yearly(found['sr_benchmark_trials']))} a year"),
+    ]  # fmt: skip
+    return [
+        (name, percent(found[key], sign=False), _above(found[key], COIN, CONFIDENCE), why) for name, key, why in rows
+    ]
+
+
+def _yearly(sharpe: float | None) -> float | None:
+    return None if sharpe is None else sharpe * math.sqrt(metrics.SESSIONS_PER_YEAR)
 
 
 def _lost(share: float | None) -> str:
@@ -121,7 +138,11 @@ def _lost(share: float | None) -> str:
 
 
 def _kept(share: float | None) -> str:
-    return _above(None if share is None else -share, -LOST_SHARE, -0.25)
+    return _below(share, LOST_SHARE, 0.25)
+
+
+def _below(value: float | None, fair: float, good: float) -> str:
+    return _above(None if value is None else -value, -fair, -good)
 
 
 def _above(value: float | None, fair: float, good: float) -> str:
@@ -133,6 +154,25 @@ def findings(run: Run) -> list[Finding]:
     subjects = [*([run.portfolio] if run.portfolio else []), *run.symbols]
     parts = [_whole(run), *(_of(run, subject) for subject in subjects)]
     return sorted(chain.from_iterable(parts), key=lambda f: LEVELS.index(f.level))
+
+
+def first(run: Run, found: Sequence[Finding]) -> list[Finding]:
+    """What to look at first: what is about the run, and problems; where many symbols have the same one, said once."""
+    groups: dict[str, list[Finding]] = {}
+    for f in found:
+        if f.about and f.level == PROBLEM and not (run.portfolio and f.about == run.portfolio.name):
+            groups.setdefault(f.kind or f.title.partition(":")[0], []).append(f)
+    many = {kind: some for kind, some in groups.items() if len(some) > ALIKE_MAX}
+    said = {id(f) for some in many.values() for f in some}
+    together = [
+        Finding(
+            level=PROBLEM, about="", title=f"{kind}: {len(some)} of {len(run.symbols)} symbols",
+            fact=f"{listed([f.about for f in some], 12)}. The first of them: {some[0].fact}", advice=some[0].advice,
+        )
+        for kind, some in many.items()
+    ]  # fmt: skip
+    alone = [f for f in found if id(f) not in said and (not f.about or f.level == PROBLEM)]
+    return sorted([*together, *alone], key=lambda f: LEVELS.index(f.level))
 
 
 def _of(run: Run, subject: Subject) -> Iterator[Finding]:
@@ -178,11 +218,13 @@ def _mild(run: Run) -> Iterator[Finding]:
     judged = [*run.symbols, *([run.portfolio] if run.portfolio else [])]
     viable = [subject for subject in judged if subject.document["is_viable"]]
     config, usual = run.config.viability, ViabilityConfig()
-    if not viable or not (milder or config.threshold < usual.threshold):
+    asked = {check.name for check in config.checks}
+    dropped = [name for name in usual.hard_checks if name not in asked]
+    if not viable or not (milder or dropped or config.threshold < usual.threshold):
         return
     kept = []
     for subject in viable:
-        values = {check["name"]: check["value"] for check in subject.document["checks"]}
+        values = subject.document["passport"] | {c["name"]: c["value"] for c in subject.document["checks"]}
         if judge(values, usual).is_viable:
             kept.append(subject.name)
     yield Finding(
@@ -192,6 +234,7 @@ def _mild(run: Run) -> Iterator[Finding]:
         + ", ".join(
             [f"{c.name} {SIGNS[c.op]} {c.threshold:g} (default {standard[c.name].threshold:g})" for c in milder]
             + [f"score {config.threshold:g} (default {usual.threshold:g})"] * (config.threshold < usual.threshold)
+            + [f"{name} is not asked" for name in dropped]
         )
         + (f". By the defaults: {listed(kept)}." if kept else "."),
         advice="Set [viability] to the thresholds that you would trade real money on before you do.",
@@ -229,9 +272,10 @@ def _silence(run: Run, subject: Subject) -> Iterator[Finding]:
         yield Finding(
             level=PROBLEM if len(silent) * 2 > len(walks) else CAUTION, about=subject.name,
             title=f"No trade in {len(silent)} of {len(walks)} windows",
-            fact=" ".join(facts[:3]),
+            fact=" ".join(facts[:3]) + (f" And {len(facts) - 3} more such reasons." if len(facts) > 3 else ""),
+            kind="No trade in some windows",
             advice="Train on longer windows (--train), or lower min_trades in [research]." if unsearched * 2 > len(silent)
-            else "Its entry is too rare here: widen its thresholds, or let other strategies vote.",
+            else "Its entry is too rare here: train on a range that knows such markets (--train), or let other strategies vote.",
         )  # fmt: skip
     document = subject.document
     if document["is_viable"] and document["best_params"] is None:
@@ -243,7 +287,7 @@ def _silence(run: Run, subject: Subject) -> Iterator[Finding]:
 
 
 def _odds(run: Run, subject: Subject) -> Iterator[Finding]:
-    oos = subject.document["oos"]
+    oos, passed = subject.document["oos"], subject.document["passport"]
     deflated, record, n = oos["deflated_sharpe"], oos["min_track_record"], oos["n_sessions"]
     shown = None if deflated is None else math.floor(deflated * 1000) / 1000  # 0.9496 has not reached 0.95
     if deflated is not None and deflated < CONFIDENCE:
@@ -251,14 +295,15 @@ def _odds(run: Run, subject: Subject) -> Iterator[Finding]:
             level=PROBLEM if deflated < COIN else CAUTION, about=subject.name,
             title=f"It may be luck: deflated Sharpe ratio {number(shown, 3)}",
             fact=f"The probability that the true Sharpe ratio beats the best of {oos['n_candidates']} worthless strategies"
-            f" is {percent(shown, sign=False)}; {percent(CONFIDENCE, 0, sign=False)} is the usual bar.",
+            f" is {percent(shown, sign=False)}; {percent(CONFIDENCE, 0, sign=False)} is the usual bar. Against the best of all"
+            f" {passed['n_trials']:,} trials it is {percent(passed['deflated_sharpe_trials'], sign=False)}.",
             advice="Try fewer strategies, or wait for more sessions; paper trading adds them honestly.",
         )  # fmt: skip
     if record is None and oos["num_trades"]:
         yield Finding(
             level=PROBLEM, about=subject.name, title="No record could prove it: its Sharpe ratio is not positive",
             fact=f"Out of sample the Sharpe ratio is {number(oos['sharpe_ratio'])} over {n:,} sessions.",
-            advice="Drop the symbol, or another strategy for it.",
+            advice="Drop the symbol, or try another strategy for it (--strategies).",
         )  # fmt: skip
     elif record is not None and record > n:
         yield Finding(
@@ -297,6 +342,13 @@ def _concentration(run: Run, subject: Subject) -> Iterator[Finding]:
             f" {len(subject.walks) - 1} windows together {percent(rest)}.",
             advice="Ask what was special about that time, and whether it will come again.",
         )  # fmt: skip
+    cut = [t for t in subject.trades if t.closed_by_end]
+    if len(subject.trades) > 2 and len(cut) > CUT_SHARE * len(subject.trades):
+        yield Finding(
+            level=NOTE, about=subject.name, title="Windows end many of its trades",
+            fact=f"{len(cut)} of {len(subject.trades)} trades were closed by the end of a window, not by the strategy.",
+            advice="Longer test ranges (--test) let it come to its own exits.",
+        )  # fmt: skip
     gains = np.array([t.net_pnl for t in subject.trades])
     if len(gains) > 2 and gains.sum() > 0.0 and gains.max() > ONE_TRADE * gains.sum():
         best_trade = max(subject.trades, key=lambda t: t.net_pnl)
@@ -318,13 +370,28 @@ def _search(run: Run, subject: Subject) -> Iterator[Finding]:
             f" {percent(lost, 0, sign=False)} was lost.",
             advice="Longer training, fewer dimensions, or more trades in each training range.",
         )  # fmt: skip
-    odds = [w.pbo for w in subject.walks if w.pbo is not None]
-    if odds and sum(odds) / len(odds) > COIN:
+    passed = subject.document["passport"]
+    searched, chosen, plateau = passed["pbo_search"], passed["pbo"], passed["plateau"]
+    if searched is not None and searched > COIN:
         yield Finding(
             level=CAUTION, about=subject.name, title="The search picks what will disappoint",
-            fact=f"In {percent(sum(odds) / len(odds), 0, sign=False)} of the ways to halve the training sessions the best"
-            " parameters of one half are below the median in the other.",
+            fact=f"In {percent(searched, 0, sign=False)} of the ways to halve the training sessions the best parameters of one"
+            " half are below the median in the other.",
             advice="Prefer a strategy whose neighbouring parameters do equally well, or search less.",
+        )  # fmt: skip
+    if chosen is not None and chosen > COIN:
+        yield Finding(
+            level=CAUTION, about=subject.name, title="Which strategy is best is a matter of chance",
+            fact=f"In {percent(chosen, 0, sign=False)} of the ways to halve the test sessions the best of"
+            f" {passed['n_candidates']} strategies in one half is below the median in the other.",
+            advice="Let several strategies vote rather than one, or compare fewer of them.",
+        )  # fmt: skip
+    if plateau is not None and plateau < COIN:
+        yield Finding(
+            level=CAUTION, about=subject.name, title="It stands on a peak, not on a plateau",
+            fact=f"Of the parameters one step beside the chosen ones only {percent(plateau, 0, sign=False)} keep half of what"
+            " those reached in training.",
+            advice="A small change of the market is such a step: prefer a strategy with a plateau above 80\u202f%.",
         )  # fmt: skip
     steady = subject.document["param_consistency"]
     if steady is not None and steady < STEADY:

@@ -1,10 +1,11 @@
 """What a backtest's report is about, as plain data: artifacts and bars in, numbers by session out. Nothing here draws.
 
 Returns, equity and odds are the recorded ones. Trades and the sensitivity to costs are not recorded; they are computed again
-from the recorded parameters by the functions that research used, and are there only where the returns come out equal.
+from the recorded parameters by the functions that research used, and are there only where the returns come out equal, and
+only of the best symbols: of hundreds, a page of readable size shows the rest as a row each.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
@@ -14,22 +15,23 @@ from typing import Any
 
 import numpy as np
 
+from algo_royale.app.report import silence
 from algo_royale.costs import CostRules
 from algo_royale.data.catalog import open_catalog
 from algo_royale.errors import ArtifactError
-from algo_royale.features import FeatureCache, Program
 from algo_royale.market import FloatArray, IntArray, SignalArray, Timeframe
 from algo_royale.portfolio import weights as portfolio_weights
-from algo_royale.research import artifacts, metrics, portfolio_stages, signal_stages
+from algo_royale.research import artifacts, metrics, passport, portfolio_stages, signal_stages
 from algo_royale.research.optimise import Objective
 from algo_royale.research.plan import ResearchConfig, Series, forget_data, series, warmup_bars
 from algo_royale.research.signal_stages import Searched
 from algo_royale.research.viability import Check, Dimension, ViabilityConfig
 from algo_royale.research.windows import Window, WindowConfig, windows
 from algo_royale.sessions import calendar, new_york_date
-from algo_royale.strategies import build, space
+from algo_royale.strategies import space
 
-COST_MULTIPLES = (0, 1, 2, 4)
+COST_MULTIPLES = (0, 1, 2, 3)
+DETAILED_MAX = 30  # symbols told in full; with more of them a page would pass five megabytes
 MONTHS = 12
 
 
@@ -97,8 +99,9 @@ class Drawdown:
 class Subject:
     """A symbol with its best strategy, or the portfolio with its best one: test windows end to end, one value a session.
 
-    `document` is the summary artifact. `price` and `costs` are a symbol's (`equal` False: computed again, the returns
-    differ, so no trades); `fills`, `held` (symbol -> share of equity) a portfolio's.
+    `document` is the summary artifact. `price` and `trades` are a symbol's (`equal` False: computed again, the returns
+    differ, so no trades and no costs); `fills`, `held` (symbol -> share of equity) a portfolio's. Not `detailed`: only what
+    a row of a table needs was read, so there are no trades, costs or evaluations.
     """
 
     name: str
@@ -115,6 +118,7 @@ class Subject:
     equal: bool = True
     fills: tuple[Mapping[str, Any], ...] = ()
     held: Mapping[str, FloatArray] | None = None
+    detailed: bool = True
 
     @property
     def is_portfolio(self) -> bool:
@@ -148,7 +152,8 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Run:
-    """A whole run. `missing` maps symbols without a verdict to why; `bars` has symbol, number of bars, first and last date."""
+    """A whole run, the best symbol first. `missing` maps symbols without a verdict to why; `bars` has symbol, number of
+    bars, first and last date."""
 
     manifest: Mapping[str, Any]
     config: ResearchConfig
@@ -172,7 +177,7 @@ def load(root: Path) -> Run:
     start, end = (date.fromisoformat(manifest[key]) for key in ("start", "end"))
     cut = windows(calendar(), config.window_config, config.timeframe, start=start, end=end).windows
     units = manifest["units"]
-    symbols, missing = [], {}
+    summaries, missing = {}, {}
     for symbol in config.symbols:
         key = artifacts.symbol_summary_path(Path(), symbol).as_posix()
         if key not in units:
@@ -180,13 +185,25 @@ def load(root: Path) -> Run:
         elif units[key]["status"] != "complete":
             missing[symbol] = units[key].get("error", "no verdict yet")
         else:
-            symbols.append(_symbol(config, symbol, cut))
+            summaries[symbol] = artifacts.read(artifacts.symbol_summary_path(root, symbol), "signal_summary")
+    ranked = sorted(summaries, key=lambda symbol: _rank(summaries[symbol]))
+    symbols, bars = {}, []
+    for symbol in config.symbols:  # in this order and once each, so that bars are read once each
+        if symbol in summaries:
+            full = symbol in ranked[:DETAILED_MAX]
+            symbols[symbol] = _symbol(config, symbol, summaries[symbol], cut, full=full)
+        bars.append(_extent(config, symbol))
     key = artifacts.portfolio_summary_path(Path(), config.symbols).as_posix()
     done = units.get(key, {}).get("status") == "complete"
     return Run(
-        manifest=manifest, config=config, symbols=tuple(symbols), missing=missing,
-        portfolio=_portfolio(config, cut) if done else None, bars=tuple(_extent(config, s) for s in config.symbols),
+        manifest=manifest, config=config, symbols=tuple(symbols[name] for name in ranked), missing=missing,
+        portfolio=_portfolio(config, cut) if done else None, bars=tuple(bars),
     )  # fmt: skip
+
+
+def _rank(document: Mapping[str, Any]) -> tuple[Any, ...]:
+    sharpe = document["oos"]["sharpe_ratio"]
+    return not document["is_viable"], -document["viability_score"], -(sharpe or 0.0), document["symbol"]
 
 
 def _extent(config: ResearchConfig, symbol: str) -> tuple[str, int, date, date]:
@@ -217,43 +234,62 @@ def restored(manifest: Mapping[str, Any], root: Path) -> ResearchConfig:
 # --- a symbol ------------------------------------------------------------------------------------------------------------
 
 
-def _symbol(config: ResearchConfig, symbol: str, cut: Sequence[Window]) -> Subject:
-    root = config.artifacts_root
-    document = artifacts.read(artifacts.symbol_summary_path(root, symbol), "signal_summary")
-    name = document["strategy"]
+def _symbol(
+    config: ResearchConfig, symbol: str, document: Mapping[str, Any], cut: Sequence[Window], *, full: bool
+) -> Subject:
+    """A symbol's subject; unless `full` without what has to be computed again."""
+    root, name = config.artifacts_root, document["strategy"]
     by_id = {window.window_id: window for window in cut}
     own = [by_id[row["window_id"]] for row in document["window_params"]]
     found = [_searched(config, artifacts.signal_folder(symbol, name), window) for window in own]
     data, dimensions = series(config.data, symbol, config.timeframe), space(name, config.timeframe)
     spans = [data.span(window.test_start_ns, window.test_end_ns) for window in own]
-    signals = [
-        _signal(config, data, name, s.params, w, span) for s, w, span in zip(found, own, spans, strict=True)
-    ]  # fmt: skip
-    again = [
-        signal_stages.judge_interval(config, data, signal, *span)
-        for signal, span in zip(signals, spans, strict=True)
-    ]  # fmt: skip
     stored = [s.arrays["test_returns"] for s in found]
-    equal = all(np.array_equal(a.returns, b) for a, b in zip(again, stored, strict=True))
     last = [low + data.last_bars(low, high) for low, high in spans]
     dates = tuple(new_york_date(int(at)) for rows in last for at in data.sessions[data.session[rows]])
     if len(dates) != sum(map(len, stored)):
         raise ArtifactError(f"{symbol}: the bars have not the sessions of its artifacts; run run-backtest --fresh")
     benchmark = [signal_stages.buy_and_hold(data, low, high) for low, high in spans]
-    walks, trades, first = [], [], 0
-    for window, searched, span, held, done in zip(own, found, spans, benchmark, again, strict=True):
-        walk = _walk(window, searched, dimensions, held, first)
-        if not walk.num_trades:
-            walk = replace(walk, why=_why_silent(config, data, name, searched.params, window, span))
-        walks.append(walk)
-        trades += _trades(done, data, span[0], dates, first) if equal else []
-        first = walk.last
-    return Subject(
+    walks, first = [], 0
+    for window, searched, held in zip(own, found, benchmark, strict=True):
+        walks.append(_walk(window, searched, dimensions, held, first))
+        first = walks[-1].last
+    subject = Subject(
         name=symbol, document=document, dates=dates, returns=np.concatenate(stored), benchmark=np.concatenate(benchmark),
-        walks=tuple(walks), dimensions=dimensions, price=data.bars.close[np.concatenate(last)], trades=tuple(trades),
-        evaluations=tuple(artifacts.read(artifacts.evaluation_path(root, symbol, s)) for s in config.strategies),
-        costs=_cost_rows(config, data, signals, spans) if equal else (), equal=equal,
+        walks=tuple(walks), dimensions=dimensions, price=data.bars.close[np.concatenate(last)], detailed=full,
+        evaluations=tuple(artifacts.read(artifacts.evaluation_path(root, symbol, s)) for s in config.strategies)
+        if full else (),
     )  # fmt: skip
+    return _again(config, data, subject, own, spans, stored) if full else subject
+
+
+def _again(
+    config: ResearchConfig, data: Series, subject: Subject, own: Sequence[Window], spans: Sequence[tuple[int, int]],
+    stored: Sequence[FloatArray],
+) -> Subject:  # fmt: skip
+    """The subject with what is computed again from its recorded parameters: trades, costs, why it was silent."""
+    name, chosen = subject.strategy, [row["params"] for row in subject.document["window_params"]]
+    signals = [
+        _signal(config, data, name, params, w, span) for params, w, span in zip(chosen, own, spans, strict=True)
+    ]  # fmt: skip
+    again = [
+        signal_stages.judge_interval(config, data, signal, *span)
+        for signal, span in zip(signals, spans, strict=True)
+    ]  # fmt: skip
+    equal = all(np.array_equal(a.returns, b) for a, b in zip(again, stored, strict=True))
+    walks, trades = [], []
+    for walk, params, window, span, done in zip(subject.walks, chosen, own, spans, again, strict=True):
+        silent = not walk.num_trades
+        walks.append(replace(walk, why=_why_silent(config, data, subject, params, window, span)) if silent else walk)
+        trades += _trades(done, data, span[0], subject.dates, walk.first) if equal else []
+
+    def at(multiple: int) -> list[FloatArray]:
+        dearer = replace(config, costs=config.costs.times(multiple))
+        pairs = zip(signals, spans, strict=True)
+        return [signal_stages.judge_interval(dearer, data, signal, *span, full=False).returns for signal, span in pairs]
+
+    costs = _cost_rows(config, at) if equal else ()
+    return replace(subject, walks=tuple(walks), trades=tuple(trades), costs=costs, equal=equal)
 
 
 def _searched(config: ResearchConfig, folder: str, window: Window) -> Searched:
@@ -300,62 +336,35 @@ def _trades(done: signal_stages.Judged, data: Series, low: int, dates: Sequence[
     return out
 
 
-def _cost_rows(
-    config: ResearchConfig, data: Series, signals: Sequence[SignalArray], spans: Sequence[tuple[int, int]]
-) -> tuple[CostRow, ...]:
+def _cost_rows(config: ResearchConfig, returns: Callable[[int], Sequence[FloatArray]]) -> tuple[CostRow, ...]:
+    """Stitched results at multiples of the costs; `returns(multiple)` gives those of each window."""
     rows = []
-    scaled = (
-        "slippage_bps", "commission_bps", "commission_per_share", "commission_min", "sec_fee_per_million",
-        "taf_per_share", "taf_cap",
-    )  # fmt: skip
     for multiple in COST_MULTIPLES:
-        dearer = replace(config.costs, **{name: getattr(config.costs, name) * multiple for name in scaled})
-        other = replace(config, costs=dearer)
-        parts = [
-            signal_stages.judge_interval(other, data, signal, *span, full=False).returns
-            for signal, span in zip(signals, spans, strict=True)
-        ]
-        returns, equity = metrics.stitch(parts, 1.0)
+        whole, equity = metrics.stitch(list(returns(multiple)), 1.0)
         rows.append(
             CostRow(
                 multiple=multiple, total_return=float(equity[-1]) - 1.0 if len(equity) else 0.0,
-                sharpe_ratio=metrics.sharpe_ratio(returns, rf=config.rf), max_drawdown=metrics.drawdown(equity, 1.0)[0],
+                sharpe_ratio=metrics.sharpe_ratio(whole, rf=config.rf), max_drawdown=metrics.drawdown(equity, 1.0)[0],
             )
         )  # fmt: skip
     return tuple(rows)
 
 
 def _why_silent(
-    config: ResearchConfig, data: Series, name: str, params: Mapping[str, Any] | None, window: Window,
+    config: ResearchConfig, data: Series, subject: Subject, params: Mapping[str, Any] | None, window: Window,
     span: tuple[int, int],
 ) -> str:  # fmt: skip
-    """What kept a strategy out of a whole test range: its conditions one by one."""
+    """What kept a strategy out of a whole test range."""
+    name = subject.strategy
     if params is None:
-        return f"no set of parameters made {config.min_trades} trades in training, so the window stayed in cash"
-    strategy = build(name, params, config.timeframe)
+        folder = config.artifacts_root / artifacts.signal_folder(subject.name, name) / window.window_id
+        sidecar = artifacts.read(folder / artifacts.OPTIMIZATION)["sidecar"]
+        made = artifacts.read_sidecar(folder / sidecar["file"], sidecar["sha256"], ("num_trades",))["num_trades"]
+        busiest = f": the busiest made {int(made.max())}" if len(made) else ""
+        return f"no set of parameters made {config.min_trades} trades in training{busiest}; the window stayed in cash"
     first, _ = data.span(window.train_start_ns, window.train_start_ns)
     bars = data.bars.slice(max(0, first - warmup_bars(config, name)), span[1])
-    entries = [c for slot, c in strategy.conditions if slot == "entry"]
-    if strategy.logic and strategy.logic.entry:
-        entries.append(strategy.logic.entry)
-    gates = [c for slot, c in strategy.conditions if slot in ("trend", "filter")]
-    with np.errstate(all="ignore"):
-        values = Program(f for c in (*entries, *gates) for f in c.inputs.values()).run_cached(FeatureCache(bars))
-        n = span[1] - span[0]
-        held = {c.name: c.verdicts(values, len(bars))[-n:] for c in (*entries, *gates)}
-    parts = []
-    for c in entries:
-        text = f"{c.name} held on {int(held[c.name].sum())} of {n} bars"
-        inputs = [(label, values[f.key][-n:]) for label, f in c.inputs.items()]
-        if not held[c.name].any() and len(inputs) == 1 and np.isfinite(inputs[0][1]).any():
-            limits = ", ".join(f"{k} {v:g}" for k, v in c.params.items() if isinstance(v, int | float))
-            seen = inputs[0][1][np.isfinite(inputs[0][1])]
-            text += f" ({inputs[0][0]} stayed between {seen.min():.4g} and {seen.max():.4g}; {limits})"
-        parts.append(text)
-    parts += [f"{c.name} allowed it on {int(held[c.name].sum())}" for c in gates]
-    entered = np.logical_or.reduce([held[c.name] for c in entries])
-    together = int(np.logical_and.reduce([entered, *(held[c.name] for c in gates)]).sum())
-    return "; ".join(parts) + (f"; all at once on {together}" if gates else "")
+    return silence.why(bars, span[1] - span[0], name, params, config.timeframe)
 
 
 # --- the portfolio -------------------------------------------------------------------------------------------------------
@@ -369,6 +378,7 @@ def _portfolio(config: ResearchConfig, cut: Sequence[Window]) -> Subject:
     own = [by_id[row["window_id"]] for row in document["window_params"]]
     dimensions = portfolio_weights.space(name, config.timeframe.bars_per_year)
     labels, stored, benchmark, fills, walks, first = [], [], [], [], [], 0
+    at: dict[int, list[FloatArray]] = {multiple: [] for multiple in COST_MULTIPLES}
     shares: dict[str, list[FloatArray]] = {symbol: [] for symbol in config.symbols}
     for window in own:
         searched = _searched(config, artifacts.portfolio_folder(config.symbols, name), window)
@@ -384,6 +394,8 @@ def _portfolio(config: ResearchConfig, cut: Sequence[Window]) -> Subject:
         for symbol, parts in shares.items():
             parts.append(_share(config, symbol, [f for f in done if f["symbol"] == symbol], days, equity))
         walks.append(replace(_walk(window, searched, dimensions, held, first), voters=voters))
+        for multiple, found in _at_costs(config, name, window, searched, returns).items():
+            at[multiple].append(found)
         first += len(returns)
         labels.append(days)
         stored.append(returns)
@@ -396,7 +408,20 @@ def _portfolio(config: ResearchConfig, cut: Sequence[Window]) -> Subject:
             artifacts.read(artifacts.portfolio_evaluation_path(root, config.symbols, s)) for s in config.portfolios
         ),
         fills=tuple(fills), held={symbol: np.concatenate(parts) for symbol, parts in shares.items()},
+        costs=_cost_rows(config, at.__getitem__),
     )  # fmt: skip
+
+
+def _at_costs(
+    config: ResearchConfig, name: str, window: Window, searched: Searched, returns: FloatArray
+) -> dict[int, FloatArray]:
+    """Session returns of a window's test at each multiple of the costs, as the search recorded them."""
+    folder = config.artifacts_root / artifacts.portfolio_folder(config.symbols, name) / window.window_id
+    names = {multiple: f"test_returns_costs_{multiple}" for multiple in portfolio_stages.OTHER_COSTS}
+    names |= {passport.COST_MULTIPLE: "test_returns_double_costs"}
+    sidecar = searched.document["sidecar"]
+    arrays = artifacts.read_sidecar(folder / sidecar["file"], sidecar["sha256"], tuple(names.values()))
+    return {1: returns} | {multiple: arrays[key] for multiple, key in names.items()}
 
 
 def _sessions(config: ResearchConfig, window: Window, symbols: Sequence[str]) -> IntArray:
