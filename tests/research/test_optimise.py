@@ -8,7 +8,18 @@ import optuna
 import pytest
 
 from algo_royale.errors import BadInput, BadMarketData
-from algo_royale.research.optimise import Evaluation, Objective, Study, StudyFailed, Trial, optimise, select, trial_seed
+from algo_royale.research.optimise import (
+    Evaluation,
+    Objective,
+    Search,
+    Study,
+    StudyFailed,
+    Trial,
+    optimise,
+    select,
+    trial_seed,
+)
+from algo_royale.research.optuna_study import StudyRecord
 from algo_royale.strategies.space import choice, integer, number
 
 SPACE = (integer("window", 2, 60, 20), number("level", 0.0, 1.0, 0.5), choice("kind", ("a", "b"), "a"))
@@ -20,7 +31,7 @@ def evaluation(value: float | None, trades: int = 50) -> Evaluation:
     return Evaluation(values, trades, np.array([0.0 if value is None else value]), 0.0)
 
 
-def hill(point: dict) -> Evaluation:
+def hill(point: dict, fold: int = 0) -> Evaluation:
     """Best at window 37, level 0.8, kind b; few trades for long windows."""
     value = 1.0 - ((point["window"] - 37) / 58) ** 2 - (point["level"] - 0.8) ** 2 + 0.1 * (point["kind"] == "b")
     return evaluation(value, trades=5 if point["window"] > 45 else 50)
@@ -30,9 +41,10 @@ def seeds(n_complete: int) -> int:
     return trial_seed(7, "signal", "X", "S", "w", n_complete)
 
 
-def search(n: int, evaluate=hill, storage=None, min_trades: int = 10) -> Study:
+def search(n: int, evaluate=hill, storage=None, min_trades: int = 10, how: Search | None = None) -> Study:
+    record = StudyRecord(storage, "study", SPACE, SHARPE) if storage else None
     return optimise(
-        SPACE, evaluate, n_trials=n, next_seed=seeds, objective=SHARPE, min_trades=min_trades, storage=storage
+        SPACE, evaluate, n_trials=n, next_seed=seeds, objective=SHARPE, min_trades=min_trades, search=how, record=record
     )
 
 
@@ -71,7 +83,7 @@ def test_a_search_killed_at_any_trial_and_resumed_is_the_search_that_was_never_k
     for kill_at in (1, 2, 8, 15):
         storage, calls = optuna.storages.InMemoryStorage(), itertools.count(1)
 
-        def dies(point: dict, calls=calls, kill_at=kill_at) -> Evaluation:
+        def dies(point: dict, fold: int, calls=calls, kill_at=kill_at) -> Evaluation:
             if next(calls) == kill_at:
                 raise KeyboardInterrupt
             return hill(point)
@@ -84,7 +96,7 @@ def test_a_search_killed_at_any_trial_and_resumed_is_the_search_that_was_never_k
 def test_a_point_is_computed_once_however_often_it_is_proposed() -> None:
     asked: list[tuple] = []
 
-    def one_of_two(point: dict) -> Evaluation:
+    def one_of_two(point: dict, fold: int) -> Evaluation:
         asked.append(tuple(point.items()))
         return evaluation(1.0)
 
@@ -97,20 +109,22 @@ def test_a_point_is_computed_once_however_often_it_is_proposed() -> None:
 
 
 def test_a_space_without_dimensions_has_one_trial() -> None:
-    study = optimise((), lambda point: evaluation(0.3), n_trials=50, next_seed=seeds, objective=SHARPE, min_trades=0)
+    study = optimise(
+        (), lambda point, fold: evaluation(0.3), n_trials=50, next_seed=seeds, objective=SHARPE, min_trades=0
+    )
 
     assert [t.point for t in study.trials] == [{}]
     assert study.best is study.trials[0]
 
 
 def test_no_feasible_trial_gives_no_best() -> None:
-    study = search(8, lambda point: evaluation(2.0, trades=3))
+    study = search(8, lambda point, fold: evaluation(2.0, trades=3))
 
     assert study.best is None and study.n_feasible == 0 and len(study.trials) == 8
 
 
 def test_a_trial_without_a_value_is_complete_but_infeasible() -> None:
-    study = search(8, lambda point: evaluation(None if point["kind"] == "a" else 0.1))
+    study = search(8, lambda point, fold: evaluation(None if point["kind"] == "a" else 0.1))
 
     assert all(t.feasible == (t.point["kind"] == "b") for t in study.trials)
 
@@ -118,7 +132,7 @@ def test_a_trial_without_a_value_is_complete_but_infeasible() -> None:
 def test_a_few_failed_trials_are_kept_and_many_fail_the_study() -> None:
     calls = itertools.count()
 
-    def sometimes(point: dict) -> Evaluation:
+    def sometimes(point: dict, fold: int) -> Evaluation:
         if next(calls) in (2, 5):
             raise ZeroDivisionError("nothing to divide by")
         return hill(point)
@@ -127,7 +141,7 @@ def test_a_few_failed_trials_are_kept_and_many_fail_the_study() -> None:
     assert len(study.failures) == 2 and len(study.trials) == 18
     assert "nothing to divide by" in study.failures[0]
 
-    def always(point: dict) -> Evaluation:
+    def always(point: dict, fold: int) -> Evaluation:
         raise BadMarketData("rotten")
 
     with pytest.raises(StudyFailed, match="rotten"):
