@@ -2,8 +2,9 @@
 
 A `Feature` is an expression (an operation over other features). A `Program` orders the features a strategy needs and
 lays their memories out in one float64 array; running it over a chunk of bars reads and advances that memory. Feeding
-bars one by one or all at once gives the same bits: window statistics are recomputed over their window in a fixed order
-(oldest to newest), recursive ones carry their value, and element-wise arithmetic is exact per IEEE 754.
+bars one by one or all at once gives the same bits: sums over a window are exact and rounded once, deviations are computed
+anew over their window in a fixed order (oldest to newest), recursive statistics carry their value, and element-wise
+arithmetic is exact per IEEE 754. The kernels are in machine.py.
 
 Warm-up is NaN, never zero: `lb` is the index of the first finite value. `settle` is the number of bars after which the
 choice of the first bar changes a value by less than 1e-9 relative.
@@ -13,71 +14,16 @@ import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from algo_royale.compiled import F64, FLOATS_IN, FLOATS_OUT, I64, VOID, compiled
 from algo_royale.errors import BadConfiguration, BadMarketData
+from algo_royale.machine import NUMBER, WINDOW_MAX, operate_whole
 from algo_royale.market import Bars, BoolArray, FloatArray, IntArray, Timeframe
 from algo_royale.sessions import new_york_clock_ns
 
 NEVER = 10**9  # settle of running totals: their level always depends on where they began
-WINDOW_MAX = 300  # bounds the cost of recomputing a window at every bar
-
-
-# Kernels. Loops run over the window outside and over bars inside: each bar still sums its own window oldest to newest,
-# but the bars are independent of each other, so the compiler may use vector instructions without changing any bit.
-
-
-@compiled(VOID, FLOATS_IN, I64, FLOATS_OUT)
-def window_sums(x: FloatArray, n: int, out: FloatArray) -> None:
-    """out[t] = x[t] + ... + x[t+n-1]; len(x) = len(out) + n - 1."""
-    for t in range(len(out)):
-        out[t] = x[t]
-    for j in range(1, n):
-        for t in range(len(out)):
-            out[t] += x[t + j]
-
-
-@compiled(VOID, FLOATS_IN, FLOATS_IN, I64, FLOATS_OUT)
-def window_squares(x: FloatArray, center: FloatArray, n: int, out: FloatArray) -> None:
-    """out[t] = sum of (x[t+j] - center[t])² over j < n: the second pass of a variance."""
-    for t in range(len(out)):
-        out[t] = 0.0
-    for j in range(n):
-        for t in range(len(out)):
-            d = x[t + j] - center[t]
-            out[t] += d * d
-
-
-@compiled(VOID, FLOATS_IN, I64, F64, F64, FLOATS_OUT, FLOATS_OUT)
-def smooth(x: FloatArray, n: int, factor: float, divisor: float, memory: FloatArray, out: FloatArray) -> None:
-    """e <- e + factor·(x - e)/divisor, seeded with the mean of the first n finite x; memory = (count, sum or e).
-
-    Non-finite x gives NaN and leaves the memory alone: nothing that is not a number ever enters the recursion.
-    """
-    count, e = memory[0], memory[1]
-    for t in range(len(x)):
-        out[t] = np.nan
-        if not np.isfinite(x[t]):
-            continue
-        if count < n:
-            count += 1.0
-            e += x[t]
-            if count < n:
-                continue
-            e /= n
-        else:
-            e += factor * (x[t] - e) / divisor
-        out[t] = e
-    memory[0], memory[1] = count, e
-
-
-@compiled(VOID, FLOATS_IN, FLOATS_OUT)
-def logarithms(x: FloatArray, out: FloatArray) -> None:
-    """ln per element: a vectorised logarithm may differ from this one in the last bit."""
-    for t in range(len(x)):
-        out[t] = math.log(x[t])
 
 
 # Operations: each is run(feature, inputs, memory) -> values, and may change its memory in place.
@@ -144,151 +90,66 @@ class Operation:
     memory: Callable[[int], FloatArray] = lambda n: np.empty(0)
     n_min: int = 0
     searched: bool = False
+    number: int = -1  # what the compiled machine calls it; -1 for somebody's own function
+    dear: bool = False  # whether it costs enough to be kept across trials of an optimisation
 
 
 _Op = Operation
 
 
-def _extend(x: FloatArray, memory: Memory) -> FloatArray:
-    """The remembered last inputs followed by the chunk; the memory then holds the last inputs after the chunk."""
-    extended: FloatArray = np.concatenate((memory, x))
-    memory[:] = extended[len(x) :]
-    return extended
+def _compiled(name: str, **about: Any) -> Operation:
+    """An operation of the compiled machine on whole arrays."""
+    number = NUMBER[name]
 
-
-def _lag(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
-    return _extend(inputs[0], memory)[: len(inputs[0])]
-
-
-def _sum(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
-    out = np.empty(len(inputs[0]))
-    window_sums(_extend(inputs[0], memory), feature.n, out)
-    return out
-
-
-def _mean(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
-    return _sum(feature, inputs, memory) / feature.n
-
-
-def _deviation(ddof: int) -> Run:
     def run(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
-        x, center = inputs
-        out = np.empty(len(x))
-        window_squares(_extend(x, memory), center, feature.n, out)
-        return np.sqrt(out / (feature.n - ddof))
+        out = np.empty(len(inputs[0]))
+        a, b, c, d = (*inputs, *[inputs[0]] * 3)[:4]
+        operate_whole(number, feature.n, feature.level, a, b, c, d, memory, out)
+        return out
 
-    return run
-
-
-def _ema(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
-    out = np.empty(len(inputs[0]))
-    smooth(inputs[0], feature.n, 2.0 / (feature.n + 1), 1.0, memory, out)
-    return out
+    return Operation(run=run, number=number, **about)
 
 
-def _rma(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
-    out = np.empty(len(inputs[0]))
-    smooth(inputs[0], feature.n, 1.0, float(feature.n), memory, out)
-    return out
-
-
-def _run_above(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
-    """Number of bars in a row, up to and with t, whose input is above the level; counted up to n."""
-    index = np.arange(1.0, len(inputs[0]) + 1)
-    last_break = np.maximum.accumulate(np.where(inputs[0] > feature.level, -memory[0], index))
-    out: FloatArray = np.minimum(index - last_break, feature.n)
-    memory[0] = out[-1] if len(out) else memory[0]
-    return out
-
-
-def _since_above(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
-    """Number of bars since the latest one, up to and with t, whose input was above the level; NaN before any."""
-    index = np.arange(1.0, len(inputs[0]) + 1)
-    latest = np.maximum.accumulate(np.where(inputs[0] > feature.level, index, -memory[0]))
-    out: FloatArray = np.where(np.isfinite(latest), index - latest, np.nan)
-    memory[0] = (index[-1] - latest[-1]) if len(out) else memory[0]
-    return out
-
-
-def _highest(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
-    extended, length = _extend(inputs[0], memory), len(inputs[0])
-    out = extended[:length]
-    for j in range(1, feature.n):
-        out = np.maximum(out, extended[j : j + length])
-    return out
-
-
-def _cumulate(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
-    out: FloatArray = np.cumsum(np.concatenate((memory, inputs[0])))[1:]
-    memory[0] = out[-1] if len(out) else memory[0]
-    return out
-
-
-def _logarithm(feature: Feature, inputs: list[FloatArray], memory: Memory) -> FloatArray:
-    out = np.empty(len(inputs[0]))
-    logarithms(inputs[0], out)
-    return out
-
-
-def _directional(up: FloatArray, down: FloatArray) -> FloatArray:
-    """Wilder's movement: the larger of the two moves if it is up, else 0; NaN where there is no bar before."""
-    return np.where((up > down) & (up > 0.0), up, np.where(np.isnan(up + down), np.nan, 0.0))
-
-
-def _signed(x: FloatArray, before: FloatArray, volume: FloatArray) -> FloatArray:
-    return np.where(np.isnan(before), 0.0, np.sign(x - before) * volume)
-
-
-def _elementwise(function: Callable[..., FloatArray]) -> _Op:
-    return _Op(run=lambda feature, inputs, memory: function(*inputs))
-
-
-def _ratio(a: FloatArray, b: FloatArray, at_zero: float = np.nan) -> FloatArray:
-    return np.where(b == 0.0, at_zero, a / b)
-
-
-def _windowed(run: Run) -> _Op:
+def _windowed(name: str) -> Operation:
     """An operation over the last n inputs. NaN as the missing past makes every incomplete window NaN by itself."""
-    return _Op(run=run, warm_up=lambda n: (n - 1, 0), memory=lambda n: np.full(n - 1, np.nan), n_min=1)
+    return _compiled(name, warm_up=lambda n: (n - 1, 0), memory=lambda n: np.full(n - 1, np.nan), n_min=1, dear=True)
 
 
-_OPS: dict[str, _Op] = {
-    "lag": _Op(run=_lag, warm_up=lambda n: (n, 0), memory=lambda n: np.full(n, np.nan), n_min=1),
-    "sum": _windowed(_sum),
-    "mean": _windowed(_mean),
-    # The second input of sd is the mean, which already waits for the window, so sd adds nothing to the warm-up.
-    "sd0": _Op(run=_deviation(0), memory=lambda n: np.full(n - 1, np.nan), n_min=1),
-    "sd1": _Op(run=_deviation(1), memory=lambda n: np.full(n - 1, np.nan), n_min=2),
-    "ema": _Op(run=_ema, warm_up=lambda n: (n - 1, 11 * n), memory=lambda n: np.zeros(2), n_min=1),
-    "rma": _Op(run=_rma, warm_up=lambda n: (n - 1, 21 * n), memory=lambda n: np.zeros(2), n_min=1),
+def _deviation(name: str, n_min: int) -> Operation:
+    # The second input is the mean, which already waits for the window, so it adds nothing to the warm-up.
+    return _compiled(name, memory=lambda n: np.full(n - 1, np.nan), n_min=n_min, dear=True)
+
+
+def _recursive(name: str, decay: int) -> Operation:
+    return _compiled(
+        name, warm_up=lambda n: (n - 1, decay * n), memory=lambda n: np.zeros(2), n_min=1, dear=True
+    )  # fmt: skip
+
+
+_OPS: dict[str, Operation] = {
+    "lag": _compiled("lag", warm_up=lambda n: (n, 0), memory=lambda n: np.full(n, np.nan), n_min=1),
+    "sum": _windowed("sum"),
+    "mean": _windowed("mean"),
+    "sd0": _deviation("sd0", 1),
+    "sd1": _deviation("sd1", 2),
+    "ema": _recursive("ema", 11),
+    "rma": _recursive("rma", 21),
     # A run of n bars is known after n bars: where there are fewer, counting from a later bar gives less.
-    "run_above": _Op(run=_run_above, warm_up=lambda n: (0, n - 1), memory=lambda n: np.zeros(1), n_min=1),
-    "since_above": _Op(run=_since_above, memory=lambda n: np.full(1, np.inf)),
-    "subtract": _elementwise(lambda a, b: a - b),
-    "negative": _elementwise(lambda a: -a),
-    "ratio": _elementwise(_ratio),
-    "change": _elementwise(lambda a, b: _ratio(a, b) - 1.0),
-    "gain": _elementwise(lambda a, b: np.maximum(a - b, 0.0)),
-    "loss": _elementwise(lambda a, b: np.maximum(b - a, 0.0)),
-    "strength": _elementwise(lambda gain, loss: _ratio(100.0 * gain, gain + loss, at_zero=50.0)),
-    "band": _Op(run=lambda feature, inputs, memory: inputs[0] + feature.level * inputs[1]),
-    "scaled": _Op(run=lambda feature, inputs, memory: feature.level * inputs[0]),
-    "highest": _windowed(_highest),
-    "cumulative": _Op(run=_cumulate, warm_up=lambda n: (0, NEVER), memory=lambda n: np.zeros(1)),
-    "logarithm": _Op(run=_logarithm),
-    "times": _elementwise(lambda a, b: a * b),
-    "size": _elementwise(lambda a, b: np.abs(a - b)),
-    "larger": _elementwise(np.maximum),
-    "smaller": _elementwise(np.minimum),
-    "directional": _elementwise(_directional),
-    "index": _elementwise(lambda part, whole: _ratio(100.0 * part, whole, at_zero=0.0)),
-    "imbalance": _elementwise(lambda a, b: _ratio(100.0 * np.abs(a - b), a + b, at_zero=0.0)),
-    "position": _elementwise(lambda x, low, high: _ratio(x - low, high - low, at_zero=0.5)),
-    "percent": _elementwise(lambda x, low, high: _ratio(100.0 * (x - low), high - low, at_zero=50.0)),
+    "run_above": _compiled("run_above", warm_up=lambda n: (0, n - 1), memory=lambda n: np.zeros(1), n_min=1),
+    "since_above": _compiled("since_above", memory=lambda n: np.full(1, np.inf)),
+    "highest": _windowed("highest"),
+    "cumulative": _compiled("cumulative", warm_up=lambda n: (0, NEVER), memory=lambda n: np.zeros(1)),
+    "logarithm": _compiled("logarithm", dear=True),
     # The first bar counts as unchanged: the one bar that its input waits for is given back.
-    "signed": _Op(run=lambda feature, inputs, memory: _signed(*inputs), warm_up=lambda n: (-1, 0)),
-    "pressure": _elementwise(lambda high, low, c, v: _ratio(v * ((c - low) - (high - c)), high - low, at_zero=0.0)),
-}
+    "signed": _compiled("signed", warm_up=lambda n: (-1, 0)),
+    **{
+        name: _compiled(name)
+        for name in (
+            "subtract", "negative", "ratio", "change", "gain", "loss", "strength", "band", "scaled", "times", "size",
+            "larger", "smaller", "directional", "index", "imbalance", "position", "percent", "pressure",
+        )
+    },
+}  # fmt: skip
 _COLUMNS: dict[str, Callable[[Bars], FloatArray]] = {
     "open": lambda bars: bars.open,
     "high": lambda bars: bars.high,

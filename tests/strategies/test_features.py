@@ -12,7 +12,7 @@ import talib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algo_royale import features
+from algo_royale import features, machine
 from algo_royale.compiled import F64, compiled
 from algo_royale.errors import BadConfiguration
 from algo_royale.features import CLOSE, NEVER, Feature, FeatureCache, Program, catalogue
@@ -159,6 +159,37 @@ def test_windows_longer_and_odder_than_the_named_ones_agree_with_a_slow_loop(g: 
             mean = math.fsum(window) / n
             assert means[t] == pytest.approx(mean, rel=1e-13)
             assert deviations[t] == pytest.approx(math.sqrt(math.fsum((x - mean) ** 2 for x in window) / n), rel=1e-9)
+
+
+sizes = st.sampled_from([1e-300, 1e-12, 0.01, 1.0, 1.0, 1.0, 100.0, 1e6, 1e14, 1e300])
+numbers = st.one_of(
+    st.builds(lambda cents: cents / 100, st.integers(1, 10**6)),
+    st.builds(lambda x, size: x * size, st.floats(-2.0, 2.0), sizes),
+    st.sampled_from([0.0, -0.0, math.nan, math.inf, 1.0 - 2**-53, 2.0**-53]),
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(numbers, min_size=1, max_size=60), st.integers(1, 60))
+def test_sums_over_a_window_are_exact_and_rounded_once(x: list[float], n: int) -> None:
+    """Of prices, which take one integer each, of numbers of all sizes, which take two or more, and with gaps."""
+    n = min(n, len(x))
+    out, places = np.empty(len(x) - n + 1), np.empty((2, len(x) + 1), np.int64)
+
+    machine.exact_sums(np.array(x), n, 1.0, out, *places)
+
+    windows = [x[t : t + n] for t in range(len(out))]
+    np.testing.assert_array_equal(out, [math.fsum(w) if np.isfinite(w).all() else math.nan for w in windows])
+
+
+def test_the_long_mean_of_a_rising_price_is_exact_across_powers_of_two(make_bars) -> None:  # type: ignore[no-untyped-def]
+    """Where the price doubles, and doubles again, within a window of 300."""
+    close = [round(40 * 1.005**i, 2) for i in range(900)]
+    bars = make_bars(close, close, close, close, [1.0] * 900)
+
+    found = one(features.sma(300), bars)
+
+    assert found[299:].tolist() == [math.fsum(close[t - 299 : t + 1]) / 300 for t in range(299, 900)]
 
 
 def test_every_feature_begins_where_its_window_is_full(g: Bars) -> None:
@@ -320,7 +351,7 @@ def test_a_number_that_is_missing_never_enters_a_recursion() -> None:
     x = np.array([np.nan, 1.0, 3.0, np.inf, 5.0])
     out, memory = np.empty(5), np.zeros(2)
 
-    features.smooth(x, 2, 0.5, 1.0, memory, out)
+    machine.smooth(x, 2, 0.5, 1.0, memory, out)
 
     np.testing.assert_array_equal(out, [np.nan, np.nan, 2.0, np.nan, 3.5])
     assert memory.tolist() == [2.0, 3.5]
