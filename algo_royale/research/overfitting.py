@@ -16,7 +16,7 @@ import numpy as np
 from numba import types
 
 from algo_royale.compiled import F64, FLOATS_IN, FLOATS_OUT, I64, VOID, compiled
-from algo_royale.market import BoolArray, FloatArray
+from algo_royale.market import FloatArray, IntArray
 
 EULER_GAMMA = 0.5772156649015329
 N_MIN = 20  # fewer session returns than this say nothing about tails
@@ -86,57 +86,78 @@ def min_track_record(sharpe: float, skewness: float, kurtosis: float, benchmark:
 
 
 @lru_cache(maxsize=8)
-def _halves(blocks: int) -> BoolArray:
-    """Every choice of half the blocks, one row each."""
-    chosen = list(combinations(range(blocks), blocks // 2))
-    table = np.zeros((len(chosen), blocks), np.bool_)
-    for row, picked in enumerate(chosen):
-        table[row, list(picked)] = True
-    return table
+def _halves(blocks: int) -> IntArray:
+    """Every choice of half the blocks that has block 0, as bits; the others are their complements."""
+    rest = combinations(range(1, blocks), blocks // 2 - 1)
+    return np.array([1 + sum(1 << b for b in chosen) for chosen in rest], np.int64)
 
 
-_TABLE = types.Array(F64, 2, "C")
+_TABLE, _INTS = types.Array(F64, 2, "C"), types.Array(I64, 1, "C")
 
 
-@compiled(VOID, FLOATS_IN, FLOATS_IN, FLOATS_IN, I64, FLOATS_OUT)
-def _sharpes(total: FloatArray, squares: FloatArray, mean: FloatArray, rows: int, out: FloatArray) -> None:
+@compiled(VOID, _TABLE, I64, I64, _TABLE)
+def _subset_sums(table: FloatArray, first: int, count: int, out: FloatArray) -> None:
+    """out[bits] = sum of the rows `first` + (each bit set), for all subsets of `count` rows."""
+    out[0] = 0.0
+    for bits in range(1, 1 << count):
+        lowest = 0
+        while not (bits >> lowest) & 1:
+            lowest += 1
+        for j in range(table.shape[1]):
+            out[bits, j] = out[bits & (bits - 1), j] + table[first + lowest, j]
+
+
+@compiled(VOID, FLOATS_IN, FLOATS_IN, FLOATS_IN, FLOATS_IN, FLOATS_IN, I64, FLOATS_OUT)
+def _sharpes(
+    low: FloatArray, high: FloatArray, low_squares: FloatArray, high_squares: FloatArray, mean: FloatArray, rows: int,
+    out: FloatArray,
+) -> None:  # fmt: skip
     """Sharpe per trial from sums of centred returns; a column without variance has Sharpe 0."""
     for j in range(len(mean)):
-        shift = total[j] / rows
-        variance = (squares[j] - total[j] * shift) / (rows - 1)
+        total, squares = low[j] + high[j], low_squares[j] + high_squares[j]
+        shift = total / rows
+        variance = (squares - total * shift) / (rows - 1)
         out[j] = (mean[j] + shift) / np.sqrt(variance) if variance > 1e-24 else 0.0
 
 
-@compiled(I64, types.Array(types.boolean, 2, "C"), _TABLE, _TABLE, FLOATS_IN, I64)
+@compiled(I64, FLOATS_IN, FLOATS_IN)
+def _loses(chosen: FloatArray, judged: FloatArray) -> int:
+    """1 if the best of `chosen` (the first of equals) is in the lower half of `judged`, else 0."""
+    k, best = len(chosen), np.argmax(chosen)
+    below, equal = 0, 0
+    for j in range(k):
+        below += judged[j] < judged[best]
+        equal += judged[j] == judged[best]
+    # logit(rank / (k + 1)) <= 0 is rank <= (k + 1) / 2, with the average rank of equals
+    return 1 if below + (equal + 1) / 2.0 <= (k + 1) / 2.0 else 0
+
+
+@compiled(I64, _INTS, _TABLE, _TABLE, FLOATS_IN, I64)
 def _losing_halves(
-    halves: BoolArray, total: FloatArray, squares: FloatArray, mean: FloatArray, rows_per_block: int
+    halves: IntArray, total: FloatArray, squares: FloatArray, mean: FloatArray, rows_per_block: int
 ) -> int:
-    """Number of halves whose in-sample best ranks in the lower half out of sample."""
+    """Number of halves, complements included, whose in-sample best ranks in the lower half out of sample.
+
+    Sums over a half are one row of each of two tables, which hold the sums over every subset of the first and of the second
+    half of the blocks: two additions per trial instead of one per block.
+    """
     blocks, k = total.shape
-    rows = rows_per_block * (blocks // 2)
-    inside, inside_squares = np.empty(k), np.empty(k)
-    outside, outside_squares = np.empty(k), np.empty(k)
-    chosen, judged = np.empty(k), np.empty(k)
+    split, rows = blocks // 2, rows_per_block * (blocks // 2)
+    full = (1 << split) - 1
+    low, high = np.empty((full + 1, k)), np.empty((full + 1, k))
+    low_squares, high_squares = np.empty((full + 1, k)), np.empty((full + 1, k))
+    _subset_sums(total, 0, split, low)
+    _subset_sums(total, split, split, high)
+    _subset_sums(squares, 0, split, low_squares)
+    _subset_sums(squares, split, split, high_squares)
+    inside, outside = np.empty(k), np.empty(k)
     losing = 0
     for h in range(len(halves)):
-        inside[:], inside_squares[:], outside[:], outside_squares[:] = 0.0, 0.0, 0.0, 0.0
-        for b in range(blocks):
-            if halves[h, b]:
-                inside += total[b]
-                inside_squares += squares[b]
-            else:
-                outside += total[b]
-                outside_squares += squares[b]
-        _sharpes(inside, inside_squares, mean, rows, chosen)
-        _sharpes(outside, outside_squares, mean, rows, judged)
-        best = np.argmax(chosen)  # the first of equals
-        below, equal = 0, 0
-        for j in range(k):
-            below += judged[j] < judged[best]
-            equal += judged[j] == judged[best]
-        # logit(rank / (k + 1)) <= 0 is rank <= (k + 1) / 2, with the average rank of equals
-        if below + (equal + 1) / 2.0 <= (k + 1) / 2.0:
-            losing += 1
+        a, b = halves[h] & full, halves[h] >> split
+        c, d = full ^ a, full ^ b
+        _sharpes(low[a], high[b], low_squares[a], high_squares[b], mean, rows, inside)
+        _sharpes(low[c], high[d], low_squares[c], high_squares[d], mean, rows, outside)
+        losing += _loses(inside, outside) + _loses(outside, inside)
     return losing
 
 
@@ -162,4 +183,4 @@ def pbo(returns: FloatArray) -> Pbo | None:
     centred = (kept - mean).reshape(blocks, per_block, k)  # centred, so that a flat column has variance 0, not rounding
     halves = _halves(blocks)
     losing = _losing_halves(halves, centred.sum(axis=1), (centred * centred).sum(axis=1), mean, per_block)
-    return Pbo(losing / len(halves), blocks)
+    return Pbo(losing / (2 * len(halves)), blocks)
