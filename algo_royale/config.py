@@ -86,6 +86,7 @@ class Research(Section):
 
     symbols: tuple[Symbol, ...]
     strategies: tuple[str, ...]
+    strategy_path: tuple[str, ...] = ()
     portfolios: tuple[str, ...]
     data: str
     timeframe: TimeframeName

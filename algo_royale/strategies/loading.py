@@ -17,7 +17,7 @@ from algo_royale.errors import AlgoRoyaleError, BadConfiguration, BadStrategy, U
 from algo_royale.market import Timeframe
 from algo_royale.strategies import own, strategy
 from algo_royale.strategies.conditions import CONDITIONS, LOGICS
-from algo_royale.strategies.own import OwnStrategy
+from algo_royale.strategies.own import Own, OwnStrategy
 from algo_royale.strategies.strategy import STRATEGIES, build, default_trial, required_history, resolve, space
 
 GROUP = "algo_royale.strategies"  # of the entry points of packages that bring strategies
@@ -63,6 +63,12 @@ def versions() -> dict[str, str]:
 def place(name: str) -> str | None:
     """file:line of an own strategy."""
     return next((s.place for source in _LOADED.values() for s in source.strategies if s.spec.name == name), None)
+
+
+def functions(name: str) -> tuple[Own, ...]:
+    """The author's functions in an own strategy, those that others use too; none in a built-in one."""
+    found = [s for source in _LOADED.values() for s in source.strategies if s.spec.name == name]
+    return tuple(f for made in found for f in made.all_functions())
 
 
 def forget(paths: Sequence[str] | None = None) -> None:

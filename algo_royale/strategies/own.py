@@ -523,6 +523,19 @@ class OwnStrategy:
     functions: tuple[Own, ...]
     place: str
 
+    def all_functions(self) -> tuple[Own, ...]:
+        """With the features that they use."""
+        found: dict[str, Own] = {}
+
+        def add(functions: Sequence[str | Own]) -> None:
+            for own in functions:
+                if isinstance(own, Own) and own.name not in found:
+                    found[own.name] = own
+                    add(own.uses)
+
+        add(self.functions)
+        return tuple(found.values())
+
     def rows(self, version: str) -> tuple[list[ConditionRow], list[LogicRow], StrategySpec]:
         """As the tables hold them; `version` tells one state of the author's code from another."""
         conditions = [condition_row(own, version) for own in self.functions if own.kind == "condition"]

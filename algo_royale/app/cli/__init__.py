@@ -74,7 +74,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         f"{_CLI}.data:data_group",
         "Market data: what there is, what is wrong with it, and bars of your own.",
     ),
-    "strategies": (f"{_CLI}.strategies:strategies_group", "Signal strategies and what they search."),
+    "strategies": (f"{_CLI}.strategies:strategies_group", "Signal strategies, what they search, and your own ones."),
+    "check": (
+        f"{_CLI}.check:check_group",
+        "Prove strategies: that they look only back, and that their warm-up is long enough.",
+    ),
     "db": (f"{_CLI}.db:db_group", "Look after the ledger's database."),
     "config": (f"{_CLI}.config:config_group", "Show or check the configuration."),
     "doctor": (f"{_CLI}.config:doctor_command", "Check that this machine and environment can run."),
