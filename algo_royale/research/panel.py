@@ -1,0 +1,444 @@
+"""The research account over arrays: what `simulate` does event by event, for thousands of trials, in compiled code.
+
+What is to weigh what depends on the market and never on the account. So the bars at which the vector of effective states
+changes are found for all bars at once, each of them is allocated, and then one kernel walks the account: the timing, the
+sizing and the rules are those of `simulate`, and a test holds the two against each other on random markets.
+
+Money is float64 here and Decimal there, so the two agree to rounding (1e-9 relative) and not bit for bit: a price is its
+binary double instead of the decimal it is spelt as, and a target within 1e-15 of a whole lot may floor to its neighbour. Only
+rules that a research account can have are known here (`supports`); the trader's go through `simulate`.
+"""
+
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from algo_royale.compiled import BOOLS_IN, F64, FLOATS_IN, FLOATS_OUT, I64, VOID, compiled
+from algo_royale.costs import BUY, SELL
+from algo_royale.engine import EngineConfig
+from algo_royale.errors import BadInput
+from algo_royale.market import BoolArray, FloatArray, IntArray
+from algo_royale.portfolio.sizing import AccountRules
+from algo_royale.portfolio.weights import allocate
+from algo_royale.research.backtest import cost_array
+from algo_royale.research.simulate import DAY_NS, NEW_YORK_LATEST_OFFSET_NS, Market
+from algo_royale.sessions import calendar
+
+KEPT = 64  # allocations kept, for the best trial is simulated again, and at other costs
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Panel:
+    """A market as arrays [T, n]: bar times by symbols in name order.
+
+    `open` and `start_ns` (label, UTC ns) where a symbol has a bar, else NaN and 0; `close`, `adjusted`, `state_in` and `score`
+    as last known, before the first bar 0, NaN, False and 0. `adjusted` has the rows before the simulation on top:
+    [H + T, n]. `missed`: bar times since the symbol's last bar. `day` [T]: the session, in days since 1970.
+    """
+
+    symbols: tuple[str, ...]
+    bar_end_ns: IntArray
+    day: IntArray
+    start_ns: IntArray
+    open: FloatArray
+    close: FloatArray
+    adjusted: FloatArray
+    state_in: BoolArray
+    score: FloatArray
+    missed: IntArray
+    kept: "dict[tuple[Any, ...], Weighed]" = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        shape = (len(self.bar_end_ns), len(self.symbols))
+        for name in ("start_ns", "open", "close", "state_in", "score", "missed"):
+            if getattr(self, name).shape != shape:
+                raise BadInput(f"{name} is {getattr(self, name).shape}, not {shape}")
+
+    @cached_property
+    def returns(self) -> FloatArray:
+        """Simple returns [H + T - 1, n] of the adjusted closes."""
+        out: FloatArray = self.adjusted[1:] / self.adjusted[:-1]
+        out -= 1.0
+        return out
+
+    @cached_property
+    def new_session(self) -> BoolArray:
+        return np.concatenate(([True], self.day[1:] != self.day[:-1]))[: len(self.day)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weighed:
+    """`row` [T]: the row of `weights` that a bar decides by anew, or -1. `fallbacks`: how often a solver was replaced."""
+
+    row: IntArray
+    weights: FloatArray
+    fallbacks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PanelFill:
+    """A fill (catalogue §14.6), US dollars and shares; `timestamp` is the label of the bar it filled at the open of."""
+
+    timestamp: int
+    symbol: str
+    action: str
+    quantity: float
+    price: float
+    notional: float
+    commission: float
+    fees: float
+    slippage_cost: float
+    cash_after: float
+    unsettled_after: float
+    position_after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PanelResult:
+    """`equity` and `cash` in US dollars at each close; `closed_equity` after selling everything at the last close.
+
+    `trades` [k, 2]: net profit and return on the money put in of each round trip, per symbol from flat to flat, in the order
+    they ended; those open at the end are sold at the last close. `notional` and `num_fills` are without those last sales.
+    """
+
+    equity: FloatArray
+    cash: FloatArray
+    closed_equity: float
+    notional: float
+    num_fills: int
+    trades: FloatArray
+    fills: tuple[PanelFill, ...]
+    solver_fallbacks: int
+
+
+def supports(rules: AccountRules) -> bool:
+    """Whether the rules are those of a research account."""
+    return rules.shortfall == "scale" and rules.costs.price_tick is None
+
+
+def panel(market: Market) -> Panel:
+    """The arrays of a market without splits."""
+    names, ends = market.symbols, market.bar_end_ns
+    if any(a.ratio != 1.0 for one in market.inputs.values() for a in one.actions):
+        raise BadInput("splits are for raw prices, and those for the event-driven simulation")
+    first = int(ends[0]) if len(ends) else 0
+    before = [h.bar_ends_ns for h in market.history.values()]
+    past = np.unique(np.concatenate([np.asarray(t, np.int64) for t in before])) if before else np.empty(0, np.int64)
+    past = past[past < first]
+    shape = (len(ends), len(names))
+    start_ns, state_in, missed = np.zeros(shape, np.int64), np.zeros(shape, np.bool_), np.empty(shape, np.int64)
+    open_, close, score = np.full(shape, np.nan), np.zeros(shape), np.zeros(shape)
+    adjusted = np.full((len(past) + len(ends), len(names)), np.nan)
+    grid, index = np.concatenate((past, ends)), np.arange(len(ends))
+    for j, (symbol, one) in enumerate(market.inputs.items()):
+        low, high = market.spans[symbol]
+        bars, rows = one.traded, slice(low, high)
+        at = np.searchsorted(ends, bars.end_ns[rows])
+        start_ns[at, j], open_[at, j] = bars.start_ns[rows], bars.open[rows]
+        latest = np.searchsorted(at, index, side="right") - 1
+        missed[:, j] = index - np.concatenate((at, [-1]))[latest]
+        seen, row = latest >= 0, low + latest[latest >= 0]
+        close[seen, j], state_in[seen, j], score[seen, j] = bars.close[row], one.state_in[row], one.score[row]
+        known = np.searchsorted(bars.end_ns[:high], grid, side="right") - 1
+        adjusted[known >= 0, j] = one.adjusted_close[known[known >= 0]]
+    day = np.where(np.isnan(open_), 2**62, start_ns).min(axis=1, initial=2**62)
+    return Panel(
+        symbols=names, bar_end_ns=ends, day=(day - NEW_YORK_LATEST_OFFSET_NS) // DAY_NS, start_ns=start_ns, open=open_,
+        close=close, adjusted=adjusted, state_in=state_in, score=score, missed=missed,
+    )  # fmt: skip
+
+
+def weigh(panel: Panel, config: EngineConfig, rebalance_at: BoolArray | None = None) -> Weighed:
+    """The weights of every bar that allocates anew, as `engine.step` finds them; `rebalance_at` [T] stands in for the rule of
+    the configuration."""
+    key = (
+        config.strategy, *config.params.items(), config.rebalance, config.weights, config.viability_array.tobytes(),
+        config.max_stale_bars, None if rebalance_at is None else rebalance_at.tobytes(),
+    )  # fmt: skip
+    if key not in panel.kept:
+        if len(panel.kept) >= KEPT:
+            panel.kept.clear()
+        panel.kept[key] = _weigh(panel, config, rebalance_at)
+    return panel.kept[key]
+
+
+def _weigh(panel: Panel, config: EngineConfig, rebalance_at: BoolArray | None) -> Weighed:
+    effective, rows = _effective(panel, config), config.lookback
+    if rebalance_at is not None:
+        changed = rebalance_at
+    elif config.rebalance == "every_bar":
+        changed = np.ones(len(effective), np.bool_)
+    else:
+        before = np.concatenate((np.zeros((1, effective.shape[1]), np.bool_), effective[:-1]))
+        changed = (effective != before).any(axis=1)
+    past, at = len(panel.adjusted) - len(effective), np.flatnonzero(changed)
+    weights, fallbacks = np.zeros((len(at), effective.shape[1])), 0
+    for i, t in enumerate(at.tolist()):
+        if past + t < rows:
+            continue  # nobody has a history that long
+        returns = panel.returns[past + t - rows : past + t]
+        found = allocate(
+            config.strategy,
+            config.params,
+            returns,
+            effective[t],
+            panel.score[t],
+            config.viability_array,
+            config.weights,
+        )
+        weights[i] = found.weights
+        fallbacks += found.fallback
+    row = np.full(len(effective), -1, np.int64)
+    row[at] = np.arange(len(at))
+    return Weighed(row, weights, fallbacks)
+
+
+def _effective(panel: Panel, config: EngineConfig) -> BoolArray:
+    """Which symbols are in after each bar [T, n], as `engine.step` has it."""
+    n_bars, past = len(panel.bar_end_ns), len(panel.adjusted) - len(panel.bar_end_ns)
+    oldest = np.zeros((n_bars, len(panel.symbols)), np.bool_)
+    short = min(max(config.lookback - past, 0), n_bars)
+    begin = past + short - config.lookback
+    oldest[short:] = np.isfinite(panel.adjusted[begin : begin + n_bars - short])
+    effective: BoolArray = panel.state_in & (panel.missed <= config.max_stale_bars) & oldest
+    if config.cash_at_close_ns is not None:
+        days, at = np.unique(panel.day, return_inverse=True)
+        sessions = [calendar().session_on(date.fromisoformat(str(np.datetime64(d, "D")))) for d in days.tolist()]
+        ends = np.array([2**62 if s is None else s.close_ns - config.cash_at_close_ns for s in sessions], np.int64)
+        effective &= (panel.bar_end_ns < ends[at])[:, None]
+    return effective
+
+
+def simulate_panel(
+    panel: Panel, config: EngineConfig, cash_usd: float, *, rebalance_at: BoolArray | None = None, fills: bool = False
+) -> PanelResult:
+    """`simulate` for research rules: trade `panel` from a flat account of `cash_usd`; `fills` keeps each one.
+
+    Raises BadInput for other symbols than the configuration's and for rules that only `simulate` knows.
+    """
+    if config.symbols != panel.symbols:
+        raise BadInput(f"configuration trades {config.symbols}, the market has {panel.symbols}")
+    rules = config.rules
+    if not supports(rules):
+        raise BadInput("the compiled account knows no price tick and no borrowing")
+    weighed, (n_bars, n) = weigh(panel, config, rebalance_at), panel.open.shape
+    equity, cash = np.empty(n_bars), np.empty(n_bars)
+    # Room for as many as there can be; memory that nobody writes to is never taken from the system.
+    trips, rows = np.empty((n_bars * n + n, 2)), np.empty((n_bars * n if fills else 0, _FILL))
+    book = np.zeros(_BOOK)
+    book[_CASH] = cash_usd
+    _walk(
+        panel.open, panel.close, panel.new_session, weighed.row, weighed.weights, cost_array(rules.costs),
+        _rules_array(rules), equity, cash, book, trips, rows,
+    )  # fmt: skip
+    done = rows[: int(book[_FILLS])] if fills else rows
+    return PanelResult(
+        equity=equity, cash=cash, closed_equity=float(book[_CASH]), notional=float(book[_NOTIONAL]),
+        num_fills=int(book[_FILLS]), trades=trips[: int(book[_TRIPS])].copy(), fills=_fills(panel, done),
+        solver_fallbacks=weighed.fallbacks,
+    )  # fmt: skip
+
+
+def _rules_array(rules: AccountRules) -> FloatArray:
+    """A lot as a fraction, the least notional, the band, sessions to settlement, lots of a fixed position (0: by weight)."""
+    numerator, denominator = rules.lot.as_integer_ratio()
+    days = rules.settlement_days if rules.account == "cash" else 0
+    fixed = 0 if rules.shares is None else rules.shares // rules.lot
+    return np.array([numerator, denominator, rules.min_notional, rules.drift_band, days, fixed], np.float64)
+
+
+def _fills(panel: Panel, rows: FloatArray) -> tuple[PanelFill, ...]:
+    out = []
+    for at, symbol, signed, price, commission, fees, slippage, cash, unsettled, position in rows.tolist():
+        quantity, j = abs(signed), int(symbol)
+        out.append(
+            PanelFill(
+                timestamp=int(panel.start_ns[int(at), j]), symbol=panel.symbols[j], action=BUY if signed > 0 else SELL,
+                quantity=quantity, price=price, notional=quantity * price, commission=commission, fees=fees,
+                slippage_cost=slippage, cash_after=cash, unsettled_after=unsettled, position_after=position,
+            )
+        )  # fmt: skip
+    return tuple(out)
+
+
+# --- the kernel ------------------------------------------------------------------------------------------------------
+
+# What the book holds besides positions; a fill's row: bar, symbol, signed shares, price, commission, fees, cost of slippage,
+# and cash, unsettled cash and position after it.
+_CASH, _UNSETTLED, _SETTLES_AT, _NOTIONAL, _FILLS, _TRIPS, _BOOK, _FILL = 0, 1, 2, 3, 4, 5, 6, 10
+_HELD, _GOAL, _ORDER, _SHARES, _PAID, _RECEIVED, _POSITION = 0, 1, 2, 3, 4, 5, 6  # lots thrice, shares, dollars twice
+# A quotient this close below a whole number of lots is that number: 0.35 * 100,000 / 100 is 350 shares.
+_WHOLE = 1.0 + 2.0**-50
+
+_TABLE_IN, _TABLE = types.Array(F64, 2, "C", readonly=True), types.Array(F64, 2, "C")
+_INDEX = types.Array(I64, 1, "C", readonly=True)
+
+
+@compiled(F64, F64, F64, FLOATS_IN)
+def _buy_cost(shares: float, reference: float, costs: FloatArray) -> float:
+    notional = shares * (reference * (1.0 + costs[0]))
+    total: float = notional + max(costs[3], costs[1] * notional + costs[2] * shares)
+    return total
+
+
+@compiled(
+    VOID, I64, I64, F64, F64, FLOATS_IN, FLOATS_IN, FLOATS_OUT, _TABLE, FLOATS_OUT, _TABLE, _TABLE,
+)  # fmt: skip
+def _fill(
+    t: int, j: int, lots: float, reference: float, costs: FloatArray, rules: FloatArray, book: FloatArray,
+    positions: FloatArray, waiting: FloatArray, trips: FloatArray, rows: FloatArray,
+) -> None:  # fmt: skip
+    """Execute `lots` (> 0 bought, < 0 sold) of symbol `j` that meet `reference`."""
+    shares = abs(lots) * rules[0] / rules[1]
+    price = reference * (1.0 + costs[0] if lots > 0.0 else 1.0 - costs[0])
+    notional = shares * price
+    commission, fees = max(costs[3], costs[1] * notional + costs[2] * shares), 0.0
+    if lots > 0.0:
+        book[_CASH] = max(
+            book[_CASH] - notional - commission, 0.0
+        )  # what pays to the last cent may round below nothing
+        positions[_PAID, j] += notional + commission
+    else:
+        fees = costs[4] * notional + min(costs[5] * shares, costs[6])
+        proceeds = notional - commission - fees
+        book[_CASH] += proceeds
+        positions[_RECEIVED, j] += proceeds
+        if len(waiting) > 1 and proceeds > 0.0:
+            waiting[int(book[_SETTLES_AT]) % len(waiting)] += proceeds
+            book[_UNSETTLED] = waiting.sum()
+    positions[_HELD, j] += lots
+    positions[_SHARES, j] = positions[_HELD, j] * rules[0] / rules[1]
+    book[_NOTIONAL] += notional
+    if len(rows):
+        row = rows[int(book[_FILLS])]
+        row[0], row[1], row[2], row[3], row[4], row[5] = (
+            t,
+            j,
+            shares if lots > 0.0 else -shares,
+            price,
+            commission,
+            fees,
+        )
+        row[6], row[7], row[8] = abs(price - reference) * shares, book[_CASH], book[_UNSETTLED]
+        row[9] = positions[_SHARES, j]
+    book[_FILLS] += 1
+    if positions[_HELD, j] == 0.0:
+        trip = trips[int(book[_TRIPS])]
+        trip[0] = positions[_RECEIVED, j] - positions[_PAID, j]
+        trip[1] = positions[_RECEIVED, j] / positions[_PAID, j] - 1.0
+        book[_TRIPS] += 1
+        positions[_PAID, j], positions[_RECEIVED, j] = 0.0, 0.0
+
+
+@compiled(VOID, FLOATS_IN, F64, FLOATS_IN, FLOATS_IN, FLOATS_OUT)
+def _scale(opens: FloatArray, power: float, costs: FloatArray, rules: FloatArray, order: FloatArray) -> None:
+    """Buys (> 0) in `order` that `power` can pay: `sizing.scale_buys`. A symbol without an open has no cost."""
+    while True:
+        cost, most = 0.0, 0
+        for j in range(len(order)):
+            if order[j] > 0.0:
+                cost += _buy_cost(order[j] * rules[0] / rules[1], opens[j], costs)
+                most = j if order[most] < order[j] else most
+        if cost <= power or not order[most] > 0.0:
+            return
+        factor, same = max(power, 0.0) / cost, True
+        for j in range(len(order)):
+            if order[j] > 0.0:
+                scaled = np.floor(order[j] * factor * _WHOLE)
+                if scaled * rules[0] / rules[1] * opens[j] < rules[2]:
+                    scaled = 0.0
+                same = same and scaled == order[j]
+                order[j] = scaled
+        if same:
+            order[most] -= 1.0
+
+
+@compiled(
+    types.boolean, I64, FLOATS_IN, FLOATS_IN, FLOATS_IN, FLOATS_OUT, _TABLE, FLOATS_OUT, _TABLE, _TABLE,
+)  # fmt: skip
+def _open(
+    t: int, opens: FloatArray, costs: FloatArray, rules: FloatArray, book: FloatArray, positions: FloatArray,
+    waiting: FloatArray, trips: FloatArray, rows: FloatArray,
+) -> bool:  # fmt: skip
+    """Fill at the opens what waits, sells first; the rest is lost. Whether anybody now holds something else than wanted."""
+    held, goal, order = positions[_HELD], positions[_GOAL], positions[_ORDER]
+    for j in range(len(opens)):
+        if np.isnan(opens[j]):
+            order[j] = 0.0
+        elif order[j] < 0.0:
+            lots = min(-order[j], held[j])
+            if lots > 0.0:
+                _fill(t, j, -lots, opens[j], costs, rules, book, positions, waiting, trips, rows)
+    _scale(opens, book[_CASH] - book[_UNSETTLED], costs, rules, order)
+    behind = False
+    for j in range(len(opens)):
+        if order[j] > 0.0:
+            _fill(t, j, order[j], opens[j], costs, rules, book, positions, waiting, trips, rows)
+        order[j] = 0.0
+        behind = behind or held[j] != goal[j]
+    return behind
+
+
+@compiled(types.boolean, FLOATS_IN, FLOATS_IN, F64, types.boolean, FLOATS_IN, _TABLE)
+def _size(
+    weights: FloatArray, close: FloatArray, equity: float, everybody: bool, rules: FloatArray, positions: FloatArray
+) -> bool:
+    """Orders of `everybody`, or of those that hold something else than wanted: `sizing.desire`. Whether there is any."""
+    held, goal, order = positions[_HELD], positions[_GOAL], positions[_ORDER]
+    numerator, denominator, band, found = rules[0], rules[1], max(rules[2], rules[3] * equity), False
+    for j in range(len(weights)):
+        if not everybody and held[j] == goal[j]:
+            continue
+        if weights[j] <= 0.0:
+            goal[j] = 0.0
+        else:
+            target = rules[5]
+            if target == 0.0:
+                target = np.floor(weights[j] * equity / close[j] * denominator / numerator * _WHOLE)
+            away = abs(target - held[j]) * numerator / denominator * close[j]
+            goal[j] = held[j] if away < band else target
+        order[j] = goal[j] - held[j]
+        found = found or order[j] != 0.0
+    return found
+
+
+@compiled(
+    VOID, _TABLE_IN, _TABLE_IN, BOOLS_IN, _INDEX, _TABLE_IN, FLOATS_IN, FLOATS_IN, FLOATS_OUT, FLOATS_OUT, FLOATS_OUT,
+    _TABLE, _TABLE,
+)  # fmt: skip
+def _walk(
+    open_: FloatArray, close: FloatArray, new_session: BoolArray, row: IntArray, weights: FloatArray, costs: FloatArray,
+    rules: FloatArray, equity: FloatArray, cash: FloatArray, book: FloatArray, trips: FloatArray, rows: FloatArray,
+) -> None:  # fmt: skip
+    """The account from the first bar to the last, where everything is sold: see `PanelResult`."""
+    n_bars, n = open_.shape
+    days = int(rules[4])
+    positions, waiting = np.zeros((_POSITION, n)), np.zeros(days + 1)
+    shares = positions[_SHARES]
+    session, current, ordered, behind = 0, -1, False, False
+    for t in range(n_bars):
+        if days and new_session[t]:
+            session += 1
+            waiting[session % (days + 1)] = 0.0
+            book[_UNSETTLED], book[_SETTLES_AT] = waiting.sum(), session + days
+        if ordered:
+            behind = _open(t, open_[t], costs, rules, book, positions, waiting, trips, rows)
+            ordered = False
+        value = book[_CASH]
+        for j in range(n):
+            value += shares[j] * close[t, j]
+        equity[t], cash[t] = value, book[_CASH]
+        if row[t] >= 0 or behind:
+            current = row[t] if row[t] >= 0 else current
+            ordered = _size(weights[current], close[t], value, row[t] >= 0, rules, positions)
+            behind = ordered
+    fills, notional, unwritten = book[_FILLS], book[_NOTIONAL], np.zeros((0, _FILL))
+    for j in range(n):
+        if positions[_HELD, j] > 0.0:
+            last = close[n_bars - 1, j]
+            _fill(n_bars, j, -positions[_HELD, j], last, costs, rules, book, positions, waiting, trips, unwritten)
+    book[_FILLS], book[_NOTIONAL] = fills, notional
