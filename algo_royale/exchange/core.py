@@ -9,14 +9,17 @@ Each change of an order gets an instant of its own: virtual time, moved on by a 
 orders by cause and pages by time lose nothing. Identifiers come from the seed: same seed and same script, same bytes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from decimal import Decimal
+from datetime import timedelta
+from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
-from algo_royale.costs import commission, fees, fill_price
+from algo_royale.costs import CENT, commission, fees
 from algo_royale.errors import BadInput, BrokerUnavailable
 from algo_royale.exchange import rest
+from algo_royale.exchange.matching import STOPS, Range, Touch, price_now, price_within, shares
 from algo_royale.exchange.replay import OPEN, DayBar, MarketReplay
 from algo_royale.exchange.streams import DataStream, Stream, TradingStream, encode
 from algo_royale.exchange.wire import (
@@ -39,11 +42,14 @@ from algo_royale.exchange.wire import (
 )
 from algo_royale.ledger import Account
 from algo_royale.orders import Fill
-from algo_royale.sessions import new_york_date
+from algo_royale.sessions import new_york_date, new_york_ns
 
 __all__ = ["Exchange", "ExchangeConfig", "Response"]
 
-_ZERO = Decimal(0)
+MINUTE_NS, HOUR_NS = 60_000_000_000, 3_600_000_000_000
+SHORT_RESERVE, SHORT_EQUITY_USD = Decimal("1.03"), Decimal(2000)
+
+_ZERO, _ONE = Decimal(0), Decimal(1)
 _STAMP_NS = 1000
 
 
@@ -53,6 +59,7 @@ class Figures:
 
     equity: Decimal
     long_value: Decimal
+    short_value: Decimal
     reserved: Decimal
     buying_power: Decimal
 
@@ -71,9 +78,11 @@ class Exchange:
         self.activities: list[tuple[int, Wire]] = []
         self.events: list[Wire] = []
         self.day: Mapping[str, DayBar] | None = None
+        self.halted: set[str] = set()
         self.streams: list[Stream] = []
         self.ids = Ids(config.seed)
         self._stamped_ns = 0
+        self._minute, self._requests = 0, 0
         self._next_event = replay.events_after(config.start_ns)
         closes = {symbol: replay.last_close(symbol, config.start_ns) for symbol in replay.symbols}
         self.marks: dict[str, Decimal] = {symbol: price for symbol, price in closes.items() if price is not None}
@@ -94,6 +103,21 @@ class Exchange:
     ) -> Response:  # fmt: skip
         """Answer one REST request. `path` is decoded, `query` values are strings. Never raises for what a client sends."""
         return rest.handle(self, method, path, query or {}, body, headers or {})
+
+    def count_request(self) -> dict[str, str] | None:
+        """Headers of the rate limit after one request more in this minute of virtual time; remaining -1 is one too many."""
+        most = self.config.requests_per_minute
+        if most is None:
+            return None
+        minute = self.now_ns // MINUTE_NS
+        if minute != self._minute:
+            self._minute, self._requests = minute, 0
+        self._requests = min(self._requests + 1, most + 1)
+        return {
+            "X-RateLimit-Limit": str(most),
+            "X-RateLimit-Remaining": str(most - self._requests),
+            "X-RateLimit-Reset": str((minute + 1) * 60),
+        }
 
     def open_stream(self, endpoint: str, headers: Mapping[str, str] | None = None) -> Stream:
         """A new connection to `data` or `trading`; `headers` are the handshake's.
@@ -160,20 +184,22 @@ class Exchange:
         last = self.marks.get(request.symbol)
         if last is None:
             raise Refusal(422, NOT_ALLOWED, f'asset "{request.symbol}" is not tradable')
-        if request.side == "sell":
-            self._check_quantity(request)
+        self._check_window(request)
+        reference = self._reference(request, last)
+        qty = request.qty if request.qty is not None else request.notional / reference  # type: ignore[operator]  # one is set
+        intent = self._intent(request, qty)
+        self._check_legs(request, last)
         self._check_wash_trade(request)
-        reference = last if request.limit_price is None else request.limit_price
-        if request.side == "buy":
-            self._check_buying_power(request.qty * reference)
-        order = self._enter(request, reference)
-        answer = order_json(order)
+        if intent.endswith("open"):
+            self._check_buying_power(request.notional or qty * reference)
+        order = self._enter(request, reference, intent)
+        answer = order_json(order, nested=True)
         if self.day is not None:
-            self._activate(order, self.day)
+            self._activate(order)
         return answer
 
     def cancel(self, order: Order) -> None:
-        """Cancel an open order; canceling a canceled one succeeds, any other final state refuses."""
+        """Cancel an open order and what hangs on it; canceling a canceled one succeeds, any other final state refuses."""
         if order.status == "canceled":
             return
         if not order.is_open:
@@ -181,18 +207,65 @@ class Exchange:
         order.cancel_requested_ns = self._stamp()
         self._finish(order, "canceled")
 
+    def replace(self, order: Order, changes: Mapping[str, Any]) -> Wire:
+        """Put a new order in the place of an open one and return it. `changes`: qty, time_in_force, limit_price, stop_price,
+        trail, client_order_id. `qty` counts what the old one has filled already. Raises Refusal."""
+        if order.status not in ("new", "partially_filled"):
+            raise Refusal(422, NOT_ALLOWED, "unable to replace order, order is not open")
+        if (name := changes.get("client_order_id")) and name in self.by_client_id:
+            raise Refusal(422, BAD_FIELD, "client_order_id must be unique")
+        limit, stop = (changes.get(n) or getattr(order, n) for n in ("limit_price", "stop_price"))
+        asked = changes.get("qty")
+        if order.qty is None or (asked is not None and asked <= order.filled_qty):
+            raise Refusal(422, NOT_ALLOWED, "unable to replace order, qty must be greater than filled qty")
+        qty = (asked or order.qty) - order.filled_qty
+        trails = "trail_price" if order.trail_price is not None else "trail_percent"
+        followed = {trails: changes.get("trail") or getattr(order, trails)} if order.type == "trailing_stop" else {}
+        request = OrderRequest(
+            symbol=order.symbol, side=order.side, type=order.type, qty=qty, order_class=order.order_class, limit_price=limit,
+            time_in_force=changes.get("time_in_force") or order.time_in_force, extended_hours=order.extended_hours,
+            stop_price=None if followed else stop, client_order_id=changes.get("client_order_id"), **followed,
+        )  # fmt: skip
+        reference = self._reference(request, self.marks[order.symbol])
+        with self._set_aside(order):
+            if order.intent.endswith("open"):
+                self._check_buying_power(qty * reference)
+            else:
+                self._check_available(order.symbol, order.side, qty)
+        return self._put_in_place(order, request, reference)
+
+    def halt(self, symbol: str, *, halted: bool = True) -> None:
+        """Stop (or resume) trading in a symbol: while halted nothing fills. Data streams are told."""
+        (self.halted.add if halted else self.halted.discard)(symbol)
+        code, text = ("H", "Trading Halt") if halted else ("T", "Trading Resumption")
+        status = {
+            "T": "s", "S": symbol, "sc": code, "sm": text, "rc": "", "rm": "", "t": rfc3339(self.now_ns), "z": "C",
+        }  # fmt: skip
+        for stream in self.streams:
+            if isinstance(stream, DataStream):
+                stream.tell("statuses", symbol, status)
+        if not halted and self.day is not None:
+            self._match(symbol)
+
     def held(self, symbol: str) -> Decimal:
-        """Shares that open sells hold back."""
-        sells = (o for o in self.open_orders.values() if o.symbol == symbol and o.side == "sell")
-        return sum((o.qty - o.filled_qty for o in sells), _ZERO)
+        """Shares that open orders which reduce the position hold back; exits of one group hold theirs once."""
+        total, counted = _ZERO, set[str]()
+        for order in self.open_orders.values():
+            if order.symbol != symbol or order.opens or order.status == "held" or order.id in counted:
+                continue
+            counted.update(other.id for other in order.group)
+            total += order.left
+        return total
 
     def figures(self) -> Figures:
-        """Worth and buying power at the last prices. Open buys hold back buying power; open sells free none."""
-        value = sum((p.quantity * self.marks[s] for s, p in self.account.positions.items()), _ZERO)
-        equity = self.account.cash + value
+        """Worth and buying power at the last prices. What opens a position holds buying power back; what closes frees none."""
+        values = [p.quantity * self.marks[s] for s, p in self.account.positions.items()]
+        long_value = sum((v for v in values if v > 0), _ZERO)
+        short_value = sum((v for v in values if v < 0), _ZERO)
+        equity = self.account.cash + long_value + short_value
         reserved = sum((o.reserved for o in self.open_orders.values()), _ZERO)
-        buying_power = max(_ZERO, self.config.multiplier * equity - value - reserved)
-        return Figures(equity, value, reserved, buying_power)
+        buying_power = max(_ZERO, self.config.multiplier * equity - long_value + short_value - reserved)
+        return Figures(equity, long_value, short_value, reserved, buying_power)
 
     def truth(self) -> dict[str, Any]:
         """Everything that happened and what is left of it, for tests that compare a client's view with it."""
@@ -213,33 +286,89 @@ class Exchange:
 
     # --- checks
 
-    def _check_quantity(self, request: OrderRequest) -> None:
-        existing = self.account.quantity(request.symbol)
-        if existing == 0:
-            fractional = request.qty != request.qty.to_integral_value()
-            text = (
-                "fractional orders cannot be sold short"
-                if fractional
-                else f'asset "{request.symbol}" cannot be sold short'
+    def _reference(self, request: OrderRequest, last: Decimal) -> Decimal:
+        """What a share of the order is reserved at: its limit or stop, else the last price; a short sale at 3 % above it."""
+        price = request.limit_price or request.stop_price or last
+        if request.side == "sell" and self.account.quantity(request.symbol) <= 0:
+            return max(price, SHORT_RESERVE * last)
+        return price
+
+    def _check_window(self, request: OrderRequest) -> None:
+        """Auction orders come early enough: at the open's until two minutes, at the close's until five minutes before."""
+        if request.time_in_force == "opg":
+            opens = self.replay.calendar.next_session(self.now_ns).open_ns
+            evening = (
+                self.day is None and local(self.now_ns).hour < 19 and local(self.now_ns).date() != local(opens).date()
             )
-            raise Refusal(422, NOT_ALLOWED, text)
-        held = self.held(request.symbol)
+            if self.day is not None or evening or self.now_ns > opens - 2 * MINUTE_NS:
+                raise Refusal(403, FORBIDDEN, "opg orders must be submitted after 7:00pm and before 9:28am")
+        elif request.time_in_force == "cls" and self.day is not None:
+            session = self.replay.calendar.session_at(self.now_ns)
+            if session is None or self.now_ns > session.close_ns - 5 * MINUTE_NS:
+                raise Refusal(403, FORBIDDEN, "cls orders must be submitted after 7:00pm and before 3:55pm")
+
+    def _intent(self, request: OrderRequest, qty: Decimal) -> str:
+        """Whether the order opens or closes, once it may. No order crosses from long to short or back."""
+        symbol, side = request.symbol, request.side
+        existing = self.account.quantity(symbol)
+        others = [o for o in self.open_orders.values() if o.symbol == symbol and o.opens and o.side != side]
+        if existing == 0 and request.order_class == "oco":
+            raise Refusal(422, NOT_ALLOWED, "oco orders need an open position")
+        if (existing > 0) == (side == "sell") and existing != 0:
+            self._check_available(symbol, side, qty)
+            return f"{side}_to_close"
+        if side == "buy":
+            if others:
+                raise Refusal(403, FORBIDDEN, "cannot open a long buy while a short sell order is open")
+            return "buy_to_open"
+        fractional = request.qty is None or request.qty != request.qty.to_integral_value()
+        if fractional:
+            raise Refusal(422, NOT_ALLOWED, "fractional orders cannot be sold short")
+        if not self.config.shorting:
+            raise Refusal(422, NOT_ALLOWED, f'asset "{symbol}" cannot be sold short')
+        if self.figures().equity < SHORT_EQUITY_USD:
+            raise Refusal(403, FORBIDDEN, "account is not allowed to short")
+        if others:
+            raise Refusal(403, FORBIDDEN, "cannot open a short sell while a long buy order is open")
+        return "sell_to_open"
+
+    def _check_available(self, symbol: str, side: str, qty: Decimal) -> None:
+        existing = abs(self.account.quantity(symbol))
+        held = self.held(symbol)
         available = existing - held
-        if request.qty <= available:
+        if qty <= available:
             return
-        sells = [o.id for o in self.open_orders.values() if o.symbol == request.symbol and o.side == "sell"]
-        related = {"related_orders": sells} if sells else {}
+        closing = [o.id for o in self.open_orders.values() if o.symbol == symbol and not o.opens and o.status != "held"]
+        related = {"related_orders": closing} if closing else {}
         raise Refusal(
             403, FORBIDDEN,
-            f"insufficient qty available for order (requested: {plain(request.qty)}, available: {plain(available)})",
-            available=plain(available), existing_qty=plain(existing), held_for_orders=plain(held), symbol=request.symbol,
-            **related,
+            f"insufficient qty available for order (requested: {plain(qty)}, available: {plain(available)})",
+            available=plain(available), existing_qty=plain(existing), held_for_orders=plain(held), symbol=symbol, **related,
         )  # fmt: skip
 
+    def _check_legs(self, request: OrderRequest, last: Decimal) -> None:
+        """Exits lie a cent or more beyond the price that the entry starts from."""
+        base = request.limit_price or last
+        if request.order_class not in ("bracket", "oto"):
+            return
+        sign = 1 if request.side == "buy" else -1
+        for leg in request.legs:
+            profit, stop = leg.limit_price if leg.stop_price is None else None, leg.stop_price
+            if profit is not None and sign * (profit - base) < CENT:
+                word = ">= base_price + 0.01" if sign > 0 else "<= base_price - 0.01"
+                text = f"take_profit.limit_price must be {word}"
+                raise Refusal(422, NOT_ALLOWED, text, base_price=plain(base))
+            if stop is not None and sign * (base - stop) < CENT:
+                word = "<= base_price - 0.01" if sign > 0 else ">= base_price + 0.01"
+                raise Refusal(422, NOT_ALLOWED, f"stop_loss.stop_price must be {word}", base_price=plain(base))
+
     def _check_wash_trade(self, request: OrderRequest) -> None:
-        """Market against any opposite open order; limit against an opposite limit only where the two would cross."""
+        """Market and stop against any opposite open order; limits only where the two would cross. Complex orders are exempt."""
+        if request.order_class != "simple" or request.type == "trailing_stop":
+            return
         for other in self.open_orders.values():
-            if other.symbol != request.symbol or other.side == request.side:
+            exempt = other.order_class != "simple" or other.type == "trailing_stop"
+            if other.symbol != request.symbol or other.side == request.side or exempt:
                 continue
             if request.limit_price is not None and other.limit_price is not None:
                 buy, sell = (request, other) if request.side == "buy" else (other, request)
@@ -260,55 +389,113 @@ class Exchange:
 
     # --- the life of an order
 
-    def _enter(self, request: OrderRequest, reference: Decimal) -> Order:
+    def _enter(self, request: OrderRequest, reference: Decimal, intent: str) -> Order:
+        """The order in the books, with its exits held behind it. The first exit of an oco order is the order itself."""
+        status = "accepted" if self.day is None else "pending_new"
+        order = self._new_order(request, reference, intent, status)
+        self._tell(order, order.status, order.created_ns)
+        opposite = "sell" if request.side == "buy" else "buy"
+        is_oco = request.order_class == "oco"
+        for leg in request.legs[1:] if is_oco else request.legs:
+            exit_side = request.side if is_oco else opposite
+            below = OrderRequest(
+                symbol=request.symbol, side=exit_side, type=leg.type, qty=request.qty, limit_price=leg.limit_price,
+                stop_price=leg.stop_price, time_in_force=request.time_in_force, order_class=request.order_class,
+            )  # fmt: skip
+            price = leg.limit_price or leg.stop_price or reference
+            child = self._new_order(below, price, f"{exit_side}_to_close", "held")
+            child.parent = order
+            order.legs.append(child)
+            self._tell(child, "held", child.created_ns)
+        exits = [order, *order.legs] if is_oco else order.legs
+        if len(exits) > 1:
+            for each in exits:
+                each.group = exits
+        return order
+
+    def _new_order(self, request: OrderRequest, reference: Decimal, intent: str, status: str) -> Order:
         at = self._stamp()
-        session = None if self.day is None else self.replay.calendar.session_at(self.now_ns)
-        if session is None:
-            session = self.replay.calendar.next_session(self.now_ns)
         order = Order(
             id=self.ids.uuid("order"), client_order_id="", serial=len(self.orders), symbol=request.symbol,
             asset_id=asset_id(request.symbol), side=request.side, type=request.type, qty=request.qty,
-            limit_price=request.limit_price, reference=reference,
-            status="accepted" if self.day is None else "pending_new", created_ns=at, updated_ns=at, submitted_ns=at,
-            expires_ns=session.close_ns,
+            notional=request.notional, limit_price=request.limit_price, stop_price=request.stop_price,
+            trail_price=request.trail_price, trail_percent=request.trail_percent, time_in_force=request.time_in_force,
+            order_class=request.order_class, extended_hours=request.extended_hours, reference=reference, intent=intent,
+            active=request.type not in STOPS, status=status, created_ns=at, updated_ns=at, submitted_ns=at,
+            expires_ns=self._expiry(request),
         )  # fmt: skip
         order.client_order_id = request.client_order_id or self.ids.uuid("client")
         self.orders.append(order)
         self.by_id[order.id] = self.open_orders[order.id] = order
         self.by_client_id[order.client_order_id] = order
-        self._tell(order, order.status, at)
         return order
 
-    def _activate(self, order: Order, day: Mapping[str, DayBar]) -> None:
-        """The order reaches the market: it is new, and fills at once where the last price is good enough."""
+    def _expiry(self, request: OrderRequest) -> int:
+        """The close of the session the order is for; 90 days on at 16:15 in New York for one that is good till canceled."""
+        calendar = self.replay.calendar
+        session = None if self.day is None else calendar.session_at(self.now_ns)
+        session = session or calendar.next_session(self.now_ns)
+        if request.time_in_force == "gtc":
+            return new_york_ns(new_york_date(self.now_ns) + timedelta(days=90)) + 16 * HOUR_NS + 15 * MINUTE_NS
+        return session.close_ns
+
+    def _activate(self, order: Order) -> None:
+        """The order reaches the market: it is new, and fills at once where the market is good enough."""
         order.status = "new"
         order.submitted_ns = order.updated_ns = self._stamp()
         self._tell(order, "new", order.updated_ns, execution_id=self.ids.uuid("execution"))
-        if order.symbol not in day:
+        if order.order_class == "oco":
+            for leg in order.legs:
+                self._activate(leg)
+        self._try(order)
+
+    def _touch(self, symbol: str) -> Touch | None:
+        """The market of a symbol now; None while nobody trades it."""
+        if self.day is None or symbol not in self.day or symbol in self.halted:
+            return None
+        last = self.marks[symbol]
+        return Touch(last, last, last)
+
+    def _match(self, symbol: str) -> None:
+        """Let every open order of the symbol see the market, oldest first."""
+        for order in list(self.open_orders.values()):
+            if order.symbol == symbol and order.status in ("new", "partially_filled"):
+                self._try(order)
+
+    def _try(self, order: Order) -> None:
+        """Fill what trades now. An order that must trade at once or not at all ends here."""
+        touch = self._touch(order.symbol)
+        if touch is None or not order.is_open or order.time_in_force == "cls":
             return
-        price = self._price(order, self.marks[order.symbol])
+        price = price_now(order, touch, self.config.costs)
         if price is not None:
-            self._fill(order, price)
+            self._fill(order, price, self._part(order, shares(order, price)))
+        if order.is_open and order.time_in_force in ("ioc", "fok", "opg"):
+            self._finish(order, "canceled")
 
-    def _price(self, order: Order, last: Decimal) -> Decimal | None:
-        """Price per share at which the order trades against `last`, or None when its limit is not met."""
-        price = fill_price(order.side, last, self.config.costs)
-        if order.limit_price is None:
-            return price
-        if order.side == "buy":
-            return min(price, order.limit_price) if last <= order.limit_price else None
-        return max(price, order.limit_price) if last >= order.limit_price else None
+    def _part(self, order: Order, quantity: Decimal) -> Decimal:
+        """How much of `quantity` trades: now and then a part only, never of an order that wants all or nothing."""
+        if not self.config.partial_fills or order.time_in_force == "fok" or quantity <= 1:
+            return quantity
+        if self.ids.chance() >= self.config.partial_fills:
+            return quantity
+        return max(_ONE, (quantity * self.ids.chance()).to_integral_value(ROUND_DOWN))
 
-    def _fill(self, order: Order, price: Decimal) -> None:
-        """Fill all that is left of the order."""
-        at, quantity, rules = self._stamp(), order.qty - order.filled_qty, self.config.costs
+    def _fill(self, order: Order, price: Decimal, quantity: Decimal) -> None:
+        """Fill `quantity` of the order at `price`, and let its exits follow."""
+        if quantity <= 0:  # an order of money that buys nothing at this price
+            return
+        at, rules = self._stamp(), self.config.costs
         execution_id = self.ids.uuid("execution")
         before = self.account.quantity(order.symbol)
         order.filled_qty += quantity
         order.filled_value += quantity * price
-        order.filled_ns = order.updated_ns = at
-        order.status = "filled"
-        del self.open_orders[order.id]
+        order.updated_ns = at
+        done = order.qty is None or order.filled_qty == order.qty
+        order.status = "filled" if done else "partially_filled"
+        if done:
+            order.filled_ns = at
+            del self.open_orders[order.id]
         fill = Fill(
             execution_id=execution_id, client_order_id=order.client_order_id, broker_order_id=order.id,
             symbol=order.symbol, side=order.side, quantity=quantity, cumulative_quantity=order.filled_qty, price_usd=price,
@@ -317,15 +504,30 @@ class Exchange:
         self.account = self.account.apply_fill(fill)
         after = self.account.quantity(order.symbol)
         basis = self.intraday_basis.get(order.symbol, _ZERO)
-        self.intraday_basis[order.symbol] = basis + quantity * price if after > before else basis * after / before
+        opened = abs(after) > abs(before)
+        self.intraday_basis[order.symbol] = basis + (after - before) * price if opened else basis * after / before
         self._record_fill(order, fill)
         self._tell(
-            order, "fill", at, price=plain(price), qty=plain(quantity), position_qty=plain(after),
-            execution_id=execution_id, settle_date=self.replay.calendar.next_session(self.now_ns).date.isoformat(),
+            order, "fill" if done else "partial_fill", at, price=plain(price), qty=plain(quantity),
+            position_qty=plain(after), execution_id=execution_id,
+            settle_date=self.replay.calendar.next_session(self.now_ns).date.isoformat(),
         )  # fmt: skip
+        self._after_fill(order)
+
+    def _after_fill(self, order: Order) -> None:
+        """One exit of a group leaves the others what is left, or ends them; a filled entry lets its exits go to market."""
+        for other in [o for o in order.group if o is not order and o.is_open]:
+            if order.is_open:
+                other.qty = order.left + other.filled_qty
+            else:
+                self._finish(other, "canceled")
+        if order.status == "filled" and order.order_class in ("bracket", "oto"):
+            for leg in order.legs:
+                if leg.status == "held":
+                    self._activate(leg)
 
     def _finish(self, order: Order, status: str) -> None:
-        """End an order without a fill: canceled or expired."""
+        """End an order without a fill: canceled or expired. What hangs on it ends with it."""
         at = self._stamp()
         order.status, order.updated_ns = status, at
         if status == "canceled":
@@ -334,6 +536,39 @@ class Exchange:
             order.expired_ns = at
         del self.open_orders[order.id]
         self._tell(order, status, at, execution_id=self.ids.uuid("execution"))
+        for other in [*order.legs, *order.group]:
+            if other.is_open:
+                self._finish(other, status)
+
+    @contextmanager
+    def _set_aside(self, order: Order) -> Iterator[None]:
+        """Judge as if the order were not there."""
+        kept = dict(self.open_orders)
+        del self.open_orders[order.id]
+        try:
+            yield
+        finally:
+            self.open_orders = kept
+
+    def _put_in_place(self, order: Order, request: OrderRequest, reference: Decimal) -> Wire:
+        new = self._new_order(request, reference, order.intent, "new")
+        new.replaces, order.replaced_by = order.id, new.id
+        new.parent, new.legs = order.parent, order.legs
+        new.group = order.group
+        for each in new.group:
+            each.group = new.group
+        if order in new.group:
+            new.group[new.group.index(order)] = new
+        order.group, order.legs = [], []
+        at = order.replaced_ns = order.updated_ns = self._stamp()
+        order.status = "replaced"
+        del self.open_orders[order.id]
+        self._tell(order, "replaced", at, execution_id=self.ids.uuid("execution"))
+        new.submitted_ns = new.updated_ns = self._stamp()
+        self._tell(new, "new", new.updated_ns, execution_id=self.ids.uuid("execution"))
+        answer = order_json(new, nested=True)
+        self._try(new)
+        return answer
 
     def _tell(self, order: Order, event: str, at_ns: int, **extra: str) -> None:
         """Record the event and tell it to whoever listens."""
@@ -356,10 +591,10 @@ class Exchange:
             "side": order.side,
             "qty": plain(fill.quantity),
             "cum_qty": plain(order.filled_qty),
-            "leaves_qty": plain(order.qty - order.filled_qty),
+            "leaves_qty": plain(order.left if order.is_open else _ZERO),
             "price": plain(fill.price_usd),
             "transaction_time": rfc3339(fill.at_ns // 1000 * 1000),
-            "type": "fill",
+            "type": "partial_fill" if order.is_open else "fill",
             "order_status": order.status,
         }
         self.activities.append((fill.at_ns, activity))
@@ -414,25 +649,44 @@ class Exchange:
             self._record_other(self._stamp(), "SPLIT", day, symbol=symbol, qty=plain(gained), net_amount="0")
 
     def _open(self, event: int) -> None:
+        """The auction of the open: orders that waited reach the market, and those that are there see it again."""
         self._see_open(event)
-        day = self.day or {}
         for order in list(self.open_orders.values()):
-            self._activate(order, day)
+            if order.status == "accepted" and order.time_in_force != "cls":
+                self._activate(order)
+            elif order.status in ("new", "partially_filled"):
+                self._try(order)
 
     def _close(self) -> None:
-        """The range and the close are known: limits fill, bars go out, what is left of the day's orders expires."""
+        """The range and the close are known: limits and stops fill, then the auction's orders, bars go out, the day's end."""
         day = self.day or {}
-        self.day = None
         for order in list(self.open_orders.values()):
             bar = day.get(order.symbol)
-            if bar is None or order.limit_price is None:
+            if bar is None or order.status not in ("new", "partially_filled") or order.symbol in self.halted:
                 continue
-            reached = bar.low <= order.limit_price if order.side == "buy" else bar.high >= order.limit_price
-            if reached:
-                self._fill(order, order.limit_price)
+            if order.time_in_force == "cls":
+                continue
+            price = price_within(order, Range(bar.low, bar.high, bar.close), self.config.costs)
+            if price is not None:
+                self._fill(order, price, shares(order, price))
         self.marks.update((symbol, bar.close) for symbol, bar in day.items())
+        self._closing_auction()
+        self.day = None
         for stream in self.streams:
             if isinstance(stream, DataStream):
                 stream.daily_bars(day)
         for order in list(self.open_orders.values()):
-            self._finish(order, "expired")
+            if order.is_open and order.expires_ns <= self.now_ns:
+                self._finish(order, "expired")
+
+    def _closing_auction(self) -> None:
+        """Orders for the close meet it; what it does not fill is canceled."""
+        for order in [o for o in self.open_orders.values() if o.time_in_force == "cls"]:
+            if order.status == "accepted":
+                self._activate(order)
+            touch = self._touch(order.symbol)
+            price = None if touch is None else price_now(order, touch, self.config.costs)
+            if price is not None:
+                self._fill(order, price, shares(order, price))
+            else:
+                self._finish(order, "canceled")

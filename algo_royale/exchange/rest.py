@@ -9,18 +9,21 @@ import base64
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_DOWN, Decimal, InvalidOperation
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from algo_royale.exchange.matching import NINE_PLACES, increment
 from algo_royale.exchange.replay import ADJUSTMENTS, DAILY
 from algo_royale.exchange.wire import (
     BAD_BODY,
     BAD_FIELD,
     NOT_ALLOWED,
+    TOO_MANY,
     UNKNOWN,
+    Leg,
     Order,
     OrderRequest,
     Refusal,
@@ -66,21 +69,32 @@ def handle(
     """Answer one request; see `Exchange.handle`."""
     if not authorized(headers, exchange.config.keys):
         return Response(401, {"message": "unauthorized."})
+    limits = exchange.count_request()
+    if limits is not None and limits["X-RateLimit-Remaining"] == "-1":
+        limits["X-RateLimit-Remaining"] = "0"
+        return Response(429, {"code": TOO_MANY, "message": "rate limit exceeded"}, limits)
     try:
         status, answer = _route(exchange, method, path, query, body)
     except Refusal as refusal:
-        return Response(refusal.status, refusal.body)
-    return Response(status, answer)
+        return Response(refusal.status, refusal.body, limits or {})
+    return Response(status, answer, limits or {})
 
 
 def _route(exchange: Exchange, method: str, path: str, query: Query, body: bytes) -> Answer:
     if method == "POST" and path == "/v2/orders":
         return 200, exchange.submit(order_request(exchange, body))
-    if method == "DELETE" and path == "/v2/orders":
-        return _cancel_all(exchange)
-    if method == "DELETE" and (tail := _tail(path, "/v2/orders/")):
-        exchange.cancel(_order(exchange, tail))
-        return 204, None
+    if method == "PATCH" and (tail := _tail(path, "/v2/orders/")):
+        return 200, exchange.replace(_order(exchange, tail), _changes(body))
+    if method == "DELETE":
+        if path == "/v2/orders":
+            return _cancel_all(exchange)
+        if tail := _tail(path, "/v2/orders/"):
+            exchange.cancel(_order(exchange, tail))
+            return 204, None
+        if path == "/v2/positions":
+            return _close_all(exchange, query)
+        if tail := _tail(path, "/v2/positions/"):
+            return 200, _close_position(exchange, _holding(exchange, tail), query)
     if method == "GET":
         if (serve := _EXACT.get(path)) is not None:
             return 200, serve(exchange, query)
@@ -103,13 +117,7 @@ def _tail(path: str, prefix: str) -> str:
 
 def order_request(exchange: Exchange, body: bytes) -> OrderRequest:
     """The body of POST /v2/orders as a request that needs no more looking at its form. Raises Refusal."""
-    try:
-        fields = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        fields = None
-    if not isinstance(fields, dict):
-        raise Refusal(400, BAD_BODY, "request body format is invalid")
-    fields = {name: value for name, value in fields.items() if value is not None}
+    fields = {name: value for name, value in _object(body).items() if value is not None}
     symbol = _text(fields, "symbol")
     side = _one_of(fields, "side", ("buy", "sell"))
     kind = _one_of(fields, "type", _TYPES)
@@ -137,13 +145,64 @@ def order_request(exchange: Exchange, body: bytes) -> OrderRequest:
     if not isinstance(extended, bool):
         raise Refusal(422, BAD_FIELD, "extended_hours must be a boolean")
     _check_rules(kind, time_in_force, order_class, qty, notional, extended)
-    _check_increment(prices["limit_price"])
-    _check_intent(fields, side, known[symbol])
-    _refuse_unserved(kind, time_in_force, order_class, notional, extended)
-    return OrderRequest(
-        symbol=known[symbol], side=side, type=kind, qty=qty or _ZERO, limit_price=prices["limit_price"],
-        client_order_id=client_order_id or None,
+    for name in ("limit_price", "stop_price"):
+        _check_increment(name, prices[name])
+    legs = _legs(fields, kind, order_class, time_in_force, prices["limit_price"])
+    request = OrderRequest(
+        symbol=known[symbol], side=side, type=kind, qty=qty, notional=notional, time_in_force=time_in_force,
+        order_class=order_class, extended_hours=extended, client_order_id=client_order_id or None, legs=legs, **prices,
     )  # fmt: skip
+    _check_intent(exchange, fields, request)
+    return request
+
+
+def _legs(fields: Wire, kind: str, order_class: str, time_in_force: str, limit: Decimal | None) -> tuple[Leg, ...]:
+    """The exits of a complex order, take profit first. An oco order's own price may come as its take profit."""
+    given = {name: fields.get(name) for name in ("take_profit", "stop_loss")}
+    if order_class == "simple":
+        if any(given.values()):
+            raise Refusal(422, BAD_FIELD, "take_profit and stop_loss need order_class bracket, oco or oto")
+        return ()
+    if order_class == "mleg":
+        raise Refusal(422, NOT_ALLOWED, "mleg orders are not served by this exchange")
+    legs = {name: _leg(name, value) for name, value in given.items() if value is not None}
+    if order_class == "oco" and "take_profit" not in legs and limit is not None:
+        legs["take_profit"] = Leg(limit_price=limit)
+    if order_class in ("bracket", "oco") and len(legs) < 2:
+        raise Refusal(422, BAD_FIELD, f"{order_class} orders require take_profit and stop_loss")
+    if order_class == "oto" and len(legs) != 1:
+        raise Refusal(422, BAD_FIELD, "oto orders require one of take_profit and stop_loss")
+    if order_class == "oco" and (kind != "limit" or legs["take_profit"].limit_price != limit):
+        raise Refusal(422, BAD_FIELD, "oco orders must be limit orders at their take_profit")
+    if time_in_force not in ("day", "gtc"):
+        raise Refusal(422, NOT_ALLOWED, f"{order_class} orders must be DAY or GTC orders")
+    if kind == "trailing_stop":
+        raise Refusal(422, NOT_ALLOWED, "trailing stop orders must be simple orders")
+    return tuple(legs[name] for name in ("take_profit", "stop_loss") if name in legs)
+
+
+def _leg(name: str, value: object) -> Leg:
+    if not isinstance(value, dict):
+        raise Refusal(422, BAD_FIELD, f"{name} must be an object")
+    prices = {key: _number(value, key, _PRICE_MAX) for key in ("limit_price", "stop_price")}
+    needed = "limit_price" if name == "take_profit" else "stop_price"
+    if prices[needed] is None:
+        raise Refusal(422, BAD_FIELD, f"{name}.{needed} is required")
+    if name == "take_profit" and prices["stop_price"] is not None:
+        raise Refusal(422, BAD_FIELD, "take_profit.stop_price is not accepted")
+    for key, price in prices.items():
+        _check_increment(f"{name}.{key}", price)
+    return Leg(**prices)
+
+
+def _object(body: bytes) -> Wire:
+    try:
+        fields = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise Refusal(400, BAD_BODY, "request body format is invalid")
+    return fields
 
 
 def _text(fields: Wire, name: str) -> str:
@@ -207,8 +266,14 @@ def _check_form(kind: str, qty: Decimal | None, notional: Decimal | None, prices
         wrong = "stop orders require a stop price"
     elif kind == "stop_limit" and (stop is None or limit is None):
         wrong = "stop limit orders require both stop and limit price"
+    elif kind == "stop" and limit is not None:
+        wrong = "stop orders require no limit price"
     elif kind == "trailing_stop" and (prices["trail_price"] is None) == (prices["trail_percent"] is None):
         wrong = "trailing stop orders must specify one of trail_price or trail_percent"
+    elif kind == "trailing_stop" and (limit is not None or stop is not None):
+        wrong = "trailing stop orders require no stop or limit price"
+    elif kind != "trailing_stop" and (prices["trail_price"] or prices["trail_percent"]) is not None:
+        wrong = "trail_price and trail_percent are for trailing stop orders only"
     if wrong:
         raise Refusal(422, BAD_FIELD, wrong)
 
@@ -219,8 +284,12 @@ def _check_rules(
     """Alpaca's rules of business, as code 42210000."""
     fractional = notional is not None or (qty is not None and qty != qty.to_integral_value())
     wrong = ""
-    if extended and (kind != "limit" or time_in_force != "day"):
+    if extended and (kind != "limit" or time_in_force != "day" or order_class != "simple"):
         wrong = "extended hours order must be DAY limit orders"
+    elif time_in_force in ("ioc", "fok", "opg", "cls") and kind not in ("market", "limit"):
+        wrong = f"{time_in_force} orders must be market or limit orders"
+    elif kind == "trailing_stop" and time_in_force not in ("day", "gtc"):
+        wrong = "trailing stop orders must be DAY or GTC orders"
     elif fractional and time_in_force != "day":
         wrong = "fractional orders must be DAY orders"
     elif fractional and order_class != "simple":
@@ -233,39 +302,24 @@ def _check_rules(
         raise Refusal(422, NOT_ALLOWED, wrong)
 
 
-def _check_increment(limit: Decimal | None) -> None:
-    if limit is None:
-        return
-    places = 2 if limit >= 1 else 4
-    if limit != round(limit, places):
-        text = f"invalid limit_price {plain(limit)}. sub-penny increment does not fulfill minimum pricing criteria"
+def _check_increment(name: str, price: Decimal | None) -> None:
+    if price is not None and price % increment(price):
+        text = f"invalid {name} {plain(price)}. sub-penny increment does not fulfill minimum pricing criteria"
         raise Refusal(422, NOT_ALLOWED, text)
 
 
-def _check_intent(fields: Wire, side: str, symbol: str) -> None:
+def _check_intent(exchange: Exchange, fields: Wire, request: OrderRequest) -> None:
+    """What the client says the order does must be what it would do."""
     intent = fields.get("position_intent")
-    if intent is None or intent == ("buy_to_open" if side == "buy" else "sell_to_close"):
+    held = exchange.account.quantity(request.symbol)
+    closes = held < 0 if request.side == "buy" else held > 0
+    if intent is None or intent == f"{request.side}_to_{'close' if closes else 'open'}":
         return
-    if intent == "sell_to_open" and side == "sell":
-        raise Refusal(422, NOT_ALLOWED, f'asset "{symbol}" cannot be sold short')
+    if intent == "sell_to_open" and request.side == "sell" and not exchange.config.shorting:
+        raise Refusal(422, NOT_ALLOWED, f'asset "{request.symbol}" cannot be sold short')
+    if intent == "sell_to_close" and request.side == "sell" and held == 0:
+        return  # refused for what is missing
     raise Refusal(422, BAD_FIELD, f"invalid position_intent: {intent}")
-
-
-def _refuse_unserved(kind: str, time_in_force: str, order_class: str, notional: Decimal | None, extended: bool) -> None:
-    """What Alpaca takes and this exchange does not; the message is ours."""
-    what = ""
-    if kind not in ("market", "limit"):
-        what = f"{kind} orders"
-    elif time_in_force != "day":
-        what = f"{time_in_force} orders"
-    elif order_class != "simple":
-        what = f"{order_class} orders"
-    elif notional is not None:
-        what = "notional orders"
-    elif extended:
-        what = "extended hours orders"
-    if what:
-        raise Refusal(422, NOT_ALLOWED, f"{what} are not served by this exchange")
 
 
 # ----------------------------------------------------------------------------------------------------------- orders
@@ -285,8 +339,53 @@ def _cancel_all(exchange: Exchange) -> Answer:
     return 207, [{"id": order.id, "status": 200} for order in attempts]
 
 
+def _changes(body: bytes) -> Wire:
+    """The body of PATCH /v2/orders/{id}; fields that are absent or null keep what the order has."""
+    fields = _object(body)
+    changes: Wire = {
+        name: _number(fields, name, _QTY_MAX if name == "qty" else _PRICE_MAX)
+        for name in ("qty", "limit_price", "stop_price", "trail")
+    }
+    for name in ("limit_price", "stop_price"):
+        _check_increment(name, changes[name])
+    if fields.get("time_in_force") is not None:
+        changes["time_in_force"] = _one_of(fields, "time_in_force", _TIMES)
+    if fields.get("client_order_id"):
+        changes["client_order_id"] = _text(fields, "client_order_id")
+        if len(changes["client_order_id"]) > 128:
+            raise Refusal(422, BAD_FIELD, "client_order_id must be no more than 128 characters")
+    return changes
+
+
+def _close_all(exchange: Exchange, query: Query) -> Answer:
+    if query.get("cancel_orders", "").lower() == "true":
+        _cancel_all(exchange)
+    closed = []
+    for symbol in sorted(exchange.account.positions):
+        try:
+            status, answer = 200, _close_position(exchange, symbol, {})
+        except Refusal as refusal:
+            status, answer = refusal.status, refusal.body
+        closed.append({"symbol": symbol, "status": status, "body": answer})
+    return 207, closed
+
+
+def _close_position(exchange: Exchange, symbol: str, query: Query) -> Wire:
+    """A market order against the position: all of it, `qty` shares or `percentage` per cent."""
+    held = exchange.account.quantity(symbol)
+    qty, share = _number(dict(query), "qty", _QTY_MAX), _number(dict(query), "percentage", Decimal(100))
+    if qty is not None and share is not None:
+        raise Refusal(422, BAD_FIELD, "only one of qty or percentage is accepted")
+    if share is not None:
+        qty = (abs(held) * share / 100).quantize(NINE_PLACES, ROUND_DOWN)
+        if qty == 0:
+            raise Refusal(422, BAD_FIELD, "qty must be > 0")
+    side = "sell" if held > 0 else "buy"
+    return exchange.submit(OrderRequest(symbol=symbol, side=side, type="market", qty=abs(held) if qty is None else qty))
+
+
 def _order_by_id(exchange: Exchange, order_id: str, query: Query) -> Wire:
-    return order_json(_order(exchange, order_id))
+    return order_json(_order(exchange, order_id), nested=_flag(query, "nested"))
 
 
 def _order_by_client_id(exchange: Exchange, query: Query) -> Wire:
@@ -326,8 +425,10 @@ def _orders(exchange: Exchange, query: Query) -> list[Wire]:
         and (not side or order.side == side)
         and (not classes or classes & {"us_equity", "all"})
     ]
+    nested = _flag(query, "nested")
+    chosen = [order for order in chosen if not (nested and order.parent is not None)]
     chosen.sort(key=lambda order: order.submitted_ns, reverse=direction == "desc")
-    return [order_json(order) for order in chosen[:limit]]
+    return [order_json(order, nested=nested) for order in chosen[:limit]]
 
 
 # ---------------------------------------------------------------------------------------------------------- account
@@ -335,8 +436,8 @@ def _orders(exchange: Exchange, query: Query) -> list[Wire]:
 
 def _account(exchange: Exchange, query: Query) -> Wire:
     figures, cash = exchange.figures(), exchange.account.cash
-    equity, value = figures.equity, figures.long_value
-    excess = max(_ZERO, equity - _HALF * value - figures.reserved)  # Regulation T: half of what is held long
+    equity, value = figures.equity, figures.long_value - figures.short_value
+    excess = max(_ZERO, equity - _HALF * value - figures.reserved)  # Regulation T: half of what is held
     overnight = max(_ZERO, 2 * (equity - _HALF * value) - figures.reserved)
     return {
         "id": exchange.ids.fixed("account"),
@@ -362,11 +463,11 @@ def _account(exchange: Exchange, query: Query) -> Wire:
         "created_at": rfc3339(exchange.config.start_ns // 1000 * 1000),
         "trade_suspended_by_user": False,
         "multiplier": str(exchange.config.multiplier),
-        "shorting_enabled": False,
+        "shorting_enabled": exchange.config.shorting,
         "equity": money(equity),
         "last_equity": money(exchange.last_equity),
-        "long_market_value": money(value),
-        "short_market_value": "0",
+        "long_market_value": money(figures.long_value),
+        "short_market_value": money(figures.short_value),
         "position_market_value": money(value),
         "initial_margin": money(_HALF * value),
         "maintenance_margin": money(Decimal("0.3") * value),
@@ -384,9 +485,14 @@ def _positions(exchange: Exchange, query: Query) -> list[Wire]:
 
 
 def _position(exchange: Exchange, which: str, query: Query) -> Wire:
+    return _position_json(exchange, _holding(exchange, which))
+
+
+def _holding(exchange: Exchange, which: str) -> str:
+    """The symbol of a position, named by it or by its asset."""
     for symbol in exchange.account.positions:
         if which in (symbol, asset_id(symbol)):
-            return _position_json(exchange, symbol)
+            return symbol
     raise Refusal(404, UNKNOWN, "position does not exist")
 
 
@@ -394,7 +500,8 @@ def _position_json(exchange: Exchange, symbol: str) -> Wire:
     held = exchange.account.positions[symbol]
     price, lastday = exchange.marks[symbol], exchange.lastday.get(symbol, exchange.marks[symbol])
     value, cost = held.quantity * price, held.quantity * held.average_cost_usd
-    basis = exchange.intraday_basis[symbol]
+    basis, sign = exchange.intraday_basis[symbol], 1 if held.quantity > 0 else -1
+    free = abs(held.quantity) - exchange.held(symbol)
     return {
         "asset_id": asset_id(symbol),
         "symbol": symbol,
@@ -402,15 +509,15 @@ def _position_json(exchange: Exchange, symbol: str) -> Wire:
         "asset_class": "us_equity",
         "asset_marginable": True,
         "qty": plain(held.quantity),
-        "qty_available": plain(held.quantity - exchange.held(symbol)),
+        "qty_available": plain(sign * free),
         "avg_entry_price": money(held.average_cost_usd),
-        "side": "long",
+        "side": "long" if sign > 0 else "short",
         "market_value": money(value),
         "cost_basis": money(cost),
         "unrealized_pl": money(value - cost),
-        "unrealized_plpc": ratio((value - cost) / cost),
+        "unrealized_plpc": ratio((value - cost) / abs(cost)),
         "unrealized_intraday_pl": money(value - basis),
-        "unrealized_intraday_plpc": ratio((value - basis) / basis),
+        "unrealized_intraday_plpc": ratio((value - basis) / abs(basis)),
         "current_price": money(price),
         "lastday_price": money(lastday),
         "change_today": ratio(price / lastday - 1),
@@ -472,9 +579,9 @@ def _asset_json(exchange: Exchange, symbol: str) -> Wire:
         "maintenance_margin_requirement": 30,
         "margin_requirement_long": "30",
         "margin_requirement_short": "100",
-        "shortable": False,
-        "easy_to_borrow": False,
-        "borrow_status": "hard_to_borrow",
+        "shortable": exchange.config.shorting,
+        "easy_to_borrow": exchange.config.shorting,
+        "borrow_status": "easy_to_borrow" if exchange.config.shorting else "hard_to_borrow",
         "fractionable": True,
         "attributes": [],
     }
@@ -696,6 +803,10 @@ def _bad(message: str, *, data: bool) -> Refusal:
 
 def _names(query: Query, name: str) -> set[str]:
     return {part.strip() for part in query.get(name, "").split(",") if part.strip()}
+
+
+def _flag(query: Query, name: str) -> bool:
+    return query.get(name, "").lower() == "true"
 
 
 def _choice(query: Query, name: str, allowed: tuple[str, ...], default: str, *, data: bool = False) -> str:

@@ -93,6 +93,12 @@ class DataStream(Stream):
         if frames:
             self.push(f"[{','.join(frames)}]")
 
+    def tell(self, channel: str, symbol: str, message: Wire) -> None:
+        """Send one message to a subscriber of the channel and symbol."""
+        wanted = self._channels[channel]
+        if self.authenticated and ("*" in wanted or symbol in wanted):
+            self.push(encode([message]))
+
     def error(self, code: int) -> None:
         """Tell the client what it did wrong."""
         self._push_control({"T": "error", "code": code, "msg": ERRORS[code]})

@@ -25,8 +25,9 @@ SECOND_NS = 1_000_000_000
 MICRO = Decimal("0.000001")
 RATIO = Decimal("0.00001")
 TWIN_COSTS = CostRules(price_tick=Decimal("0.0001"))  # five basis points of slippage, no commission
-OPEN_STATUSES = frozenset({"accepted", "pending_new", "new", "partially_filled"})
+OPEN_STATUSES = frozenset({"accepted", "pending_new", "new", "partially_filled", "held"})
 BAD_FIELD, NOT_ALLOWED, FORBIDDEN, UNKNOWN, BAD_BODY = 40010001, 42210000, 40310000, 40410000, 40010000
+TOO_MANY = 42910000
 
 
 class Refusal(Exception):
@@ -53,7 +54,8 @@ class ExchangeConfig:
     """One twin's account and rules.
 
     `start_ns`/`end_ns`: virtual time of birth and the last instant at which an event is replayed (None: all of them).
-    `cash` in US dollars; `multiplier` is the margin multiplier of buying power; `connections` per websocket endpoint.
+    `cash` in US dollars; `multiplier` is the margin multiplier of buying power; `connections` per websocket endpoint;
+    `partial_fills` is the share of executions that fill a part only; `requests_per_minute` None never answers 429.
     """
 
     start_ns: int
@@ -64,6 +66,9 @@ class ExchangeConfig:
     costs: CostRules = TWIN_COSTS
     keys: Mapping[str, str] = field(default_factory=lambda: {"TWINKEY": "twin-secret"})
     connections: int = 1
+    shorting: bool = False
+    partial_fills: Decimal = Decimal(0)
+    requests_per_minute: int | None = None
     nyse_listed: frozenset[str] = frozenset({"IBM"})
 
     @property
@@ -74,20 +79,46 @@ class ExchangeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Leg:
+    """One exit of a bracket, oco or oto order: a limit (take profit), a stop or a stop-limit (stop loss)."""
+
+    limit_price: Decimal | None = None
+    stop_price: Decimal | None = None
+
+    @property
+    def type(self) -> str:
+        return "limit" if self.stop_price is None else "stop" if self.limit_price is None else "stop_limit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OrderRequest:
-    """A well-formed request for a DAY order; `limit_price` None for a market order."""
+    """A well-formed request. Exactly one of `qty` (shares) and `notional` (US dollars) is set; prices are None where the
+    type has none. `legs` are the exits of a bracket, oco (then the first is the order itself) or oto order."""
 
     symbol: str
     side: str
     type: str
-    qty: Decimal
+    qty: Decimal | None = None
+    notional: Decimal | None = None
+    time_in_force: str = "day"
+    order_class: str = "simple"
     limit_price: Decimal | None = None
+    stop_price: Decimal | None = None
+    trail_price: Decimal | None = None
+    trail_percent: Decimal | None = None
+    extended_hours: bool = False
     client_order_id: str | None = None
+    legs: tuple[Leg, ...] = ()
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Order:
-    """An order as the exchange holds it. Instants are UTC nanoseconds, quantities shares, prices US dollars."""
+    """An order as the exchange holds it. Instants are UTC nanoseconds, quantities shares, prices US dollars.
+
+    `qty` is None while an order of an amount of money is not filled. `reference` is what a share is reserved at. `active`:
+    a stop that was reached. `group`: the exits of one position, of which one ends the others; `legs`: exits that wait for
+    this entry.
+    """
 
     id: str
     client_order_id: str
@@ -96,7 +127,7 @@ class Order:
     asset_id: str
     side: str
     type: str
-    qty: Decimal
+    qty: Decimal | None
     limit_price: Decimal | None
     reference: Decimal
     status: str
@@ -104,24 +135,53 @@ class Order:
     updated_ns: int
     submitted_ns: int
     expires_ns: int
+    notional: Decimal | None = None
+    time_in_force: str = "day"
+    order_class: str = "simple"
+    stop_price: Decimal | None = None
+    trail_price: Decimal | None = None
+    trail_percent: Decimal | None = None
+    high_water_mark: Decimal | None = None
+    extended_hours: bool = False
+    intent: str = "buy_to_open"
+    active: bool = True
     filled_qty: Decimal = Decimal(0)
     filled_value: Decimal = Decimal(0)
     filled_ns: int | None = None
     expired_ns: int | None = None
     canceled_ns: int | None = None
     cancel_requested_ns: int | None = None
+    replaced_ns: int | None = None
+    replaced_by: str | None = None
+    replaces: str | None = None
+    parent: "Order | None" = None
+    legs: "list[Order]" = field(default_factory=list)
+    group: "list[Order]" = field(default_factory=list)
 
     @property
     def is_open(self) -> bool:
         return self.status in OPEN_STATUSES
 
     @property
+    def left(self) -> Decimal:
+        """Shares still to be filled; those of an order of money at its reference price."""
+        if self.qty is None:
+            assert self.notional is not None
+            return max(Decimal(0), self.notional / self.reference - self.filled_qty)
+        return self.qty - self.filled_qty
+
+    @property
     def reserved(self) -> Decimal:
-        """Buying power that an open buy holds back, in US dollars."""
-        return (self.qty - self.filled_qty) * self.reference if self.side == "buy" else Decimal(0)
+        """Buying power that an open buy or short sale holds back, in US dollars."""
+        return self.left * self.reference if self.opens and self.status != "held" else Decimal(0)
+
+    @property
+    def opens(self) -> bool:
+        """Whether it makes a position larger."""
+        return self.intent.endswith("open")
 
 
-def order_json(order: Order, *, stream: bool = False) -> Wire:
+def order_json(order: Order, *, stream: bool = False, nested: bool = False) -> Wire:
     """The REST answer, or with `stream` the order inside a trade update (which has other optional fields)."""
     average = order.filled_value / order.filled_qty if order.filled_qty else None
     out: Wire = {
@@ -138,35 +198,39 @@ def order_json(order: Order, *, stream: bool = False) -> Wire:
     out |= {
         "canceled_at": _instant(order.canceled_ns),
         "failed_at": None,
-        "replaced_at": None,
-        "replaced_by": None,
-        "replaces": None,
+        "replaced_at": _instant(order.replaced_ns),
+        "replaced_by": order.replaced_by,
+        "replaces": order.replaces,
         "asset_id": order.asset_id,
         "symbol": order.symbol,
         "asset_class": "us_equity",
-        "notional": None,
-        "qty": plain(order.qty),
+        "notional": _plain(order.notional),
+        "qty": _plain(order.qty),
         "filled_qty": plain(order.filled_qty),
         "filled_avg_price": None if average is None else money(average),
-        "order_class": "",
+        "order_class": "" if order.order_class == "simple" else order.order_class,
         "order_type": order.type,
         "type": order.type,
         "side": order.side,
-        "position_intent": "buy_to_open" if order.side == "buy" else "sell_to_close",
-        "time_in_force": "day",
-        "limit_price": None if order.limit_price is None else plain(order.limit_price),
-        "stop_price": None,
+        "position_intent": order.intent,
+        "time_in_force": order.time_in_force,
+        "limit_price": _plain(order.limit_price),
+        "stop_price": _plain(order.stop_price),
         "status": order.status,
-        "extended_hours": False,
-        "legs": None,
-        "trail_percent": None,
-        "trail_price": None,
-        "hwm": None,
+        "extended_hours": order.extended_hours,
+        "legs": [order_json(leg, stream=stream) for leg in order.legs] or None if nested or stream else None,
+        "trail_percent": _plain(order.trail_percent),
+        "trail_price": _plain(order.trail_price),
+        "hwm": _plain(order.high_water_mark),
     }
     if not stream:
         out |= {"subtag": None, "source": None}
     out["expires_at"] = rfc3339(order.expires_ns)
     return out
+
+
+def _plain(value: Decimal | None) -> str | None:
+    return None if value is None else plain(value)
 
 
 # ---------------------------------------------------------------------------------------------------------- numbers
@@ -270,6 +334,12 @@ class Ids:
     def uuid(self, kind: str) -> str:
         self._drawn += 1
         return str(uuid5(self._space, f"{kind}:{self._drawn}"))
+
+    def chance(self) -> Decimal:
+        """A number from 0 up to 1, in steps of a millionth."""
+        self._drawn += 1
+        drawn = hashlib.blake2b(b"%b?%d" % (self._space.bytes, self._drawn), digest_size=8).digest()
+        return Decimal(int.from_bytes(drawn) % 1_000_000) / 1_000_000
 
     def ulid(self, at_ns: int) -> str:
         """26 characters of time and chance; those of one millisecond sort in the order in which they were drawn."""

@@ -53,11 +53,13 @@ RULE = [
     ({"symbol": "FB"}, 'asset "FB" is not tradable'),  # it has not begun to trade
     ({"type": "limit", "limit_price": "290.123"}, "invalid limit_price 290.123. sub-penny increment does not fulfill minimum pricing criteria"),
     ({"type": "limit", "limit_price": "0.12345"}, "invalid limit_price 0.12345. sub-penny increment does not fulfill minimum pricing criteria"),
-    ({"type": "stop", "stop_price": "10"}, "stop orders are not served by this exchange"),
-    ({"time_in_force": "gtc"}, "gtc orders are not served by this exchange"),
-    ({"order_class": "oto"}, "oto orders are not served by this exchange"),
-    ({"qty": None, "notional": "10"}, "notional orders are not served by this exchange"),
-    ({"type": "limit", "limit_price": "10", "extended_hours": True}, "extended hours orders are not served by this exchange"),
+    ({"type": "stop", "stop_price": "10.001"}, "invalid stop_price 10.001. sub-penny increment does not fulfill minimum pricing criteria"),
+    ({"type": "stop", "stop_price": "10", "time_in_force": "ioc"}, "ioc orders must be market or limit orders"),
+    ({"type": "trailing_stop", "trail_price": "1", "time_in_force": "cls"}, "cls orders must be market or limit orders"),
+    ({"order_class": "mleg"}, "mleg orders are not served by this exchange"),
+    ({"order_class": "oto", "stop_loss": {"stop_price": "9"}, "time_in_force": "ioc"}, "oto orders must be DAY or GTC orders"),
+    ({"type": "limit", "limit_price": "10", "extended_hours": True, "time_in_force": "ioc"}, "extended hours order must be DAY limit orders"),
+    ({"order_class": "oco", "type": "limit", "limit_price": "30", "stop_loss": {"stop_price": "9"}, "side": "sell"}, "oco orders need an open position"),
 ]  # fmt: skip
 
 

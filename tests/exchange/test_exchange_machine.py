@@ -23,7 +23,9 @@ from algo_royale.exchange.wire import rfc3339
 SYMBOLS = st.sampled_from(["AAPL", "IBM", "FB"])
 QUANTITIES = st.sampled_from(["1", "7", "100", "0.5", "3.333333333", "5000", "100000"])
 LIMITS = st.sampled_from([None, None, "10.50", "20.00", "20.49", "21.00", "29.90", "189.00", "195.00"])
-LIFE = re.compile(r"(accepted|pending_new)( new)?( fill| canceled| expired)?")
+LIFE = re.compile(r"((accepted|pending_new|held)( new)?|new)( partial_fill)*( fill| canceled| expired| replaced)?")
+TIMES = st.sampled_from(["day", "day", "day", "gtc", "ioc", "fok", "opg", "cls"])
+STOPS = st.sampled_from(["10.20", "19.50", "20.60", "21.40", "30.00", "188.00", "196.00"])
 COSTS = CostRules(slippage_bps=Decimal(5), commission_per_share=Decimal("0.005"), price_tick=Decimal("0.0001"))
 CASH = Decimal(100_000)
 
@@ -36,7 +38,10 @@ class Books(RuleBasedStateMachine):
 
     @initialize(seed=st.integers(0, 3))
     def open_account(self, seed: int) -> None:
-        config = ExchangeConfig(start_ns=self.replay.sessions[0].close_ns, seed=seed, cash=CASH, costs=COSTS)
+        config = ExchangeConfig(
+            start_ns=self.replay.sessions[0].close_ns, seed=seed, cash=CASH, costs=COSTS, shorting=seed > 0,
+            partial_fills=Decimal("0.3") * (seed % 2),
+        )  # fmt: skip
         self.exchange = Exchange(self.replay, config)
         self.client = self.client_class(self.exchange)
         self.stream = self.client.listen()
@@ -52,13 +57,71 @@ class Books(RuleBasedStateMachine):
         if answer.status == 200:
             assert answer.json["status"] in ("accepted", "pending_new") and answer.json["filled_qty"] == "0"
 
+    @rule(
+        symbol=SYMBOLS,
+        qty=QUANTITIES,
+        side=st.sampled_from(["buy", "sell"]),
+        limit=LIMITS,
+        stop=STOPS,
+        time=TIMES,
+        data=st.data(),
+    )
+    def submit_any(self, symbol: str, qty: str, side: str, limit: str | None, stop: str, time: str, data: Any) -> None:
+        """Every type and time in force; what is refused changes nothing."""
+        fields = data.draw(
+            st.sampled_from(
+                [
+                    {"type": "stop", "stop_price": stop}, {"type": "trailing_stop", "trail_percent": "2"},
+                    {"type": "trailing_stop", "trail_price": "0.50"}, {"type": "market", "qty": None, "notional": "250.50"},
+                    {"type": "stop_limit", "stop_price": stop, "limit_price": limit or stop}, {"type": "market"},
+                ]
+            )
+        )  # fmt: skip
+        before = self.exchange.truth()
+        answer = self.client.order(symbol, **{"qty": qty, "side": side, "time_in_force": time, **fields})
+        assert answer.status in (200, 403, 422)
+        if answer.status != 200:
+            assert self.exchange.truth() == before
+
+    @rule(
+        symbol=SYMBOLS,
+        side=st.sampled_from(["buy", "sell"]),
+        limit=LIMITS,
+        stop=STOPS,
+        profit=STOPS,
+        kind=st.sampled_from(["bracket", "oco", "oto"]),
+    )
+    def submit_complex(self, symbol: str, side: str, limit: str | None, stop: str, profit: str, kind: str) -> None:
+        legs = {"take_profit": {"limit_price": profit}, "stop_loss": {"stop_price": stop}}
+        if kind == "oto":
+            del legs["take_profit"]
+        price = profit if kind == "oco" else limit
+        answer = self.client.order(
+            symbol, "7", side, order_class=kind, limit_price=price, type="market" if price is None else "limit",
+            time_in_force="gtc", **legs,
+        )  # fmt: skip
+        assert answer.status in (200, 403, 422)
+
+    @rule(data=st.data(), qty=QUANTITIES, price=STOPS)
+    @precondition(lambda self: self.exchange.open_orders)
+    def replace(self, data: Any, qty: str, price: str) -> None:
+        order = data.draw(st.sampled_from(list(self.exchange.open_orders.values())))
+        changes = {"qty": qty, "limit_price": price} if order.limit_price is not None else {"qty": qty}
+        answer = self.client.ask("PATCH", f"/v2/orders/{order.id}", body=changes)
+        assert answer.status in (200, 403, 422)
+        assert (order.status == "replaced") == (answer.status == 200)
+
+    @rule(symbol=SYMBOLS)
+    def close_position(self, symbol: str) -> None:
+        assert self.client.ask("DELETE", f"/v2/positions/{symbol}").status in (200, 403, 404, 422)
+
     @rule(data=st.data())
     @precondition(lambda self: self.exchange.orders)
     def cancel(self, data: Any) -> None:
         order = data.draw(st.sampled_from(self.exchange.orders))
         before = order.status
         status = self.client.ask("DELETE", f"/v2/orders/{order.id}").status
-        assert status == (422 if before in ("filled", "expired") else 204)
+        assert status == (422 if before in ("filled", "expired", "replaced") else 204)
 
     @rule()
     def cancel_all(self) -> None:
@@ -90,7 +153,7 @@ class Books(RuleBasedStateMachine):
             order = update["order"]
             self.stamps.append(update["timestamp"])
             self.lives.setdefault(order["id"], []).append(update["event"])
-            if update["event"] == "fill":
+            if update["event"] in ("fill", "partial_fill"):
                 qty, price = Decimal(update["qty"]), Decimal(update["price"])
                 signed = qty if order["side"] == "buy" else -qty
                 self.positions[order["symbol"]] += signed
@@ -113,9 +176,12 @@ class Books(RuleBasedStateMachine):
     @invariant()
     def nothing_is_held_or_filled_twice(self) -> None:
         for position in self.client.get("/v2/positions"):
-            assert Decimal(position["qty"]) >= Decimal(position["qty_available"]) >= 0
+            sign = 1 if position["side"] == "long" else -1
+            assert sign * Decimal(position["qty"]) >= sign * Decimal(position["qty_available"]) >= 0
         for order in self.exchange.orders:
-            assert order.filled_qty == self.filled.get(order.id, 0) <= order.qty
+            assert order.filled_qty == self.filled.get(order.id, 0)
+            assert order.qty is None or order.filled_qty <= order.qty
+            assert order.notional is None or order.filled_value <= order.notional
             assert order.is_open == (order.id in self.exchange.open_orders)
             assert not order.is_open or order.expires_ns > self.exchange.now_ns
 
