@@ -190,17 +190,32 @@ class FeatureCache:
     """
 
     def __init__(self, bars: Bars, bytes_max: int = 256 * 2**20) -> None:
-        self.bars, self._bytes_left = bars, bytes_max
-        self._values: dict[str, FloatArray] = {}
+        self.bars = bars
+        n_rows = min(bytes_max // (8 * len(bars)), 4096) if len(bars) else 0
+        self.values = np.empty((n_rows, len(bars)))  # a row takes memory when it is first written to
+        self.rows: dict[str, int] = {}  # which row holds a feature, by key
+        self._shown: dict[str, FloatArray] = {}
 
     def get(self, key: str) -> FloatArray | None:
-        return self._values.get(key)
+        """The values of a feature, read-only, if they are kept."""
+        if key not in self.rows:
+            return None
+        if key not in self._shown:
+            self._shown[key] = self.values[self.rows[key]]
+            self._shown[key].flags.writeable = False
+        return self._shown[key]
+
+    def reserve(self, feature: Feature) -> int | None:
+        """A row for the feature, which the caller fills at once; None if it is not to be kept or there is no room."""
+        if feature.searched or len(self.rows) == len(self.values):
+            return None
+        return self.rows.setdefault(feature.key, len(self.rows))
 
     def put(self, feature: Feature, values: FloatArray) -> None:
-        if not feature.searched and values.nbytes <= self._bytes_left:
-            self._bytes_left -= values.nbytes
-            values.flags.writeable = False
-            self._values[feature.key] = values
+        """Keep the values of a feature, if they are to be kept and there is room."""
+        row = self.reserve(feature)
+        if row is not None:
+            self.values[row] = values
 
 
 class Program:
@@ -215,6 +230,11 @@ class Program:
         self._slots = [slice(a, b) for a, b in itertools.pairwise(ends)]
         self.initial: FloatArray = np.concatenate([np.empty(0), *initial])
         self.settle = max((f.settle for f in self.features), default=0)
+
+    @property
+    def slots(self) -> dict[str, slice]:
+        """Where in the memory that of each feature lies."""
+        return {feature.key: slot for feature, slot in zip(self.features, self._slots, strict=True)}
 
     def _add(self, wanted: Iterable[Feature], seen: set[str]) -> None:
         for feature in wanted:
@@ -242,16 +262,23 @@ class Program:
                 values[feature.key] = kept
         for feature, slot in missing:
             values[feature.key] = _values(feature, cache.bars, values, self.initial[slot].copy())
-            cache.put(feature, values[feature.key])
+            if feature.operation is not None:  # columns are there already
+                cache.put(feature, values[feature.key])
+                values[feature.key] = found if (found := cache.get(feature.key)) is not None else values[feature.key]
         return values
 
 
-def _values(feature: Feature, bars: Bars, values: dict[str, FloatArray], memory: Memory) -> FloatArray:
-    if feature.op in _COLUMNS:
-        return np.ascontiguousarray(_COLUMNS[feature.op](bars))
+def column(feature: Feature, bars: Bars) -> FloatArray:
+    """The values of a feature that is a column of the bars."""
     if feature.extra is not None:
         return _extra_column(bars, feature.extra)
-    operation = feature.own or _OPS[feature.op]
+    return np.ascontiguousarray(_COLUMNS[feature.op](bars))
+
+
+def _values(feature: Feature, bars: Bars, values: dict[str, FloatArray], memory: Memory) -> FloatArray:
+    operation = feature.operation
+    if operation is None:
+        return column(feature, bars)
     return operation.run(feature, [values[x.key] for x in feature.inputs], memory)
 
 

@@ -38,7 +38,7 @@ OPERATIONS = (
     "ratio", "change", "strength", "index", "imbalance", "position", "percent", "pressure",
     "lag", "sum", "mean", "sd0", "sd1", "ema", "rma", "run_above", "since_above", "highest", "cumulative",
     "above", "below", "at_least", "at_most", "above_level", "below_level", "at_least_level", "at_most_level",
-    "number", "both", "either", "not", "always", "never", "cross_up", "cross_down",
+    "number", "both", "either", "always", "never", "cross_up",
 )  # fmt: skip
 NUMBER = {name: number for number, name in enumerate(OPERATIONS)}
 (
@@ -47,7 +47,7 @@ NUMBER = {name: number for number, name in enumerate(OPERATIONS)}
     _RATIO, _CHANGE, _STRENGTH, _INDEX, _IMBALANCE, _POSITION, _PERCENT, _PRESSURE,
     _LAG, _SUM, _MEAN, _SD0, _SD1, _EMA, _RMA, _RUN_ABOVE, _SINCE_ABOVE, _HIGHEST, _CUMULATIVE,
     _ABOVE, _BELOW, _AT_LEAST, _AT_MOST, _ABOVE_LEVEL, _BELOW_LEVEL, _AT_LEAST_LEVEL, _AT_MOST_LEVEL,
-    _NUMBER, _BOTH, _EITHER, _NOT, _ALWAYS, _NEVER, _CROSS_UP, _CROSS_DOWN,
+    _NUMBER, _BOTH, _EITHER, _ALWAYS, _NEVER, _CROSS_UP,
 ) = range(len(OPERATIONS))  # fmt: skip
 _LAST_PLAIN, _LAST_RATIO, _LAST_WINDOW = _LOGARITHM, _PRESSURE, _CUMULATIVE
 FIRST_FLAG = _ABOVE  # from here on the result is true or false
@@ -393,21 +393,15 @@ def _compare(op: int, level: float, a: FloatArray, b: FloatArray, out: BoolArray
             out[t] = a[t] == a[t]
 
 
-@compiled(VOID, I64, FLOATS_IN, FLOATS_IN, FLOATS_OUT, BOOLS_OUT)
-def _cross(op: int, a: FloatArray, b: FloatArray, memory: FloatArray, out: BoolArray) -> None:
-    """a - b was not positive (for down: not negative) on the bar before and is positive (negative) now."""
-    n, before = len(out), memory[0]
-    if n == 0:
-        return
-    memory[0] = a[n - 1] - b[n - 1]
-    if op == _CROSS_UP:
-        out[0] = (before <= 0.0) & (a[0] - b[0] > 0.0)
+@compiled(VOID, FLOATS_IN, FLOATS_IN, FLOATS_OUT, BOOLS_OUT)
+def _cross(a: FloatArray, b: FloatArray, memory: FloatArray, out: BoolArray) -> None:
+    """a - b was not positive on the bar before and is now; the memory is the difference on the bar before."""
+    n = len(out)
+    if n:
+        out[0] = (memory[0] <= 0.0) & (a[0] - b[0] > 0.0)
         for t in range(1, n):
             out[t] = (a[t - 1] - b[t - 1] <= 0.0) & (a[t] - b[t] > 0.0)
-    else:
-        out[0] = (before >= 0.0) & (a[0] - b[0] < 0.0)
-        for t in range(1, n):
-            out[t] = (a[t - 1] - b[t - 1] >= 0.0) & (a[t] - b[t] < 0.0)
+        memory[0] = a[n - 1] - b[n - 1]
 
 
 @compiled(VOID, I64, BOOLS_IN, BOOLS_IN, BOOLS_OUT)
@@ -419,9 +413,6 @@ def _combine(op: int, p: BoolArray, q: BoolArray, out: BoolArray) -> None:
     elif op == _EITHER:
         for t in range(n):
             out[t] = p[t] | q[t]
-    elif op == _NOT:
-        for t in range(n):
-            out[t] = not p[t]
     else:
         out[:] = op == _ALWAYS
 
@@ -481,13 +472,13 @@ def _advance(
             for t in range(n):
                 out[t] = source[first + t]
             continue
-        if op in (_BOTH, _EITHER, _NOT, _ALWAYS, _NEVER):
+        if op in (_BOTH, _EITHER, _ALWAYS, _NEVER):
             _combine(op, flags[row[_A], :n], flags[row[_B], :n], flags[row[_OUT], :n])
             continue
         a = given[-1 - row[_A], first:last] if row[_A] < 0 else numbers[row[_A], :n]
         b = given[-1 - row[_B], first:last] if row[_B] < 0 else numbers[row[_B], :n]
-        if op >= _CROSS_UP:
-            _cross(op, a, b, kept, flags[row[_OUT], :n])
+        if op == _CROSS_UP:
+            _cross(a, b, kept, flags[row[_OUT], :n])
         elif op >= FIRST_FLAG:
             _compare(op, level, a, b, flags[row[_OUT], :n])
         else:

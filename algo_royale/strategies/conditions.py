@@ -252,8 +252,8 @@ def _combo_exit(params: Params) -> Rule:
         raise BadConfiguration(f"min_votes is 1, 2 or 3 of three, not {votes}")
 
     def test(x: FloatArray, macd: FloatArray, volume: FloatArray, mean: FloatArray) -> BoolArray:
-        said: BoolArray = np.sum([x > high, macd < weak, volume < mean], axis=0) >= votes
-        return said
+        a, b, c = x > high, macd < weak, volume < mean
+        return (a | b | c, (a & b) | (a & c) | (b & c), a & b & c)[votes - 1]
 
     return _combo_inputs(params), test
 

@@ -13,15 +13,16 @@ import itertools
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from algo_royale.compiled import BOOLS_IN, BOOLS_OUT, FLOATS_IN, FLOATS_OUT, SIGNALS_OUT, VOID, compiled
 from algo_royale.errors import BadConfiguration, BadInput, BadMarketData, UnknownName
 from algo_royale.features import FeatureCache, Program
-from algo_royale.market import ENTER, EXIT, Bars, BoolArray, FloatArray, SignalArray, Timeframe
+from algo_royale.machine import Code, decide, judge
+from algo_royale.market import ENTER, EXIT, Bars, BoolArray, FloatArray, IntArray, SignalArray, Timeframe
+from algo_royale.strategies.compiling import Plan, columns, compile_strategy
 from algo_royale.strategies.conditions import (
     CONDITIONS,
     LOGICS,
@@ -40,43 +41,6 @@ SLOTS = ("entry", "exit", "trend", "filter")
 # The position as the strategy models it: moved by its own signals and the next open, never by the broker's fills.
 _POSITION = np.array([0.0, 0.0, 0.0, 1e9, 0.0])  # pos, entry_price, high_since_entry, bars_since_exit, pending signal
 _POS, _ENTRY_PRICE, _HIGH, _SINCE_EXIT, _PENDING = range(5)
-
-
-@compiled(
-    VOID, FLOATS_IN, FLOATS_IN, BOOLS_IN, BOOLS_IN, BOOLS_IN, BOOLS_IN, BOOLS_IN, FLOATS_IN, FLOATS_OUT, SIGNALS_OUT,
-    BOOLS_OUT,
-)  # fmt: skip
-def decide(
-    open_: FloatArray, close: FloatArray, enter: BoolArray, gate: BoolArray, leave: BoolArray, logic_enter: BoolArray,
-    logic_leave: BoolArray, rules: FloatArray, position: FloatArray, signal: SignalArray, state_in: BoolArray,
-) -> None:  # fmt: skip
-    """Compose the verdicts of each bar with the position; `rules` = (stop_pct, profit_target_pct, cooldown)."""
-    stop, target, cooldown = 1.0 - rules[0], 1.0 + rules[1], rules[2]
-    pos, entry_price, high, since_exit, pending = position
-    for t in range(len(close)):
-        if pending == ENTER:
-            pos, entry_price, high = 1.0, open_[t], open_[t]
-        elif pending == EXIT:
-            pos, since_exit = 0.0, -1.0
-        if pos == 1.0:
-            high = max(high, close[t])
-        else:
-            since_exit += 1.0
-        held = pos == 1.0
-        stopped = held and (logic_leave[t] or close[t] < high * stop or close[t] >= entry_price * target)
-        vetoed = not held and since_exit < cooldown
-        pending = 0.0
-        signal[t] = 0
-        if leave[t] or stopped:
-            signal[t] = EXIT
-            if held:
-                pending = EXIT
-        elif (enter[t] or logic_enter[t]) and gate[t] and not vetoed:
-            signal[t] = ENTER
-            if not held:
-                pending = ENTER
-        state_in[t] = pending == ENTER or (held and pending != EXIT)
-    position[0], position[1], position[2], position[3], position[4] = pos, entry_price, high, since_exit, pending
 
 
 class State:
@@ -147,6 +111,25 @@ class Strategy:
         self._program = Program([*(f for c in wanted for f in c.inputs.values()), *history])
         self.settle = self._program.settle
 
+    @cached_property
+    def plan(self) -> Plan | None:
+        """All of it as one program of the compiled machine; None if some of it has to be computed array by array."""
+        if self._own_rule is not None:
+            return None
+        return compile_strategy(self._slots, self._logic_entry, self._logic_exit)
+
+    @cached_property
+    def _step_code(self) -> tuple[Code, IntArray]:
+        assert self.plan is not None
+        return self.plan.code({f.key: i for i, f in enumerate(self.plan.columns)}, self._program.slots)
+
+    @staticmethod
+    def _given(plan: Plan, bars: Bars, cache: FeatureCache | None) -> tuple[Mapping[str, int], FloatArray]:
+        if cache is None:
+            return plan.given(bars)
+        plan.fill(cache)
+        return cache.rows, cache.values
+
     def init(self) -> State:
         """The state before the first bar, flat."""
         return State(self.id, np.concatenate((self._program.initial, _POSITION)))
@@ -171,8 +154,20 @@ class Strategy:
 
     def step(self, bars: Bars, state: State) -> tuple[Run, State]:
         """As `update`, with what is held after each bar."""
-        run, after, _ = self._advance(bars, state)
-        return run, after
+        if self.plan is None:
+            run, after, _ = self._advance(bars, state)
+            return run, after
+        self._own(state)
+        self._check(bars)
+        memory = state.memory.copy()
+        run = Run(np.empty(len(bars), np.int8), np.empty(len(bars), np.bool_))
+        code, verdicts = self._step_code
+        _, values = self.plan.given(bars)
+        judge(
+            code.rows, code.levels, *columns(bars), values, memory[:-5], code.n_numbers, code.n_flags, verdicts,
+            self._rules, memory[-5:], True, 0, run.signal, run.state_in,
+        )  # fmt: skip
+        return run, State(self.id, memory)
 
     def run(self, bars: Bars, *, start: int = 0, cache: FeatureCache | None = None) -> Run:
         """All bars at once from the initial state, with the position flat at bar `start` and HOLD before it.
@@ -183,10 +178,18 @@ class Strategy:
         if cache is not None and cache.bars is not bars:
             raise BadInput("the cache belongs to other bars")
         self._check(bars)
+        run = Run(np.zeros(len(bars), np.int8), np.zeros(len(bars), np.bool_))
+        if self.plan is not None:
+            given, rows = self._given(self.plan, bars, cache)
+            code, verdicts = self.plan.code(given)
+            judge(
+                code.rows, code.levels, *columns(bars), rows, code.memory, code.n_numbers, code.n_flags, verdicts,
+                self._rules, _POSITION.copy(), self.logic is not None, start, run.signal, run.state_in,
+            )  # fmt: skip
+            return run
         with np.errstate(all="ignore"):
             values = self._program.run_cached(cache or FeatureCache(bars))
             parts = self._verdicts(values, len(bars))
-        run = Run(np.zeros(len(bars), np.int8), np.zeros(len(bars), np.bool_))
         late = bars.slice(start, len(bars)) if start else bars
         flat, shown = _POSITION.copy(), Run(run.signal[start:], run.state_in[start:])
         self._decide(late, [x[start:] for x in parts], flat, shown, values)
