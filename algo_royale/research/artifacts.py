@@ -72,6 +72,11 @@ def identity(document: Any) -> Any:
     return document
 
 
+def digest(document: Mapping[str, Any]) -> str:
+    """sha256 of an artifact without what may differ between two equal runs; the manifest keeps it."""
+    return content_hash(identity(document))
+
+
 @lru_cache(maxsize=1)
 def code_version() -> str:
     """Release and a digest of the sources that results depend on, so that changed code never reuses an old result."""

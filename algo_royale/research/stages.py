@@ -42,6 +42,7 @@ def run_unit(unit: Unit, config: ResearchConfig) -> Result:
     Raises ArtifactError if one of them is missing or unreadable, StudyFailed if too many trials failed, and what the data
     or the configuration deserve otherwise.
     """
+    planning.load_strategies(config)  # this process may have just begun
     with np.errstate(all="ignore"):  # undefined ratios are None by rule, not by accident
         return _RUN[unit.stage](unit, config)
 
@@ -78,7 +79,8 @@ def write_manifest(
         if unit.key in failures:
             units[unit.key] = {"status": "failed", "error": failures[unit.key]}
         elif reusable(unit, config):
-            units[unit.key] = {"status": artifacts.read(unit.path(config)).get("status", "complete")}
+            document = artifacts.read(unit.path(config))
+            units[unit.key] = {"status": document.get("status", "complete"), "sha256": artifacts.digest(document)}
         else:
             units[unit.key] = {"status": "pending"}
     manifest = {

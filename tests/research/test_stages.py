@@ -294,7 +294,10 @@ def test_the_holdout_changes_nothing(base: tuple, tmp_path: Path) -> None:
     stages.run_all(other)
 
     def comparable(root: Path) -> str:
-        text = json.dumps(documents(root))
+        found = documents(root)
+        for unit in found["run_manifest.json"]["units"].values():
+            unit.pop("sha256", None)  # of a document that names the fingerprint of all bars, held back or not
+        text = json.dumps(found)
         for differing in {x for c in (made, other) for x in (c.data, *_fingerprints(c.artifacts_root))}:
             text = text.replace(differing, "*")
         return text

@@ -70,6 +70,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         f"{_CLI}.report:report_command",
         "Write a backtest's results as one HTML page: verdicts and why, charts, odds, and what to do.",
     ),
+    "artifacts": (
+        f"{_CLI}.artifacts:artifacts_group",
+        "Backtest results: list and read them, check that they are intact, make them again.",
+    ),
     "data": (
         f"{_CLI}.data:data_group",
         "Market data: what there is, what is wrong with it, and bars of your own.",
