@@ -20,7 +20,7 @@ from algo_royale.research import artifacts
 from algo_royale.research.simulate import SimulationResult, SymbolInput, prepare, simulate
 from algo_royale.risk import RiskLimits
 from algo_royale.sessions import calendar, new_york_ns
-from algo_royale.strategies import build
+from algo_royale.strategies import build, loading
 from algo_royale.strategies.combined import CombinedSignal
 
 
@@ -31,6 +31,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     strategy_id: str
     weight: float
     params: dict[str, Any]
+    version: str = ""  # of a user's own code
 
 
 class SymbolPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +55,7 @@ class TradingPlan(msgspec.Struct, frozen=True, kw_only=True):
     last_session: str
     data_end: str = ""
     skipped: dict[str, str] = {}
+    strategy_path: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -63,16 +65,23 @@ class TradingPlan(msgspec.Struct, frozen=True, kw_only=True):
         """A fresh weighted combination of the symbol's viable strategies."""
         plan = next(plan for plan in self.symbols if plan.symbol == symbol)
         timeframe = Timeframe(self.timeframe)
+        if any(m.version for m in plan.members):
+            loading.load(self.strategy_path)
+            for m in plan.members:
+                loading.require(m.strategy, m.version)
         return CombinedSignal([(build(m.strategy, m.params, timeframe), m.weight) for m in plan.members])
 
 
-def load_plan(root: Path, *, symbols: Sequence[str] | None = None) -> TradingPlan:
-    """Read the viable artifacts below `root` (an optimization root).
+def load_plan(root: Path, *, symbols: Sequence[str] | None = None, strategy_path: Sequence[str] = ()) -> TradingPlan:
+    """Read the viable artifacts below `root` (an optimization root). `strategy_path` is where own strategies are now, if not
+    where the backtest had them.
 
-    Raises ArtifactError, saying what to do, when nothing is viable, the portfolio stage found nothing, or a file is
+    Raises BadStrategy when one of those that are to be traded is not there or not what was judged, ArtifactError, saying what to do, when nothing is viable, the portfolio stage found nothing, or a file is
     missing, corrupt or of another schema. A symbol that is not viable is in `skipped` with the reason.
     """
     manifest = artifacts.read(root / "run_manifest.json")
+    versions = manifest.get("settings", {}).get("strategy_versions", {})
+    paths = tuple(strategy_path or manifest.get("settings", {}).get("strategy_path", ())) if versions else ()
     universe_symbols = [str(s) for s in manifest["symbols"]]
     plans, skipped, warmup, last = [], {}, 0, ""
     for symbol in sorted(symbols if symbols is not None else universe_symbols):
@@ -91,6 +100,9 @@ def load_plan(root: Path, *, symbols: Sequence[str] | None = None) -> TradingPla
             continue
         members = []
         for voter in voters:
+            if voter["strategy"] in versions:
+                loading.load(paths)
+                loading.require(voter["strategy"], versions[voter["strategy"]])
             evaluation = artifacts.read(artifacts.evaluation_path(root, symbol, voter["strategy"]))
             members.append(
                 Member(
@@ -98,6 +110,7 @@ def load_plan(root: Path, *, symbols: Sequence[str] | None = None) -> TradingPla
                     strategy_id=voter["strategy_id"],
                     weight=voter["weight"],
                     params=evaluation["best_params"],
+                    version=versions.get(voter["strategy"], ""),
                 )
             )
         viability = max(v["viability_score"] for v in voters)
@@ -129,6 +142,7 @@ def load_plan(root: Path, *, symbols: Sequence[str] | None = None) -> TradingPla
         last_session=last,
         data_end=str(manifest["end"]),
         skipped=skipped,
+        strategy_path=paths,
     )
 
 

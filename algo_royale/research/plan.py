@@ -26,7 +26,7 @@ from algo_royale.research.optimise import Objective
 from algo_royale.research.viability import Check, ViabilityConfig
 from algo_royale.research.windows import Window, WindowConfig, windows
 from algo_royale.sessions import calendar, new_york_date
-from algo_royale.strategies import STRATEGIES, required_history, spec
+from algo_royale.strategies import STRATEGIES, loading, required_history, spec
 
 COVERAGE_MIN = 0.95  # share of a window's sessions that a symbol must have
 STAGES = (
@@ -64,6 +64,8 @@ class ResearchConfig:
     viability: ViabilityConfig = field(default_factory=ViabilityConfig)
     weights: WeightConfig = field(default_factory=WeightConfig)
     rules: AccountRules | None = None
+    strategy_path: tuple[str, ...] = ()
+    own: tuple[tuple[str, str], ...] = field(init=False)
     unsupported: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -76,6 +78,8 @@ class ResearchConfig:
             raise BadInput("at least one symbol and one strategy are needed")
         if self.trials < 1 or self.portfolio_trials < 1 or self.min_trades < 0 or not self.start_equity > 0:
             raise BadInput("trials must be at least 1, min_trades at least 0, start_equity positive")
+        own = loading.load(self.strategy_path)
+        object.__setattr__(self, "own", tuple((name, own[name]) for name in self.strategies if name in own))
         readable = tuple(name for name in self.strategies if spec(name).supports(self.timeframe))
         object.__setattr__(self, "unsupported", tuple(sorted(set(self.strategies) - set(readable))))
         object.__setattr__(self, "strategies", readable)
@@ -87,6 +91,11 @@ class ResearchConfig:
             portfolio_weights.portfolio(portfolio)
         weights = replace(self.weights, bars_per_year=self.timeframe.bars_per_year, rf=self.rf)
         object.__setattr__(self, "weights", weights)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of the strategies that are a user's own, by name."""
+        return dict(self.own)
 
     @property
     def window_config(self) -> WindowConfig:
@@ -209,11 +218,19 @@ def warmup_bars(config: ResearchConfig, strategy: str | None = None) -> int:
     return max(required_history(name, config.timeframe) for name in names)
 
 
+def load_strategies(config: ResearchConfig) -> None:
+    """Have the user's own strategies of the run in the tables of this process; raises BadStrategy if one has changed."""
+    loading.load(config.strategy_path)
+    for name, version in config.versions.items():
+        loading.require(name, version)
+
+
 def plan(config: ResearchConfig) -> Plan:
     """Cut the range, look which symbols reach over which windows, and list the units. Data files are read anew.
 
     Raises UnknownName, BadInput or InsufficientHistory when the run as a whole is impossible.
     """
+    load_strategies(config)
     forget_data()
     catalog = _catalog(config.data)
     loaded = {}
@@ -254,7 +271,8 @@ def _signal_units(
     prints: Mapping[str, str],
     span: tuple[date, date],
 ) -> list[Unit]:
-    searched, judged = config_hash(config, "signal", span), config_hash(config, "signal_viability", span)
+    judged = config_hash(config, "signal_viability", span)
+    searched = {name: config_hash(config, "signal", span, name) for name in config.strategies}
     optimisations, evaluations, summaries = [], [], []
     for symbol, own in available.items():
         if not own:
@@ -270,7 +288,7 @@ def _signal_units(
                         stage="signal_optimization",
                         strategy=strategy,
                         window=window,
-                        config_hash=searched,
+                        config_hash=searched[strategy],
                         **common,
                     )
                 )
@@ -363,16 +381,16 @@ def optimisation_key(symbol: str, strategy: str, window: Window) -> str:
     return f"{artifacts.signal_folder(symbol, strategy)}/{window.window_id}/{artifacts.OPTIMIZATION}"
 
 
-def config_hash(config: ResearchConfig, part: str, span: tuple[date, date]) -> str:
+def config_hash(config: ResearchConfig, part: str, span: tuple[date, date], strategy: str | None = None) -> str:
     """Digest of a part's recipe."""
-    return artifacts.content_hash(recipe(config, part, span))
+    return artifacts.content_hash(recipe(config, part, span, strategy))
 
 
-def recipe(config: ResearchConfig, part: str, span: tuple[date, date]) -> dict[str, Any]:
+def recipe(config: ResearchConfig, part: str, span: tuple[date, date], strategy: str | None = None) -> dict[str, Any]:
     """The configuration that a part of the run depends on, and nothing else; where it runs and writes is none of it.
 
-    A signal optimisation does not depend on which other symbols or strategies are searched; its evaluation does, for the
-    deflated Sharpe ratio counts the strategies that were tried.
+    A signal optimisation does not depend on which other symbols or strategies are searched, but on its own `strategy`'s code
+    if a user wrote it; its evaluation does, for the deflated Sharpe ratio counts the strategies that were tried.
     """
     cut = config.window_config
     relevant: dict[str, Any] = {
@@ -392,12 +410,13 @@ def recipe(config: ResearchConfig, part: str, span: tuple[date, date]) -> dict[s
             "weights": _fields(config.weights),
             "rules": _fields(config.account_rules),
         }  # fmt: skip
-    return {"part": part, **relevant}
+    code = {name: version for name, version in config.versions.items() if part != "signal" or name == strategy}
+    return {"part": part, **relevant} | ({"strategy_versions": code} if code else {})
 
 
 def unit_recipe(unit: Unit, config: ResearchConfig) -> dict[str, Any]:
     """The recipe whose digest is the unit's `config_hash`; it stands in the artifact, so that it can be made again."""
-    return recipe(config, _PARTS.get(unit.stage, "portfolio"), unit.span)
+    return recipe(config, _PARTS.get(unit.stage, "portfolio"), unit.span, unit.strategy)
 
 
 def from_recipe(
@@ -410,6 +429,10 @@ def from_recipe(
         return CostRules(**{name: None if x is None else Decimal(x) for name, x in values.items()})
 
     given = {name: tuple(x) if isinstance(x, list) else x for name, x in found.items()}
+    code: Mapping[str, str] = found.get("strategy_versions", {})
+    given.pop("strategy_versions", None)
+    for name, version in code.items():
+        loading.require(name, version)
     names, directions = given.pop("objective")
     own: dict[str, Any] = {"symbols": tuple(symbols), "strategies": tuple(strategies), "portfolios": ()}
     own |= {
@@ -433,7 +456,9 @@ def from_recipe(
 def settings(config: ResearchConfig) -> dict[str, Any]:
     """What the manifest says of a configuration beside names, dates and seed: enough to run any of its backtests again."""
     checks = [_fields(check) for check in config.viability.checks]
+    own = {"strategy_path": config.strategy_path, "strategy_versions": config.versions} if config.versions else {}
     return {
+        **own,
         "data": config.data, "windows": _fields(config.window_config), "trials": config.trials,
         "portfolio_trials": config.portfolio_trials, "min_trades": config.min_trades,
         "objective": {"names": config.objective.names, "directions": config.objective.directions},

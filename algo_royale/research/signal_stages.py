@@ -58,6 +58,7 @@ def meta(unit: Unit, config: ResearchConfig, n_trials: int) -> dict[str, Any]:
         "code_version": artifacts.code_version(),
         "config_hash": unit.config_hash,
         "recipe": unit_recipe(unit, config),
+        **({"strategy_version": version} if (version := config.versions.get(unit.strategy or "")) else {}),
         "data_fingerprint": unit.data_fingerprint,
     }
 

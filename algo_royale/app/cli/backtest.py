@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from algo_royale.app.cli.strategies import load_own, strategy_path_option
 from algo_royale.errors import AlgoRoyaleError, BadInput
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def _names(option: str, value: str | None) -> tuple[str, ...] | None:
 @click.command("run-backtest")
 @click.option("--symbols", help="Comma-separated; default all of the data.", show_default=False)
 @click.option("--strategies", help="Comma-separated signal strategies; default all.", show_default=False)
+@strategy_path_option
 @click.option("--portfolios", help="Comma-separated portfolio strategies; default all.", show_default=False)
 @click.option("--data", help="'bundled', or a folder of <SYMBOL>.parquet or .csv files.")
 @click.option("--timeframe", type=click.Choice(["1Min", "5Min", "15Min", "1Hour", "1Day"]), help="Length of a bar.")
@@ -87,9 +89,11 @@ def run_backtest_command(
       run-backtest
       run-backtest --symbols AAPL,IBM --strategies RSIStrategy --trials 100
       run-backtest --data ./bars --train 5 --test 1 --json
+      run-backtest --strategies BuyTheDip --strategy-path strategies
     """
     lists = {name: _names(name, options.pop(name)) for name in ("symbols", "strategies", "portfolios")}
     dates = {"start": start and start.date(), "end": end and end.date()}
+    options["strategy_path"] = options["strategy_path"] or None
     config = settings.with_flags({"research": {**options, **lists, **dates}})
     return backtest(settings, config, fresh=fresh, log_messages=log_messages).exit_code
 
@@ -104,9 +108,10 @@ def research_config(config: "Config", root: Path) -> "ResearchConfig":
     from algo_royale.strategies import STRATEGIES
 
     research, timeframe = config.research, Timeframe(config.research.timeframe)
+    load_own(research.strategy_path)
     return ResearchConfig(
         artifacts_root=root, symbols=research.symbols or tuple(open_catalog(research.data).symbols()),
-        strategies=research.strategies or tuple(STRATEGIES), portfolios=research.portfolios or tuple(PORTFOLIOS),
+        strategies=research.strategies or tuple(STRATEGIES), strategy_path=research.strategy_path, portfolios=research.portfolios or tuple(PORTFOLIOS),
         timeframe=timeframe, data=research.data, start=research.start, end=research.end, windows=research.window_config(),
         trials=research.trials, portfolio_trials=research.portfolio_trials, objective=Objective(names=(research.objective,)),
         min_trades=research.min_trades, seed=research.seed, costs=config.costs.rules(),

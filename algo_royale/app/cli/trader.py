@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from algo_royale.app.cli.strategies import strategy_path_option
 from algo_royale.errors import BadConfiguration, BadInput
 
 if TYPE_CHECKING:
@@ -28,11 +29,12 @@ DAY = click.DateTime(["%Y-%m-%d"])
 @click.option("--speed", help="Twin only: virtual seconds per second, or 'max' for as fast as both sides can.")
 @click.option("--start", type=DAY, help="Twin only: first session; default the first that the research has not judged.")
 @click.option("--until", type=DAY, help="Last session; default until stopped or until the data end.")
+@strategy_path_option
 @click.option("--live-account", metavar="ID", help="prod_live only: the broker's number of the account to trade.")
 @click.pass_obj
 def run_trader_command(
     settings: "Settings", symbols: str | None, speed: str | None, start: datetime | None, until: datetime | None,
-    live_account: str | None,
+    strategy_path: tuple[str, ...], live_account: str | None,
 ) -> int:  # fmt: skip
     """Trade what the last backtest found viable, until stopped or until the feed ends.
 
@@ -52,7 +54,7 @@ def run_trader_command(
         "start": start and start.date(),
         "until": until and until.date(),
     }
-    config = settings.with_flags({"trader": chosen})
+    config = settings.with_flags({"trader": chosen, "research": {"strategy_path": strategy_path or None}})
     summary = trade(settings, config, live_account=live_account)
     if settings.json:
         click.echo(json.dumps(summary, indent=2, allow_nan=False))
@@ -91,7 +93,8 @@ def _trade(settings: "Settings", config: "Config", live_account: str | None) -> 
 
     home, until = settings.directory, config.trader.until
     run_id = f"trader-{iso(WallClock().now_ns()).replace(':', '').replace('-', '')}-{os.getpid()}"
-    plan = load_plan(home / "artifacts", symbols=config.trader.symbols or None)
+    own = config.research.strategy_path
+    plan = load_plan(home / "artifacts", symbols=config.trader.symbols or None, strategy_path=own)
 
     def say(line: str) -> None:
         if settings.verbosity >= 0:

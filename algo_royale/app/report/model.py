@@ -224,6 +224,7 @@ def restored(manifest: Mapping[str, Any], root: Path) -> ResearchConfig:
         windows=WindowConfig(**settings["windows"]), trials=settings["trials"],
         portfolio_trials=settings["portfolio_trials"], min_trades=settings["min_trades"], seed=manifest["seed"],
         objective=Objective(**{key: tuple(names) for key, names in settings["objective"].items()}),
+        strategy_path=tuple(settings.get("strategy_path", ())),
         costs=CostRules(**costs), start_equity=settings["start_equity"], rf=settings["rf"],
         viability=ViabilityConfig(
             checks=tuple(Check(**check) for check in judged["checks"]), threshold=judged["threshold"], hard_checks=()
