@@ -54,8 +54,16 @@ def written(home: Path) -> list[str]:
 
 OPTIONS = [
     ("run-backtest --symbols AAPLE", 1, "unknown symbol 'AAPLE'; did you mean 'AAPL'?"),
-    ("run-backtest --symbols aapl", 1, "must be a ticker in capitals"),
+    ("run-backtest --symbols 4apl", 1, "must be a ticker in capitals"),
+    ("run-backtest --symbols aaple", 1, "unknown symbol 'AAPLE'; did you mean 'AAPL'?"),
     ("run-backtest --symbols AAPL,AAPL", 1, "names one twice"),
+    ("run-backtest --symbols aapl --windows 0", 1, "research.windows: should be greater than or equal to 1"),
+    ("run-backtest --name ../elsewhere", 1, "--name '../elsewhere': letters, digits, dot, dash and underscore"),
+    ("run-backtest --estimate --symbols AAPLE", 1, "unknown symbol 'AAPLE'; did you mean 'AAPL'?"),
+    ("run-backtest --estimate --train 40", 1, "no walk-forward window fits in 2000-03-01 .. 2013-03-01"),
+    ("report nowhere", 1, "research/nowhere/artifacts/run_manifest.json does not exist; run run-backtest to make it"),
+    ("report ./nowhere", 1, "nowhere/run_manifest.json does not exist; run run-backtest to make it"),
+    ("report no!where", 1, "--name 'no!where': letters, digits, dot, dash and underscore"),
     ("run-backtest --symbols ,", 1, "--symbols names nothing"),
     ("run-backtest --strategies RSIStrat", 1, "unknown strategy 'RSIStrat'; did you mean 'RSIStrategy'?"),
     ("run-backtest --portfolios EqualWeight", 1, "did you mean 'EqualWeightPortfolioStrategy'?"),
@@ -240,7 +248,7 @@ def researched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("researched")
     flags = {
         "symbols": ("AAPL", "MSFT"), "strategies": ("RSIStrategy",), "portfolios": ("EqualWeightPortfolioStrategy",),
-        "windows": 1, "trials": 6, "portfolio_trials": 1, "min_trades": 1,
+        "windows": 2, "trials": 12, "portfolio_trials": 1, "min_trades": 1,
     }  # fmt: skip
     config = Settings(home=home).with_flags({"research": flags})
     made = research_config(config, home / ENV / "artifacts")

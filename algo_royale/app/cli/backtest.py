@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
+import shutil
 import sys
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,30 +14,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from algo_royale.app.cli.strategies import load_own, strategy_path_option
-from algo_royale.errors import AlgoRoyaleError, BadInput
+from algo_royale.errors import AlgoRoyaleError, ArtifactError, BadInput
 
 if TYPE_CHECKING:
     from actors.backtest import Progress
     from algo_royale.app.backtest import Outcome
     from algo_royale.app.cli import Settings
+    from algo_royale.app.report.model import Run
     from algo_royale.config import Config
     from algo_royale.research.plan import Plan, ResearchConfig
 
 DAY = click.DateTime(["%Y-%m-%d"])
-STAGE_NAMES = {
-    "signal_optimization": "optimise signals",
-    "signal_evaluation": "judge signals",
-    "symbol_summary": "judge symbols",
-    "portfolio_optimization": "optimise portfolios",
-    "portfolio_evaluation": "judge portfolios",
-    "portfolio_summary": "choose portfolio",
-}
 
 
 def _names(option: str, value: str | None) -> tuple[str, ...] | None:
     if value is None:
         return None
     names = tuple(part.strip() for part in value.split(",") if part.strip())
+    if option == "symbols":
+        names = tuple(name.upper() for name in names)
     if not names:
         raise BadInput(f"--{option} names nothing; leave it out to take all")
     return names
@@ -67,12 +64,16 @@ def _names(option: str, value: str | None) -> tuple[str, ...] | None:
 )  # fmt: skip
 @click.option("--seed", type=int, help="Seed of every study.")
 @click.option("--workers", type=int, help="Worker processes; 0 takes one per core.")
+@click.option("--name", help="Keep this run apart under a name; run-trader trades the one without.", show_default=False)
+@click.option("--estimate", is_flag=True, help="Say what the run would take, and do not run it.")
 @click.option("--fresh", is_flag=True, help="Compute everything again instead of resuming.")
 @click.option("--log", "log_messages", is_flag=True, help="Keep the run's messages for `messages` and `actors`.")
 @click.pass_obj
 def run_backtest_command(
     settings: "Settings",
     /,
+    name: str | None,
+    estimate: bool,
     fresh: bool,
     log_messages: bool,
     start: datetime | None,
@@ -90,12 +91,26 @@ def run_backtest_command(
       run-backtest --symbols AAPL,IBM --strategies RSIStrategy --trials 100
       run-backtest --data ./bars --train 5 --test 1 --json
       run-backtest --strategies BuyTheDip --strategy-path strategies
+      run-backtest --trials 500 --estimate
+      run-backtest --symbols AAPL --trials 10 --name quick-look
     """
     lists = {name: _names(name, options.pop(name)) for name in ("symbols", "strategies", "portfolios")}
     dates = {"start": start and start.date(), "end": end and end.date()}
     options["strategy_path"] = options["strategy_path"] or None
     config = settings.with_flags({"research": {**options, **lists, **dates}})
-    return backtest(settings, config, fresh=fresh, log_messages=log_messages).exit_code
+    root = artifacts_root(settings.directory, name)
+    if estimate:
+        return _estimate(settings, config, root)
+    return backtest(settings, config, fresh=fresh, log_messages=log_messages, root=root).exit_code
+
+
+def artifacts_root(directory: Path, name: str | None) -> Path:
+    """Where a run keeps its artifacts: the one that is traded, or one of a name of its own."""
+    if name is None:
+        return directory / "artifacts"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
+        raise BadInput(f"--name {name!r}: letters, digits, dot, dash and underscore, at most 64, and no path")
+    return directory / "research" / name / "artifacts"
 
 
 def research_config(config: "Config", root: Path) -> "ResearchConfig":
@@ -121,11 +136,19 @@ def research_config(config: "Config", root: Path) -> "ResearchConfig":
 
 
 def backtest(
-    settings: "Settings", config: "Config", *, fresh: bool, log_messages: bool, show: bool = True
+    settings: "Settings",
+    config: "Config",
+    *,
+    fresh: bool,
+    log_messages: bool,
+    show: bool = True,
+    root: Path | None = None,
 ) -> "Outcome":
-    """Run the pipeline of `config` and show it."""
+    """Run the pipeline of `config` and show it. Artifacts land below `root`; None is where the trader looks for them."""
     from actors.kernel.journal import MessageLog, RunInfo
     from algo_royale.app.backtest import iso, run_backtest
+    from algo_royale.app.cli.verdicts import show as show_verdicts
+    from algo_royale.app.cli.watching import Display
     from algo_royale.app.lock import single_instance
     from algo_royale.clock import WallClock
     from algo_royale.research import plan as planning
@@ -135,14 +158,17 @@ def backtest(
     began_ns, began_s = clock.now_ns(), clock.monotonic_s()
     run_id = f"backtest-{iso(began_ns).replace(':', '').replace('-', '')}-{os.getpid()}"
     with single_instance(settings.directory, "run-backtest"):
-        research = research_config(config, settings.directory / "artifacts")
+        research = research_config(config, root or artifacts_root(settings.directory, None))
         plan = planning.plan(research)
-        workers = config.research.workers or os.cpu_count() or 1
+        if settings.verbosity >= 0 and (replaced := taken_over(research)):
+            click.echo(f"warning: {replaced}", err=True)
         log = None
         if log_messages:
             info = RunInfo(id=run_id, kind="backtest", started_ns=began_ns, code=plan.code_version, seed=research.seed)
             log = MessageLog(settings.directory / "runs" / run_id / "messages.db", info)
-        with _Display(plan, verbosity=settings.verbosity) as display:
+        workers = config.research.workers or os.cpu_count() or 1
+        display = Display(plan, verbosity=settings.verbosity, now_s=clock.monotonic_s)
+        with display:
             outcome = run_backtest(
                 plan,
                 research,
@@ -157,29 +183,80 @@ def backtest(
             failures = outcome.progress.failures
             stages.write_manifest(plan, research, failures=failures, created_at=iso(began_ns), run_time_sec=elapsed_s)
             verdicts = _verdicts(research, plan)
-            page = _report(research.artifacts_root)
+            page, run = _report(research.artifacts_root)
             if settings.json and show:
                 document = _document(run_id, config, research, plan, outcome.progress, workers, elapsed_s, verdicts)
                 click.echo(json.dumps(document | {"report": page and str(page)}, indent=2, allow_nan=False))
             elif show:
-                _print_summary(verdicts, config, research, plan, outcome.progress, elapsed_s)
+                width = shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
+                show_verdicts(verdicts, run, config, research, plan, outcome.progress, elapsed_s, width=width)
                 if page:
                     click.echo(f"report: {page}")
     _say_what_is_left(outcome)
     return outcome
 
 
-def _report(root: Path) -> Path | None:
-    """Write the run's page beside its artifacts; a page that cannot be made takes no result away."""
+def taken_over(research: "ResearchConfig") -> str | None:
+    """What of an earlier run's result this one is going to replace with less, in a sentence; None if nothing."""
+    from algo_royale.app.cli.verdicts import count
+    from algo_royale.research import artifacts
+
+    try:
+        before = artifacts.read(research.artifacts_root / artifacts.MANIFEST, "run_manifest")
+    except ArtifactError:
+        return None
+    if not any(unit["status"] == "complete" for unit in before["units"].values()):
+        return None
+    lost = []
+    for what in ("symbols", "strategies", "portfolios"):
+        gone = sorted(set(before[what]) - set(getattr(research, what)))
+        if gone:
+            shown = ", ".join(gone[:4]) + (f" and {len(gone) - 4} more" if len(gone) > 4 else "")
+            lost.append(f"{what} {shown}")
+    for what in ("trials", "portfolio_trials"):
+        asked, had = getattr(research, what), before.get("settings", {}).get(what, 0)
+        if asked < had:
+            lost.append(f"{had} {what.replace('_', ' ')} instead of {asked}")
+    if not lost:
+        return None
+    when, size = before["meta"]["created_at"][:10], count(len(before["symbols"]), "symbol")
+    return (
+        f"this replaces the result of {when} ({size}) for `report` and `run-trader`; it had {'; '.join(lost)}."
+        " --name NAME keeps runs apart"
+    )
+
+
+def _estimate(settings: "Settings", config: "Config", root: Path) -> int:
+    """Print what the run would take."""
+    from algo_royale.app.cli.verdicts import show_estimate
+    from algo_royale.app.estimate import estimate
+    from algo_royale.clock import WallClock
+    from algo_royale.research import plan as planning
+
+    research = research_config(config, root)
+    plan, workers = planning.plan(research), config.research.workers or os.cpu_count() or 1
+    found = estimate(plan, research, workers=workers, now_s=WallClock().monotonic_s)
+    if settings.json:
+        click.echo(json.dumps(asdict(found), indent=2, allow_nan=False))
+    else:
+        show_estimate(found, plan, research, settings.directory)
+    return 0
+
+
+def _report(root: Path) -> "tuple[Path | None, Run | None]":
+    """Write the run's page beside its artifacts, and give back what it was made of; a page that cannot be made takes no
+    result away."""
     from algo_royale.app import report
+    from algo_royale.app.report import model
 
     target = report.place(root)
     try:
-        report.write(root, target)
+        run = model.load(root)
+        report.write(run, target)
     except AlgoRoyaleError as error:
         click.echo(f"no report: {' '.join(str(error).split())}", err=True)
-        return None
-    return target
+        return None, None
+    return target, run
 
 
 def _say_interrupted() -> None:
@@ -201,79 +278,6 @@ def _say_what_is_left(outcome: "Outcome") -> None:
     if left:
         why = "interrupted" if outcome.interrupted else "ended"
         click.echo(f"{why} with {left} of {progress.planned} units to go; run the same command to resume", err=True)
-
-
-class _Display:
-    """Progress on stderr: a bar per stage with the time left on a terminal, a line per quarter of a stage otherwise.
-
-    With -v there is also a line for every unit that is begun.
-    """
-
-    def __init__(self, plan: "Plan", *, verbosity: int) -> None:
-        self._quiet, self._verbose, self._live = verbosity < 0, verbosity > 0, None
-        self._begun: set[tuple[str, str]] = set()
-        self._totals: dict[str, int] = {}
-        for unit in plan.units:
-            self._totals[unit.stage] = self._totals.get(unit.stage, 0) + 1
-        self._quarters = dict.fromkeys(self._totals, 0)
-
-    _live: Any
-    _bars: Any
-    _tasks: Mapping[str, Any]
-
-    def __enter__(self) -> "_Display":
-        if not self._quiet and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.live import Live
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._bars = Progress(
-                TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(),
-                TimeRemainingColumn(elapsed_when_finished=True),
-            )  # fmt: skip
-            self._tasks = {
-                stage: self._bars.add_task(STAGE_NAMES[stage], total=total, start=False)
-                for stage, total in self._totals.items()
-            }
-            self._live = Live(self._bars, console=Console(stderr=True, highlight=False), refresh_per_second=4)
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.update(self._bars, refresh=True)
-            self._live.stop()
-            click.echo("", err=True)
-
-    def show(self, progress: "Progress") -> None:
-        """Called in the coordinator's thread, at every change."""
-        if self._live is not None:
-            self._show_bars(progress)
-        elif not self._quiet:
-            for stage, label in progress.running if self._verbose else ():
-                if (stage, label) not in self._begun:
-                    self._begun.add((stage, label))
-                    click.echo(f"{STAGE_NAMES[stage]}: begin {label}", err=True)
-            for stage, (done, total) in progress.stage_counts.items():
-                quarter = done * 4 // total
-                if quarter > self._quarters[stage]:
-                    self._quarters[stage] = quarter
-                    click.echo(f"{STAGE_NAMES[stage]}: {done} of {total}", err=True)
-
-    def _show_bars(self, progress: "Progress") -> None:
-        from rich.console import Group
-        from rich.text import Text
-
-        begun = {stage for stage, _ in progress.running}
-        for stage, (done, total) in progress.stage_counts.items():
-            task = self._tasks[stage]
-            if (done or stage in begun) and not self._bars.tasks[task].started:
-                self._bars.start_task(task)
-            self._bars.update(task, completed=done, total=total)
-        labels = [label.replace("PortfolioStrategy", "").replace("Strategy", "") for _, label in progress.running]
-        now = ("finishing " if progress.stopping else "") + ", ".join(labels)
-        line = Text(now, style="dim", no_wrap=True, overflow="ellipsis")
-        self._live.update(Group(self._bars, line))
 
 
 def _verdicts(research: "ResearchConfig", plan: "Plan") -> dict[str, dict[str, Any]]:
@@ -316,79 +320,3 @@ def _document(
         "artifacts_root": str(research.artifacts_root),
         "elapsed_s": elapsed_s,
     }
-
-
-COLUMNS = ("", "strategy", "viable", "score", "return", "sharpe", "max dd", "trades")
-
-
-def _print_summary(
-    verdicts: Mapping[str, Mapping[str, Any]], config: "Config", research: "ResearchConfig", plan: "Plan",
-    progress: "Progress", elapsed_s: float,
-) -> None:  # fmt: skip
-    """A table that fits 80 columns, and below it what each verdict found wanting."""
-    units = f"{progress.completed} computed, {progress.reused} reused, {progress.failed} failed"
-    click.echo(
-        f"{_count(len(research.symbols), 'symbol')}, {_count(len(plan.windows), 'window')}; {units}; {elapsed_s:.1f} s"
-    )
-    click.echo(f"judged out of sample up to {plan.windows[-1].test_end}; held back from {plan.holdout_start}\n")
-    rows: list[tuple[str, ...]] = [COLUMNS]
-    wanting: dict[str, str] = {}
-    for name in [*research.symbols, ""]:
-        if name in verdicts:
-            rows.append(_cells(name or "portfolio", verdicts[name]))
-            missed = [_missed(check) for check in verdicts[name]["checks"] if not check["passed"]]
-            wanting[name or "portfolio"] = ", ".join(missed)
-        elif name:
-            rows.append((name, "-", "no", *("-",) * 5))
-            none_planned = not any(unit.symbol == name for unit in plan.units)
-            wanting[name] = "its data cover no whole window" if none_planned else "no verdict: see below"
-    for index, line in enumerate(_aligned(rows)):
-        click.echo(click.style(line, bold=True) if index == 0 else line)
-    found = [f"  {name}: {what}" for name, what in wanting.items() if what]
-    if found:
-        click.echo("\nwhat was missed")
-        for line in found:
-            click.echo(textwrap.fill(line, 79, subsequent_indent="    ", break_on_hyphens=False))
-    click.echo("")
-    if config.viability.note:
-        note = f"thresholds of {config.environment}: {config.viability.note}"
-        click.echo(textwrap.fill(note, 79, subsequent_indent="  "))
-    click.echo(f"artifacts: {research.artifacts_root}")
-
-
-def _cells(name: str, verdict: Mapping[str, Any]) -> tuple[str, ...]:
-    oos = verdict["oos"]
-    return (
-        name,
-        verdict["strategy"].removesuffix("PortfolioStrategy").removesuffix("Strategy"),
-        "yes" if verdict["is_viable"] else "no",
-        f"{verdict['viability_score']:.2f}",
-        _number(oos["total_return"], "+.1%"),
-        _number(oos["sharpe_ratio"]),
-        _number(oos["max_drawdown"], ".1%"),
-        _number(oos["num_trades"], "d"),
-    )
-
-
-def _missed(check: Mapping[str, Any]) -> str:
-    return f"{check['name']} {_number(check['value'])} (wants {check['op']} {check['threshold']:g})"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns as wide as their widest cell, names to the left, numbers to the right: nothing is cut, nothing wraps."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if index < 3 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _number(value: Any, form: str = ".2f") -> str:
-    return "-" if value is None else format(value, form)

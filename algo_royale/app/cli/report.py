@@ -1,6 +1,7 @@
 """`report`: a run's results as one HTML page."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @click.command("report")
-@click.argument("run", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("run", required=False)
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -20,22 +21,27 @@ if TYPE_CHECKING:
 )
 @click.option("--open", "show", is_flag=True, help="Open it in the browser.")
 @click.pass_obj
-def report_command(settings: "Settings", run: Path | None, output: Path | None, show: bool) -> None:
+def report_command(settings: "Settings", run: str | None, output: Path | None, show: bool) -> None:
     """Write a backtest's results as one HTML page: verdicts and why, charts, odds, and what to do.
 
-    RUN is a folder of artifacts; left out, the last backtest of this environment. The page needs no network and no script;
+    RUN is the name of a backtest or a folder of artifacts; left out, the last one without a name. The page needs no network and no script;
     print it, send it, keep it.
 
     \b
     Examples:
       algo-royale report --open
+      algo-royale report quick-look --open
       algo-royale report ./var/dev_integration/artifacts --output aapl.html
     """
     from algo_royale.app import report
+    from algo_royale.app.cli.backtest import artifacts_root
+    from algo_royale.app.report import model
 
-    root = run or settings.directory / "artifacts"
+    root = artifacts_root(settings.directory, None)
+    if run is not None:
+        root = Path(run) if os.sep in run or Path(run).is_dir() else artifacts_root(settings.directory, run)
     target = output or report.place(root)
-    size = report.write(root, target)
+    size = report.write(model.load(root), target)
     if settings.json:
         click.echo(json.dumps({"report": str(target), "bytes": size}, indent=2))
     else:

@@ -25,12 +25,12 @@ def place(root: Path) -> Path:
     return root.parent / "report.html"
 
 
-def write(root: Path, target: Path) -> int:
-    """Write the report of the artifacts below `root` to `target`; returns its size in bytes.
+def write(run: Run, target: Path) -> int:
+    """Write the report of a run to `target`; returns its size in bytes. The same artifacts and bars give the same bytes.
 
-    The same artifacts and bars give the same bytes. Raises ArtifactError, saying what to do, if they cannot be read.
+    Raises ArtifactError if the place cannot be written.
     """
-    page = render(model.load(root)).encode()
+    page = render(run).encode()
     artifacts.write(target, page)
     return len(page)
 
