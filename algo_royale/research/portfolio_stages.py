@@ -7,7 +7,6 @@ windows cut at B_k, the end of that train range. Nothing at or after B_k is read
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +18,7 @@ from algo_royale.portfolio import weights as portfolio_weights
 from algo_royale.research import artifacts, metrics, passport, viability
 from algo_royale.research.metrics import Metrics, TradeResults
 from algo_royale.research.optimise import Evaluation, Point, Study, optimise, trial_seed
+from algo_royale.research.panel import Panel, PanelFill, PanelResult, panel, simulate_panel
 from algo_royale.research.plan import Input, ResearchConfig, Unit, series, warmup_bars
 from algo_royale.research.signal_stages import (
     SUMMARY_KEYS,
@@ -40,7 +40,7 @@ from algo_royale.research.signal_stages import (
     test_part,
     window_block,
 )
-from algo_royale.research.simulate import FillRow, Market, SimulationResult, SymbolInput, prepare, simulate
+from algo_royale.research.simulate import SymbolInput, prepare
 from algo_royale.research.windows import Window
 from algo_royale.sessions import calendar, new_york_ns
 from algo_royale.strategies import build, strategy_id
@@ -70,9 +70,9 @@ class Selection:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Interval:
-    """A market laid out for simulation with what its metrics need: sessions by label, and buy-and-hold returns."""
+    """A market laid out for simulation (None: nobody votes) with what its metrics need: sessions by label, and buy-and-hold returns."""
 
-    market: Market | None
+    panel: Panel | None
     last_bar: IntArray
     benchmark: FloatArray
     viability: Mapping[str, float]
@@ -169,11 +169,10 @@ def _interval(
     ]
     if not inputs:
         return Interval(None, np.arange(len(labels)), equal_hold(config, sorted(selection), labels), scores)
-    market = prepare(inputs, start_ns, end_ns)
-    days = [step.closed.session for step in market.steps]
-    last = np.flatnonzero([i + 1 == len(days) or days[i] != days[i + 1] for i in range(len(days))])
-    traded = [new_york_ns(date.fromisoformat(days[i])) for i in last]
-    return Interval(market, last, equal_hold(config, sorted(selection), traded), scores)
+    laid_out = panel(prepare(inputs, start_ns, end_ns))
+    last = np.flatnonzero(np.append(laid_out.day[1:] != laid_out.day[:-1], True))
+    traded = [new_york_ns(date.fromisoformat(str(np.datetime64(day, "D")))) for day in laid_out.day[last].tolist()]
+    return Interval(laid_out, last, equal_hold(config, sorted(selection), traded), scores)
 
 
 def _last(window: Window, test: bool) -> date:
@@ -198,65 +197,36 @@ def equal_hold(config: ResearchConfig, symbols: Sequence[str], labels: Sequence[
 class Simulated:
     """A simulation with its session returns; `trades` are round trips per symbol, flat to flat."""
 
-    result: SimulationResult | None
+    result: PanelResult | None
     equity: FloatArray
     returns: FloatArray
     trades: TradeResults
     metrics: Metrics
 
 
-def round_trips(fills: Sequence[FillRow], last_price: Mapping[str, float], sell_share: float) -> TradeResults:
-    """Net profit and return on the money put in, per symbol from flat to flat; what is still held is sold at `last_price`
-    times `sell_share`, costs being part of that."""
-    held: dict[str, list[float]] = {}  # quantity, paid, received
-    pnl, returns = [], []
-
-    def close(symbol: str) -> None:
-        _, paid, received = held.pop(symbol)
-        pnl.append(received - paid)
-        returns.append(received / paid - 1.0)
-
-    for fill in fills:
-        entry = held.setdefault(fill.symbol, [0.0, 0.0, 0.0])
-        notional, charged = float(fill.notional), float(fill.commission + fill.fees)
-        if fill.action == "buy":
-            entry[0] += float(fill.quantity)
-            entry[1] += notional + charged
-        else:
-            entry[0] -= float(fill.quantity)
-            entry[2] += notional - charged
-        if fill.position_after == 0:
-            close(fill.symbol)
-    for symbol in sorted(held):
-        held[symbol][2] += held[symbol][0] * last_price[symbol] * sell_share
-        close(symbol)
-    return TradeResults(np.array(pnl), np.array(returns))
-
-
-def run_interval(config: ResearchConfig, strategy: str, params: Mapping[str, Any], interval: Interval) -> Simulated:
+def run_interval(
+    config: ResearchConfig, strategy: str, params: Mapping[str, Any], interval: Interval, *, fills: bool = False
+) -> Simulated:
     """Simulate an allocator over an interval under research rules; the last equity is after selling everything."""
     n = len(interval.last_bar)
-    if interval.market is None:
+    if interval.panel is None:
         equity = np.full(n, config.start_equity)
         return _simulated(config, interval, None, equity, TradeResults.none(), 0.0, 0.0)
     engine = EngineConfig(
-        ledger_id="research", symbols=interval.market.symbols, strategy=strategy, params=params,
+        ledger_id="research", symbols=interval.panel.symbols, strategy=strategy, params=params,
         weights=config.weights, rules=config.account_rules, viability=interval.viability,
     )  # fmt: skip
-    result = simulate(interval.market, engine, Decimal(str(config.start_equity)))
+    result = simulate_panel(interval.panel, engine, config.start_equity, fills=fills)
     equity = result.equity.copy()
     exposure = float((1.0 - result.cash / equity).mean())
-    held = float(result.final_equity - result.state.account.cash)
-    proceeds = float(result.closed_equity - result.state.account.cash)
-    equity[-1] = float(result.closed_equity)
-    prices = {symbol: float(price) for symbol, price in result.state.prices.items()}
-    trades = round_trips(result.fills, prices, proceeds / held if held > 0 else 1.0)
-    notional = sum(float(fill.notional) for fill in result.fills) + proceeds
+    notional = result.notional + result.closed_equity - float(result.cash[-1])
+    equity[-1] = result.closed_equity
+    trades = TradeResults(result.trades[:, 0], result.trades[:, 1])
     return _simulated(config, interval, result, equity, trades, exposure, notional)
 
 
 def _simulated(
-    config: ResearchConfig, interval: Interval, result: SimulationResult | None, equity: FloatArray,
+    config: ResearchConfig, interval: Interval, result: PanelResult | None, equity: FloatArray,
     trades: TradeResults, exposure: float, notional: float,
 ) -> Simulated:  # fmt: skip
     found = metrics.compute(
@@ -264,7 +234,7 @@ def _simulated(
         notional=notional, benchmark=interval.benchmark, rf=config.rf,
     )  # fmt: skip
     found |= {
-        "num_fills": len(result.fills) if result else 0,
+        "num_fills": result.num_fills if result else 0,
         "solver_fallbacks": result.solver_fallbacks if result else 0,
     }
     returns = metrics.session_returns(equity, interval.last_bar, config.start_equity)
@@ -290,7 +260,7 @@ def optimise_portfolio(unit: Unit, config: ResearchConfig) -> Result:
             np.nan if sharpe is None else sharpe,
         )  # fmt: skip
 
-    if train.market is None:
+    if train.panel is None:
         study = Study((), None, ())
     else:
         seed_of = (config.seed, "portfolio", artifacts.universe_name(config.symbols), name, window.window_id)
@@ -316,7 +286,7 @@ def _optimised(
     )
     if params is None:
         test_interval = Interval(None, np.arange(len(test_interval.last_bar)), test_interval.benchmark, {})
-    test = run_interval(config, unit.strategy, params or {}, test_interval)
+    test = run_interval(config, unit.strategy, params or {}, test_interval, fills=True)
     dear = run_interval(dearer(config), unit.strategy, params or {}, test_interval)
     document = {
         "schema_version": artifacts.SCHEMA_VERSION,
@@ -364,7 +334,7 @@ def _signals(config: ResearchConfig, chosen: Selection) -> dict[str, Any]:
     }
 
 
-def _row(number: int, fill: FillRow) -> dict[str, Any]:
+def _row(number: int, fill: PanelFill) -> dict[str, Any]:
     money = (
         "quantity", "price", "notional", "commission", "fees", "slippage_cost", "cash_after", "unsettled_after",
         "position_after",
@@ -372,7 +342,7 @@ def _row(number: int, fill: FillRow) -> dict[str, Any]:
     at = np.datetime64(fill.timestamp, "ns").astype("datetime64[s]")
     return {
         "fill_id": number, "timestamp": f"{at}Z", "symbol": fill.symbol, "action": fill.action,
-        **{name: float(getattr(fill, name)) for name in money},
+        **{name: getattr(fill, name) for name in money},
     }  # fmt: skip
 
 
