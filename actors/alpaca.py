@@ -1,7 +1,8 @@
 """The ports over the network: alpaca-py for REST, websocket-client for the streams. The same code for twin, paper and live.
 
 Every answer is turned into one of three: the broker's JSON, `BrokerRejected` (it understood and said no) or
-`BrokerUnavailable` (we do not know). Nothing here retries, reads keys from anywhere, or parses a frame.
+`BrokerUnavailable` (we do not know). Nothing here reads keys from anywhere or parses a frame, and nothing retries but market data
+where that is asked for.
 """
 
 import json
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 
 import requests
 import websocket
+from alpaca.common.enums import Sort
 from alpaca.common.exceptions import APIError
 from alpaca.common.rest import RESTClient
 from alpaca.data.enums import Adjustment, CorporateActionsType, DataFeed
@@ -22,6 +24,7 @@ from alpaca.data.requests import CorporateActionsRequest, StockBarsRequest
 from alpaca.data.timeframe import TimeFrame, TimeFrameUnit
 from alpaca.trading.client import TradingClient
 from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from actors.kernel import spawn_thread
 from algo_royale.broker import alpaca_wire
@@ -52,6 +55,23 @@ _ACTIONS = [
 ]
 
 
+class _Patience(Retry):
+    """Asks again after a 429 (when its headers say), a 5xx or a lost connection (after 0, 1, 2, 4 ... seconds, with jitter).
+
+    When patience is over, the last answer is given as it is.
+    """
+
+    def get_retry_after(self, response: Any) -> float | None:
+        return _retry_after_s(response.headers) if response.status == 429 else None
+
+
+def _patience(retries: int) -> _Patience:
+    return _Patience(
+        retries, status_forcelist=(429, 500, 502, 503, 504), allowed_methods=("GET",), raise_on_status=False,
+        backoff_factor=0.5, backoff_jitter=0.5, backoff_max=30.0,
+    )  # fmt: skip
+
+
 class _DeadlineAdapter(HTTPAdapter):
     """alpaca-py sends every request without a timeout; this gives each one."""
 
@@ -64,16 +84,21 @@ class _DeadlineAdapter(HTTPAdapter):
 class AlpacaRest(TradingApi):
     """`BrokerPort` and `MarketDataPort` over alpaca-py. One instance per actor: a requests session is not shared by threads.
 
-    `trading_url` and `data_url` are bare hosts ("http://127.0.0.1:8000"), without "/v2".
+    `trading_url` and `data_url` are bare hosts ("http://127.0.0.1:8000"), without "/v2". Market data that could not be had is
+    asked for `data_retries` times more, waiting in between; an actor does not wait, a command that fetches history does.
     """
 
-    def __init__(self, *, key: str, secret: str, trading_url: str, data_url: str, feed: str = "iex") -> None:
+    def __init__(
+        self, *, key: str, secret: str, trading_url: str, data_url: str, feed: str = "iex", data_retries: int = 0
+    ) -> None:
         self._feed = DataFeed(feed)
         self._trading = TradingClient(key, secret, raw_data=True, url_override=_bare(trading_url))
         self._stocks = StockHistoricalDataClient(key, secret, raw_data=True, url_override=_bare(data_url))
         self._actions = CorporateActionsClient(key, secret, raw_data=True, url_override=_bare(data_url))
-        for client, url in ((self._trading, trading_url), (self._stocks, data_url), (self._actions, data_url)):
-            _harden(client, is_loopback=urlsplit(url).hostname in LOOPBACK)
+        for client, url, retries in (
+            (self._trading, trading_url, 0), (self._stocks, data_url, data_retries), (self._actions, data_url, data_retries),
+        ):  # fmt: skip
+            _harden(client, is_loopback=urlsplit(url).hostname in LOOPBACK, retries=retries)
 
     def close(self) -> None:
         for client in (self._trading, self._stocks, self._actions):
@@ -90,14 +115,17 @@ class AlpacaRest(TradingApi):
 
     # --- market data ---
 
-    def bars(self, *, symbol: str, timeframe: str, start_ns: int, end_ns: int) -> list[Wire]:
+    def bars(
+        self, *, symbol: str, timeframe: str, start_ns: int, end_ns: int, limit: int | None = None, newest_first: bool = False
+    ) -> list[Wire]:  # fmt: skip
+        """Bars that start in [start_ns, end_ns), oldest first or newest first; with `limit` no more than so many of them."""
         request = StockBarsRequest(
-            symbol_or_symbols=symbol, timeframe=_TIMEFRAMES[timeframe], start=_datetime(start_ns), end=_datetime(end_ns),
-            adjustment=Adjustment.RAW, feed=self._feed,
+            symbol_or_symbols=symbol, timeframe=_TIMEFRAMES[timeframe], start=_datetime(start_ns), end=_datetime(end_ns - 1),
+            adjustment=Adjustment.RAW, feed=self._feed, limit=limit, sort=Sort.DESC if newest_first else Sort.ASC,
         )  # fmt: skip
         answer = one(_call(lambda: self._stocks.get_stock_bars(request)))
         bars = many(answer.get(symbol) or [])
-        # the API's end is inclusive and its times have no nanoseconds: cut here to the half-open range that was asked for
+        # the API's end is inclusive and its times are cut to microseconds: this is the half-open range that was asked for
         return [bar for bar in bars if start_ns <= alpaca_wire.parse_time_ns(bar.get("t", "")) < end_ns]
 
     def corporate_actions(self, *, symbol: str, start: str, end: str) -> Wire:
@@ -112,11 +140,11 @@ def _bare(url: str) -> str:
     return url.rstrip("/").removesuffix("/v2")
 
 
-def _harden(client: RESTClient, *, is_loopback: bool) -> None:
+def _harden(client: RESTClient, *, is_loopback: bool, retries: int) -> None:
     """Timeouts on every request, no blind retries of a POST, and no proxy between us and our own machine."""
     client._retry = 0
     for scheme in ("http://", "https://"):
-        client._session.mount(scheme, _DeadlineAdapter())
+        client._session.mount(scheme, _DeadlineAdapter(max_retries=_patience(retries) if retries else 0))
     if is_loopback:
         client._session.trust_env = False
 

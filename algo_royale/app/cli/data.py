@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from algo_royale.app.cli.data_fetch import fetch_command
 from algo_royale.app.cli.data_writing import import_command, resample_command, timeframe_option
 from algo_royale.app.cli.messages import print_json, print_table
 from algo_royale.errors import BadInput, BadMarketData
@@ -34,6 +35,7 @@ def data_group() -> None:
 
 
 data_group.add_command(import_command)
+data_group.add_command(fetch_command)
 data_group.add_command(resample_command)
 
 

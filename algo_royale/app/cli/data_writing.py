@@ -152,7 +152,7 @@ def import_command(
             write_plans(plans, target)
         if renamed and not dry_run:
             write_changes(target / CHANGES, renamed)
-    _print_written(settings, target, plans, [document for document, _ in found_files], notes, dry_run=dry_run)
+    print_written(settings, target, plans, [document for document, _ in found_files], notes, dry_run=dry_run)
 
 
 def _chosen(columns: Sequence[str]) -> dict[str, str]:
@@ -183,7 +183,7 @@ def _check_timezone(name: str) -> None:
 Plans = dict[tuple[str, "Timeframe"], Plan]
 
 
-def _existing(plans: Plans, symbol: str, timeframe: "Timeframe", target: Path) -> Plan | None:
+def existing(plans: Plans, symbol: str, timeframe: "Timeframe", target: Path) -> Plan | None:
     """What has been planned of these bars so far, or what the folder holds of them."""
     from algo_royale.data.catalog import bar_files, read_columns
     from algo_royale.data.importing import merge
@@ -210,7 +210,7 @@ def add_bars(
     """Plan to join these bars to what there is of them."""
     from algo_royale.data.importing import merge
 
-    old = _existing(plans, symbol, timeframe, target)
+    old = existing(plans, symbol, timeframe, target)
     merged = merge(symbol, old.columns if old else None, bars, replace=replace)
     path = target / timeframe.value / f"{symbol}.parquet"
     plan = plans[symbol, timeframe] = old or Plan(merged.columns, timeframe, path)
@@ -230,7 +230,7 @@ def _add_actions(plans: Plans, path: Path, target: Path, *, replace: bool) -> li
         there = open_catalog(target)
         for symbol in (s for s, _ in bar_files(target) if s in found):
             for timeframe in there.timeframes(symbol):
-                if (plan := _existing(plans, symbol, timeframe, target)) is not None:
+                if (plan := existing(plans, symbol, timeframe, target)) is not None:
                     plans[symbol, timeframe] = plan
     if not plans:
         raise BadInput(f"{path.name}: none of its symbols is in {target}: {', '.join(sorted(found)[:12])}")
@@ -306,7 +306,7 @@ def _print_mapping(document: Mapping[str, Any]) -> None:
         click.echo(f"  {note}", err=True)
 
 
-def _print_written(
+def print_written(
     settings: "Settings", target: Path, plans: Plans, files: Sequence[Mapping[str, Any]],
     notes: Sequence[str], *, dry_run: bool,
 ) -> None:  # fmt: skip
@@ -390,7 +390,7 @@ def resample_command(
                 notes += _plan_longer(plans, catalog, symbol, shorter, length, target, replace=replace)
         check_plans(plans)
         write_plans(plans, target)
-    _print_written(settings, target, plans, (), notes, dry_run=False)
+    print_written(settings, target, plans, (), notes, dry_run=False)
 
 
 def _plan_longer(
