@@ -4,11 +4,13 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from algo_royale.app.cli.strategies import load_own
 from algo_royale.errors import ArtifactError, BadInput
 
 if TYPE_CHECKING:
@@ -214,6 +216,7 @@ def verify_command(settings: "Settings", path: Path | None, data: str | None) ->
             raise BadInput(f"{path} lies below no run_manifest.json, so there is nothing to compare it with")
         root = above[0]
         only = path.resolve().relative_to(root).as_posix()
+    _own_strategies(settings, root)
     found = audit.verify(root, data, only=only if only != "run_manifest.json" else None)
     if settings.json:
         print_json(
@@ -259,8 +262,9 @@ def reproduce_command(settings: "Settings", file: Path, workers: int, data: str 
         raise BadInput(f"{file} is a {document['kind']}; give one of the artifacts that it lists")
     above = audit.manifest_above(file)
     source = data or (above[1]["settings"]["data"] if above else "bundled")
+    own = _own_strategies(settings, above[0] if above else None)
     with tempfile.TemporaryDirectory(prefix="algo-royale-") as folder:
-        config = audit.recipe_config(document, Path(folder), source)
+        config = replace(audit.recipe_config(document, Path(folder), source), strategy_path=own)
         differences, computed = _again(settings, document, config, file, workers or os.cpu_count() or 1)
     if settings.json:
         print_json(
@@ -273,12 +277,21 @@ def reproduce_command(settings: "Settings", file: Path, workers: int, data: str 
     return 1 if differences else 0
 
 
+def _own_strategies(settings: "Settings", root: Path | None) -> tuple[str, ...]:
+    """Load the user's own strategies of a run, from where the configuration or else its manifest has them."""
+    from algo_royale.research import artifacts
+
+    manifest = root / artifacts.MANIFEST if root else None
+    known = artifacts.read(manifest).get("settings", {}) if manifest and manifest.exists() else {}
+    paths = settings.config.research.strategy_path or tuple(known.get("strategy_path", ()))
+    load_own(paths)
+    return paths
+
+
 def _again(
     settings: "Settings", document: Mapping[str, Any], config: "ResearchConfig", file: Path, workers: int
 ) -> tuple[Sequence[str], int]:
     """What differs, and how many units were computed to find out."""
-    from dataclasses import replace
-
     from algo_royale.research import audit
     from algo_royale.research import plan as planning
 
