@@ -14,6 +14,7 @@ from actors.messages import (
     StageWorkerMessage,
     StopAfterRunning,
     WorkerReady,
+    WorkerStarting,
 )
 
 TRIES_MAX = 3
@@ -101,8 +102,12 @@ class CoordinatorActor(Actor[CoordinatorMessage]):
 
     def receive(self, message: CoordinatorMessage) -> None:
         match message:
-            case WorkerReady():
-                self._on_ready(message)
+            case WorkerStarting(worker=worker):
+                self._lose(worker)
+            case WorkerReady(worker=worker, generation=generation):
+                self._lose(worker)
+                self._generations[worker] = generation
+                self._idle.append(worker)
             case StageCompleted(unit=unit, worker=worker, headline=headline) if self._release(worker, unit):
                 self.progress.completed += 1
                 self._end(unit, headline)
@@ -114,14 +119,14 @@ class CoordinatorActor(Actor[CoordinatorMessage]):
                 pass  # of a unit that this worker no longer has
         self._go_on()
 
-    def _on_ready(self, message: WorkerReady) -> None:
-        self._generations[message.worker] = message.generation
-        lost = self._running.pop(message.worker, None)
+    def _lose(self, worker: str) -> None:
+        """Nothing can be expected of the worker's earlier incarnation; its unit goes to whoever is idle first."""
+        lost = self._running.pop(worker, None)
         if lost is not None:
             self.progress.worker_restarts += 1
             self._retry.append(lost)
-        if message.worker not in self._idle:
-            self._idle.append(message.worker)
+        if worker in self._idle:
+            self._idle.remove(worker)
 
     def _release(self, worker: str, unit: str) -> bool:
         """Whether the worker had that unit; then it is free."""

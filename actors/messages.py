@@ -473,8 +473,14 @@ BrokerMessage = SubmitOrder | CancelOrder | BrokerSnapshotRequested | FrameRecei
 # --- backtest --------------------------------------------------------------------------------------------------------
 
 
+class WorkerStarting(Message):
+    """A stage worker begins anew: what its earlier incarnation was computing is lost. It may be long until it is ready."""
+
+    worker: str
+
+
 class WorkerReady(Message):
-    """A stage worker (again) has an idle child process."""
+    """A stage worker has an idle child process."""
 
     worker: str
     generation: int
@@ -524,6 +530,13 @@ class StageFailed(Message):
     error: str
 
 
+class ChildStarted(Message):
+    """Edge: the child process can be given work."""
+
+    generation: int
+    pid: int
+
+
 class ChildAnswered(Message):
     """Edge: what the child process sent over its pipe."""
 
@@ -545,5 +558,5 @@ class StopAfterRunning(Message):
     """Give out no more units; finish when the running ones have ended (first Ctrl-C)."""
 
 
-CoordinatorMessage = WorkerReady | StageCompleted | StageFailed | StopAfterRunning
-StageWorkerMessage = RunStage | ChildAnswered | ChildExited | TimerFired
+CoordinatorMessage = WorkerStarting | WorkerReady | StageCompleted | StageFailed | StopAfterRunning
+StageWorkerMessage = RunStage | ChildStarted | ChildAnswered | ChildExited | TimerFired

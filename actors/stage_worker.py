@@ -1,4 +1,5 @@
-"""A stage worker: an actor that owns one child process, so that a computation can be killed for real."""
+"""A stage worker: an actor that owns one process that computes, here or on a Ray cluster, so that a computation can be
+killed for real."""
 
 import multiprocessing as mp
 import os
@@ -7,12 +8,13 @@ import traceback
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from typing import Protocol
+from typing import Any, Protocol
 
 from actors.kernel import Actor, Ref, spawn_thread
 from actors.messages import (
     ChildAnswered,
     ChildExited,
+    ChildStarted,
     CoordinatorMessage,
     Headline,
     RunStage,
@@ -21,13 +23,16 @@ from actors.messages import (
     StageWorkerMessage,
     TimerFired,
     WorkerReady,
+    WorkerStarting,
 )
 from algo_royale.clock import WallClock
 from algo_royale.errors import AlgoRoyaleError
 
+OnReady = Callable[[int], None]
+Answer = tuple[str, str | None, float, Headline | None]  # unit, error, seconds, what it found
 OnAnswer = Callable[[str, str | None, float, Headline | None], None]
 OnExit = Callable[[int | None], None]
-RunUnit = Callable[[str], Headline | None]
+RunUnit = Callable[[Any], Headline | None]  # computes what `payload` gave for a unit
 
 
 class ChildDied(AlgoRoyaleError):
@@ -35,19 +40,26 @@ class ChildDied(AlgoRoyaleError):
 
 
 class Compute(Protocol):
-    """Where a unit is computed: one at a time, answers and the end told through the callbacks."""
-
-    pid: int
+    """Where a unit is computed: one at a time. That it can begin, answers and its end are told through the callbacks."""
 
     def submit(self, unit: str) -> None: ...
 
     def kill(self) -> None: ...
 
 
-class ProcessCompute:
-    """One spawned child process that runs `make()` once and then units by name until its pipe closes."""
+MakeCompute = Callable[[OnReady, OnAnswer, OnExit], Compute]
 
-    def __init__(self, make: Callable[[], RunUnit], name: str, on_answer: OnAnswer, on_exit: OnExit) -> None:
+
+class ProcessCompute:
+    """One spawned child process that runs `make()` once and then units until its pipe closes.
+
+    `payload(unit)` is what the child is to compute the unit from.
+    """
+
+    def __init__(
+        self, make: Callable[[], RunUnit], payload: Callable[[str], Any], name: str, on_ready: OnReady,
+        on_answer: OnAnswer, on_exit: OnExit,
+    ) -> None:  # fmt: skip
         context = mp.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_child, args=(theirs, make), name=name, daemon=True)
@@ -60,13 +72,13 @@ class ProcessCompute:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
-        self.pid = self._process.pid or 0
-        self._on_answer, self._on_exit = on_answer, on_exit
+        self._payload, self._on_answer, self._on_exit = payload, on_answer, on_exit
         spawn_thread(f"{name}-reader", self._read)
+        on_ready(self._process.pid or 0)
 
     def submit(self, unit: str) -> None:
         try:
-            self._pipe.send(unit)
+            self._pipe.send((unit, self._payload(unit)))
         except OSError:  # the reader sees the end of the pipe and reports it
             return
 
@@ -85,26 +97,39 @@ class ProcessCompute:
             self._on_answer(*answer)
 
 
-def _child(pipe: Connection, make: Callable[[], RunUnit]) -> None:
-    """The child's main loop, which a closed pipe ends; a parent that is gone ends it in the middle of a unit too."""
-    spawn_thread("parent-watch", _end_with_parent)
-    clock = WallClock()
-    run: RunUnit | None = None
-    while True:
+class Computer:
+    """What runs in the process that computes: `make()` once, then unit after unit."""
+
+    def __init__(self, make: Callable[[], RunUnit]) -> None:
+        self._make, self._run, self._clock = make, None, WallClock()
+
+    _run: RunUnit | None
+
+    def __call__(self, unit: str, payload: Any) -> Answer:
+        """Compute a unit; whatever it raises is the answer."""
+        began, error, found = self._clock.monotonic_s(), None, None
         try:
-            unit = pipe.recv()
-        except EOFError:
-            return
-        began, error, headline = clock.monotonic_s(), None, None
-        try:
-            run = run or make()
-            headline = run(unit)
+            self._run = self._run or self._make()
+            found = self._run(payload)
         except AlgoRoyaleError as problem:
             error = str(problem)
         except Exception:  # reported to the coordinator, which fails the unit and the run
             error = traceback.format_exc()
+        return unit, error, self._clock.monotonic_s() - began, found
+
+
+def _child(pipe: Connection, make: Callable[[], RunUnit]) -> None:
+    """The child's main loop, which a closed pipe ends; a parent that is gone ends it in the middle of a unit too."""
+    spawn_thread("parent-watch", _end_with_parent)
+    compute = Computer(make)
+    while True:
         try:
-            pipe.send((unit, error, clock.monotonic_s() - began, headline))
+            unit, payload = pipe.recv()
+        except EOFError:
+            return
+        answer = compute(unit, payload)
+        try:
+            pipe.send(answer)
         except OSError:
             return
 
@@ -119,20 +144,24 @@ def _end_with_parent() -> None:
 class StageWorkerActor(Actor[StageWorkerMessage]):
     """Passes units to its child and its child's answers to the coordinator.
 
-    A child that dies takes this incarnation with it: the supervisor starts the next one, which owns a new child and
-    reports as ready; the coordinator then hands the lost unit out again.
+    A child that dies takes this incarnation with it: the supervisor starts the next one, whose first word lets the
+    coordinator hand the lost unit out again. It owns a new child, and reports as ready when that can be given work.
     """
 
     def __init__(
-        self, name: str, compute: Callable[[OnAnswer, OnExit], Compute], *, coordinator: Ref[CoordinatorMessage],
-        unit_timeout_s: float,
-    ) -> None:  # fmt: skip
+        self, name: str, compute: MakeCompute, *, coordinator: Ref[CoordinatorMessage], unit_timeout_s: float
+    ) -> None:
         self._name, self._make, self._coordinator, self._timeout_s = name, compute, coordinator, unit_timeout_s
         self._compute: Compute | None = None
         self._unit: str | None = None
+        self._pid: int | None = None
 
     def started(self) -> None:
         me, clock, number = self.ref(self.path), self.system.clock, self.generation
+        self.tell(self._coordinator, WorkerStarting(at_ns=self.now_ns, worker=self._name))
+
+        def ready(pid: int) -> None:
+            me.tell(ChildStarted(at_ns=clock.now_ns(), generation=number, pid=pid))
 
         def answered(unit: str, error: str | None, took_s: float, headline: Headline | None) -> None:
             me.tell(
@@ -144,20 +173,22 @@ class StageWorkerActor(Actor[StageWorkerMessage]):
         def exited(code: int | None) -> None:
             me.tell(ChildExited(at_ns=clock.now_ns(), generation=number, exit_code=code))
 
-        self._compute = self._make(answered, exited)
-        ready = WorkerReady(at_ns=self.now_ns, worker=self._name, generation=number, pid=self._compute.pid)
-        self.tell(self._coordinator, ready)
+        self._compute = self._make(ready, answered, exited)
 
     def stopped(self, reason: object) -> None:
         if self._compute is not None:
             self._compute.kill()
 
     def observe(self) -> dict[str, object]:
-        return {"unit": self._unit, "pid": self._compute.pid if self._compute else None}
+        return {"unit": self._unit, "pid": self._pid}
 
     def receive(self, message: StageWorkerMessage) -> None:
         assert self._compute is not None
         match message:
+            case ChildStarted(pid=pid) if message.generation == self.generation:
+                self._pid = pid
+                ready = WorkerReady(at_ns=self.now_ns, worker=self._name, generation=self.generation, pid=pid)
+                self.tell(self._coordinator, ready)
             case RunStage(unit=unit) if message.generation == self.generation:
                 self._unit = unit
                 self.later(self._timeout_s, TimerFired(at_ns=self.now_ns, name="timeout", key=unit), key="timeout")
@@ -167,7 +198,7 @@ class StageWorkerActor(Actor[StageWorkerMessage]):
                 self.cancel("timeout")
                 self._report(message)
             case ChildExited() if message.generation == self.generation:
-                raise ChildDied(f"child {self._compute.pid} ended with {message.exit_code} while on {self._unit}")
+                raise ChildDied(f"child {self._pid} ended with {message.exit_code} while on {self._unit}")
             case TimerFired() if message.key == self._unit:
                 self._compute.kill()  # its end arrives as ChildExited
             case _:

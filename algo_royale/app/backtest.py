@@ -2,12 +2,15 @@
 
 import contextlib
 import os
+import platform
 import signal
+import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -27,11 +30,20 @@ from actors.kernel import (
 )
 from actors.kernel.journal import MessageLog
 from actors.messages import Headline, StopAfterRunning
-from actors.stage_worker import Compute, OnAnswer, OnExit, ProcessCompute, RunUnit, StageWorkerActor
+from actors.stage_worker import (
+    Compute,
+    MakeCompute,
+    OnAnswer,
+    OnExit,
+    OnReady,
+    ProcessCompute,
+    RunUnit,
+    StageWorkerActor,
+)
 from algo_royale.clock import WallClock
 from algo_royale.errors import AlgoRoyaleError
+from algo_royale.research import artifacts, stages
 from algo_royale.research import plan as planning
-from algo_royale.research import stages
 from algo_royale.research.plan import Plan, ResearchConfig, Unit
 
 
@@ -39,6 +51,8 @@ def iso(at_ns: int) -> str:
     """UTC nanoseconds as ISO-8601 with Z, to the second."""
     return datetime.fromtimestamp(at_ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
+
+Computing = Callable[[Callable[[], RunUnit], Callable[[str], Any], str, OnReady, OnAnswer, OnExit], Compute]
 
 ROOT = "root"
 INTERRUPTED = 130
@@ -64,28 +78,62 @@ def headline(unit: Unit, document: Mapping[str, Any]) -> Headline:
 
 @dataclass(frozen=True, slots=True)
 class MakeRunner:
-    """What a child process calls once: plans the run for itself and gives back what computes a unit by its key."""
+    """What a computing process calls once, to get what computes units of this run.
+
+    Raises AlgoRoyaleError where this program is another version than the one that planned.
+    """
 
     config: ResearchConfig
+    code_version: str
+    bars: Mapping[str, Path]
 
     def __call__(self) -> RunUnit:
-        units, clock = {unit.key: unit for unit in planning.plan(self.config).units}, WallClock()
+        here = artifacts.code_version()
+        if here != self.code_version:
+            raise AlgoRoyaleError(
+                f"{platform.node()} has algo-royale {here}, the run was planned by {self.code_version};"
+                " install the same version on every node"
+            )
+        if self.bars:
+            planning.use_prepared(self.config, self.bars)
+        clock = WallClock()
 
-        def run(key: str) -> Headline:
+        def run(unit: Unit) -> Headline:
             began_s = clock.monotonic_s()
-            result = stages.run_unit(units[key], self.config)
+            result = stages.run_unit(unit, self.config)
             took_s = round(clock.monotonic_s() - began_s, 3)
-            stages.commit(result, units[key], self.config, created_at=iso(clock.now_ns()), run_time_sec=took_s)
-            return headline(units[key], result.document)
+            stages.commit(result, unit, self.config, created_at=iso(clock.now_ns()), run_time_sec=took_s)
+            return headline(unit, result.document)
 
         return run
+
+
+@contextlib.contextmanager
+def engine(name: str, cluster: str, workers: int) -> Iterator[tuple[Computing, int]]:
+    """What units are computed by, and how many workers there are to be, 0 meaning one per processor.
+
+    `ray`: on the cluster at the address `cluster`, or on one of its own on this machine. Raises ClusterError.
+    """
+    processors = workers or os.cpu_count() or 1
+    if name == "processes":
+        yield ProcessCompute, processors
+        return
+    from actors import ray_compute  # Ray is an extra, and slow to import
+
+    os.environ.update(stages.WORKER_ENVIRONMENT)  # inherited by what Ray starts on this machine
+    with contextlib.redirect_stdout(sys.stderr):  # where Ray says what it thinks of a lost node
+        offered = ray_compute.connect(cluster, processors)
+        try:
+            yield ray_compute.RayCompute, workers or offered
+        finally:
+            ray_compute.disconnect()
 
 
 def backtest_tree(
     units: Sequence[PlannedUnit],
     *,
     workers: int,
-    compute: Callable[[str], Callable[[OnAnswer, OnExit], Compute]],
+    compute: Callable[[str], MakeCompute],
     reusable: Callable[[str], Headline | bool],
     ref: Callable[[str], Ref[Any]],
     on_progress: Callable[[Progress], None],
@@ -117,7 +165,8 @@ def backtest_tree(
 
 
 def _tree(
-    plan: Plan, config: ResearchConfig, workers: int, ref: Callable[[str], Ref[Any]], on_progress: Callable[[Progress], None]
+    plan: Plan, config: ResearchConfig, workers: int, ref: Callable[[str], Ref[Any]],
+    on_progress: Callable[[Progress], None], computing: Computing,
 ) -> ChildSpec:  # fmt: skip
     units = {unit.key: unit for unit in plan.units}
 
@@ -125,10 +174,14 @@ def _tree(
         document = planning.left(units[key], config)
         return False if document is None else headline(units[key], document)
 
+    def payload(key: str) -> Unit:
+        return replace(units[key], depends_on=())  # of no use to the stage
+
+    make = MakeRunner(config, plan.code_version, planning.prepared(config))
     return backtest_tree(
         [PlannedUnit(key=u.key, label=u.label, stage=u.stage, depends_on=u.depends_on) for u in plan.units],
         workers=workers,
-        compute=lambda name: partial(ProcessCompute, MakeRunner(config), name),
+        compute=lambda name: partial(computing, make, payload, name),
         reusable=left,
         ref=ref,
         on_progress=on_progress,
@@ -148,9 +201,9 @@ class Outcome:
 
 def run_backtest(
     plan: Plan, config: ResearchConfig, *, workers: int, on_progress: Callable[[Progress], None],
-    on_interrupt: Callable[[], None], fresh: bool, log: Sink | None = None,
+    on_interrupt: Callable[[], None], fresh: bool, log: Sink | None = None, computing: Computing = ProcessCompute,
 ) -> Outcome:  # fmt: skip
-    """Run the plan to its end.
+    """Run the plan to its end, each worker computing by a `computing` of its own.
 
     The first Ctrl-C (or SIGTERM) lets the running units finish; the second one ends their workers at once, code 130.
     """
@@ -175,7 +228,7 @@ def run_backtest(
         if isinstance(log, MessageLog):
             log.watch(system.tree)
         try:
-            system.start(_tree(plan, config, workers, system.ref, progressed))
+            system.start(_tree(plan, config, workers, system.ref, progressed, computing))
         except StartFailed as error:
             if last.done < last.planned:  # otherwise all was there, and the end came before the last worker stood
                 raise AlgoRoyaleError(f"the backtest could not start: {error}") from error
@@ -205,8 +258,9 @@ def _tidy(plan: Plan, config: ResearchConfig, *, fresh: bool) -> None:
 
     With the artifacts gone, what is there later is of this run, whoever of it was restarted meanwhile.
     """
-    for path in config.artifacts_root.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    for root in (config.artifacts_root, config.cache):
+        for path in root.rglob(".*.tmp") if root else ():
+            path.unlink(missing_ok=True)
     if fresh:
         for unit in plan.units:
             with contextlib.suppress(IsADirectoryError, PermissionError):  # said when the unit is to be written

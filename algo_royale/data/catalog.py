@@ -49,10 +49,14 @@ Read = Callable[[str, Timeframe | None], tuple[str, Columns]]
 class Catalog:
     """Bars and actions of a source. Bars are made once per symbol and timeframe; the arrays are read-only and shared between calls."""
 
-    def __init__(self, name: str, kept: Kept, read: Read, changes: Sequence[SymbolChange] = ()) -> None:
-        """`read(symbol, one of its `kept`)` gives a label for error messages and the raw columns."""
+    def __init__(
+        self, name: str, kept: Kept, read: Read, changes: Sequence[SymbolChange] = (),
+        files: Callable[[str], Iterable[Path]] = lambda symbol: (),
+    ) -> None:  # fmt: skip
+        """`read(symbol, one of its `kept`)` gives a label for error messages and the raw columns; `files(symbol)` is where from."""
         self.name = name
         self._kept = dict(kept)
+        self._files = files
         self._changes = tuple(changes)
         renamed = {change.new for change in changes if change.old in kept}
         self._symbols = tuple(sorted({*kept, *renamed}))
@@ -131,6 +135,29 @@ class Catalog:
         series = self.adjusted if adjustment == "forward" else self.bars
         return fingerprint((series(symbol, timeframe) for symbol in sorted(set(symbols))), adjustment)
 
+    def digest(self, symbol: str) -> str:
+        """Sha256 over the files that the symbol's bars and actions come from, and over its names: equal digests, equal bars.
+
+        Raises UnknownName, and BadMarketData where a file cannot be read.
+        """
+        self._known(symbol)
+        whole = hashlib.sha256()
+        for name, low, high in self._pieces(symbol):
+            whole.update(f"{name} {low} {high}\0".encode())
+            for path in self._files(name):
+                try:
+                    with path.open("rb") as file:
+                        content = hashlib.file_digest(file, "sha256").digest()
+                except OSError as error:
+                    raise BadMarketData(f"{path.name}: unreadable: {error.strerror or error}") from error
+                whole.update(f"{path.parent.name}/{path.name}\0".encode() + content)
+        return whole.hexdigest()
+
+    def forget(self) -> None:
+        """Let go of everything that was read; what is asked for again is read again."""
+        for kept in (self._read, self._series, self._known_actions):
+            kept.cache_clear()
+
     def _file_of(self, name: str, timeframe: Timeframe | None) -> Sequence[Timeframe | None]:
         """Which of the files of this name has bars of that length: one, or none."""
         kept = self._kept.get(name, ())
@@ -204,7 +231,11 @@ def open_catalog(source: str | Path) -> Catalog:
         path = files[symbol, timeframe]
         return path.relative_to(folder).as_posix(), read_columns(path)
 
-    return Catalog(str(folder), kept, read, read_changes(folder / CHANGES) if (folder / CHANGES).exists() else ())
+    def files_of(symbol: str) -> list[Path]:
+        return [files[symbol, timeframe] for timeframe in kept.get(symbol, ())]
+
+    changes = read_changes(folder / CHANGES) if (folder / CHANGES).exists() else ()
+    return Catalog(str(folder), kept, read, changes, files_of)
 
 
 @lru_cache(maxsize=1)
@@ -214,7 +245,11 @@ def bundled() -> Catalog:
     rows = table["symbol"].to_pylist()  # sorted by symbol, so each symbol is one slice
     slices = {symbol: table.slice(rows.index(symbol), rows.count(symbol)) for symbol in dict.fromkeys(rows)}
     kept = dict.fromkeys(slices, (None,))
-    return Catalog("bundled", kept, lambda name, _: (f"bundled {name}", _columns(slices[name], f"bundled {name}")))
+
+    def read(name: str, _: object) -> tuple[str, Columns]:
+        return f"bundled {name}", _columns(slices[name], f"bundled {name}")
+
+    return Catalog("bundled", kept, read, files=lambda _: (BUNDLED,))
 
 
 def fingerprint(series: Iterable[Bars], adjustment: str) -> str:

@@ -4,18 +4,21 @@ A unit is one artifact; its key is the artifact's path below the optimization ro
 and data alone. A unit is reusable if its file is there and was made by the same schema, configuration, data and code.
 """
 
+import glob
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from algo_royale.costs import CostRules
-from algo_royale.data.catalog import Catalog, open_catalog
+from algo_royale.data import mapped
+from algo_royale.data.catalog import Catalog, fingerprint, open_catalog
 from algo_royale.errors import ArtifactError, BadInput, InsufficientHistory, UnsupportedTimeframe
 from algo_royale.market import Bars, IntArray, Timeframe
 from algo_royale.portfolio import weights as portfolio_weights
@@ -40,7 +43,8 @@ class ResearchConfig:
     """Everything a run depends on. `start` and `end` are inclusive dates; None reaches as far as the data.
 
     `windows` None takes the timeframe's default. `start_equity` in US dollars; `rf` a year. `rules` None is a research
-    account (fractional, adjusted prices) with these `costs`. Strategies that cannot read bars of this length move from
+    account (fractional, adjusted prices) with these `costs`. `cache` is a folder for prepared bars, which processes map instead
+    of reading the data; None keeps them in memory. Strategies that cannot read bars of this length move from
     `strategies` to `unsupported`.
     """
 
@@ -58,6 +62,7 @@ class ResearchConfig:
     objective: Objective = field(default_factory=Objective)
     min_trades: int = 10
     seed: int = 20240501
+    cache: Path | None = None
     costs: CostRules = field(default_factory=CostRules)
     start_equity: float = 100_000.0
     rf: float = 0.0
@@ -107,7 +112,11 @@ class ResearchConfig:
 
 
 # Which part of a configuration a stage's artifacts depend on; the portfolio's stages on all of it.
-_PARTS = {"signal_optimization": "signal", "signal_evaluation": "signal_viability", "symbol_summary": "signal_viability"}
+_PARTS = {
+    "signal_optimization": "signal",
+    "signal_evaluation": "signal_viability",
+    "symbol_summary": "signal_viability",
+}
 
 
 class Input(NamedTuple):
@@ -159,12 +168,13 @@ class Plan:
 @dataclass(frozen=True, slots=True, eq=False)
 class Series:
     """A symbol's bars as research sees them (adjusted) and as traded; `session` numbers each bar's session, `sessions`
-    are the labels (midnight New York, UTC ns) of the sessions that have a bar."""
+    are the labels (midnight New York, UTC ns) of the sessions that have a bar; `fingerprint` is that of the adjusted bars."""
 
     bars: Bars
     raw: Bars
     session: IntArray
     sessions: IntArray
+    fingerprint: str
 
     def span(self, start_ns: int, end_ns: int) -> tuple[int, int]:
         """Indices of the bars that start in [start_ns, end_ns)."""
@@ -177,16 +187,95 @@ class Series:
         return np.flatnonzero(np.append(np.diff(part) != 0, True)) if len(part) else np.empty(0, np.int64)
 
 
-@lru_cache(maxsize=64)
+_prepared: dict[tuple[str, str, Timeframe], Path] = {}  # of this process: what `read_data` or `use_prepared` said
+
+
+@cache
 def series(data: str, symbol: str, timeframe: Timeframe) -> Series:
-    """A symbol's whole history, read once per process."""
+    """A symbol's whole history, read once per process, or mapped where it has been prepared."""
+    place = _prepared.get((data, symbol, timeframe))
+    if place is not None:
+        return _mapped(place)
     catalog = _catalog(data)
     bars = catalog.adjusted(symbol, timeframe)
     first, last = (new_york_date(int(bars.start_ns[i])) for i in (0, -1))
     labels = np.array([s.label_ns for s in calendar().sessions(first, last)], np.int64)
     found = labels[np.searchsorted(labels, bars.start_ns, side="right") - 1]
     sessions, number = np.unique(found, return_inverse=True)
-    return Series(bars, catalog.bars(symbol, timeframe), number.astype(np.int64), sessions)
+    own = fingerprint([bars], "forward")
+    return Series(bars, catalog.bars(symbol, timeframe), number.astype(np.int64), sessions, own)
+
+
+_PRICED = ("open", "high", "low", "close", "volume", "vwap")  # what adjustment changes
+
+
+def _write_series(place: Path, made: Series) -> None:
+    """Put a series where it can be mapped from; adjusted columns only where they differ from the raw ones."""
+    arrays = {name: getattr(made.raw, name) for name in ("start_ns", "end_ns", *_PRICED, "trade_count")}
+    for name in _PRICED:
+        adjusted = getattr(made.bars, name)
+        if not np.array_equal(adjusted, arrays[name], equal_nan=True):
+            arrays[f"adjusted_{name}"] = adjusted
+    arrays |= {"session": made.session, "sessions": made.sessions}
+    arrays |= {f"extra_{name}": column for name, column in made.raw.extra.items()}
+    about = {"symbol": made.raw.symbol, "timeframe": made.raw.timeframe.value, "fingerprint": made.fingerprint}
+    mapped.write(place, about, arrays)
+
+
+def _mapped(place: Path) -> Series:
+    about, arrays = mapped.read(place)
+    timeframe = Timeframe(about["timeframe"])
+    extra = {name.removeprefix("extra_"): arrays[name] for name in arrays if name.startswith("extra_")}
+    common: dict[str, Any] = {name: arrays[name] for name in ("start_ns", "end_ns", "trade_count")}
+    common |= {"symbol": about["symbol"], "timeframe": timeframe, "extra": extra}
+    raw = Bars(**common | {name: arrays[name] for name in _PRICED})
+    bars = Bars(**common | {name: arrays.get(f"adjusted_{name}", arrays[name]) for name in _PRICED})
+    return Series(bars, raw, arrays["session"], arrays["sessions"], about["fingerprint"])
+
+
+def read_data(config: ResearchConfig) -> tuple[dict[str, str], str]:
+    """Read the run's bars anew; gives the fingerprint of each symbol and that of all.
+
+    With a cache this process maps them from there from now on, and what is there and was made of the very same files by the
+    same code is not made again. Raises UnknownName before anything is read.
+    """
+    forget_data()
+    catalog, timeframe = _catalog(config.data), config.timeframe
+    for symbol in config.symbols:
+        catalog.holds(symbol, timeframe)  # names the symbol that is unknown
+    for symbol in config.symbols if config.cache else ():
+        place = _place(config, symbol, catalog.digest(symbol))
+        if not place.exists():
+            _write_series(place, series(config.data, symbol, timeframe))
+            for older in place.parent.glob(f"{glob.escape(symbol)}.????????????????????????.bars"):
+                if older != place:
+                    older.unlink(missing_ok=True)
+            series.cache_clear()
+            catalog.forget()
+        _prepared[config.data, symbol, timeframe] = place
+    made = {symbol: series(config.data, symbol, timeframe) for symbol in config.symbols}
+    return {symbol: s.fingerprint for symbol, s in made.items()}, fingerprint(
+        (s.bars for s in made.values()), "forward"
+    )
+
+
+def _place(config: ResearchConfig, symbol: str, digest: str) -> Path:
+    assert config.cache
+    source = config.data if config.data == "bundled" else str(Path(config.data).resolve())
+    folder = config.cache / "bars" / hashlib.sha256(source.encode()).hexdigest()[:12] / config.timeframe.value
+    return folder / f"{symbol}.{artifacts.content_hash([digest, artifacts.code_version()])[:24]}.bars"
+
+
+def prepared(config: ResearchConfig) -> dict[str, Path]:
+    """Where this process maps the run's bars from, for a process that is to compute units; empty without a cache."""
+    wanted = {symbol: _prepared.get((config.data, symbol, config.timeframe)) for symbol in config.symbols}
+    return {symbol: place for symbol, place in wanted.items() if place is not None}
+
+
+def use_prepared(config: ResearchConfig, places: Mapping[str, Path]) -> None:
+    """Map the run's bars from where the planning process prepared them, whatever the data have become since."""
+    forget_data()
+    _prepared.update({(config.data, symbol, config.timeframe): place for symbol, place in places.items()})
 
 
 @lru_cache(maxsize=4)
@@ -195,7 +284,8 @@ def _catalog(data: str) -> Catalog:
 
 
 def forget_data() -> None:
-    """Drop what this process has read, so that changed files are seen."""
+    """Drop what this process has read or mapped, so that changed files are seen."""
+    _prepared.clear()
     series.cache_clear()
     _catalog.cache_clear()
 
@@ -231,13 +321,8 @@ def plan(config: ResearchConfig) -> Plan:
     Raises UnknownName, BadInput or InsufficientHistory when the run as a whole is impossible.
     """
     load_strategies(config)
-    forget_data()
-    catalog = _catalog(config.data)
-    loaded = {}
-    for symbol in config.symbols:
-        catalog.bars(symbol, config.timeframe)  # names the symbol that is unknown before anything else is read
-    for symbol in config.symbols:
-        loaded[symbol] = series(config.data, symbol, config.timeframe)
+    prints, whole = read_data(config)
+    loaded = {symbol: series(config.data, symbol, config.timeframe) for symbol in config.symbols}
     start = config.start or new_york_date(min(int(s.bars.start_ns[0]) for s in loaded.values()))
     end = config.end or new_york_date(max(int(s.bars.start_ns[-1]) for s in loaded.values()))
     cut = windows(calendar(), config.window_config, config.timeframe, start=start, end=end)
@@ -247,8 +332,6 @@ def plan(config: ResearchConfig) -> Plan:
             f"none of {', '.join(config.symbols)} has bars for {COVERAGE_MIN:.0%} of the sessions of any window"
             f" in {start} .. {end}; shorten train and test, or choose another range"
         )
-    prints = {name: catalog.fingerprint([name], config.timeframe) for name in config.symbols}
-    whole = catalog.fingerprint(config.symbols, config.timeframe)
     skipped = {
         f"{artifacts.signal_folder(symbol, strategy)}/{window.window_id}": reason
         for symbol in config.symbols

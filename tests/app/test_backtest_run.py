@@ -5,9 +5,11 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,12 @@ def artifacts(home: Path) -> dict[str, bytes]:
     """Every file below the artifacts root, but for the lines that say when and how long."""
     root = home / "dev_integration" / "artifacts"
     return {str(p.relative_to(root)): VOLATILE.sub(b"", p.read_bytes()) for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def asked_of(home: Path, *words: str) -> str:
+    """What a command about the last run's log prints as JSON."""
+    command = [sys.executable, "-m", "algo_royale", "--home", str(home), "--json", *words]
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
@@ -156,19 +164,15 @@ def test_a_killed_worker_is_restarted_and_the_log_shows_it(base: Any, tmp_path: 
     assert json.loads(out)["units"] == {"planned": UNITS, "completed": UNITS, "reused": 0, "failed": 0}
     assert artifacts(tmp_path) == artifacts(base[0])
 
-    def ask(*words: str) -> Any:
-        command = [sys.executable, "-m", "algo_royale", "--home", str(tmp_path), "--json", *words]
-        return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout
-
-    actors = {row["path"]: row for row in json.loads(ask("actors", "tree"))["actors"]}
+    actors = {row["path"]: row for row in json.loads(asked_of(tmp_path, "actors", "tree"))["actors"]}
     row = actors["root/backtest/workers/worker-1"]
     assert (row["generation"], row["restarts"]) == (2, 1)
     assert "ended with -9" in row["last_error"]
-    ready = ask("messages", "list", "--type", "WorkerReady")
+    ready = asked_of(tmp_path, "messages", "list", "--type", "WorkerReady")
     assert ready.count('"WorkerReady"') == 2
     told = [
         row["message"]["headline"]
-        for row in json.loads(ask("messages", "list", "--type", "StageCompleted"))["messages"]
+        for row in json.loads(asked_of(tmp_path, "messages", "list", "--type", "StageCompleted"))["messages"]
     ]
     assert len(told) == UNITS
     root = tmp_path / "dev_integration/artifacts"
@@ -184,6 +188,81 @@ def test_a_killed_worker_is_restarted_and_the_log_shows_it(base: Any, tmp_path: 
             artifact = json.loads((root / "signal" / found["symbol"] / "summary_result.json").read_bytes())
             assert (found["viable"], found["score"]) == (artifact["is_viable"], artifact["viability_score"])
             assert found["out_of_sample"] == artifact["oos"]["sharpe_ratio"]
+
+
+# A cluster has signal handlers and children of its own, so it lives in a process of its own. Ray takes 127.0.0.1 for the machine's
+# outward address; the rest of the loopback it leaves alone. The second node freezes when a unit is on it (Ray names its processes
+# after what they do), and is removed.
+CLUSTER = """
+import select, signal, sys
+import psutil
+from ray.cluster_utils import Cluster
+
+place, host = sys.argv[1:]
+node = dict(num_cpus=1, object_store_memory=80 * 2**20, node_ip_address=host, include_dashboard=False, include_log_monitor=False)
+cluster = Cluster(initialize_head=True, head_node_args=node | {"temp_dir": place})
+second = cluster.add_node(**node)
+print(cluster.address, flush=True)
+try:
+    raylet = psutil.Process(second.all_processes["raylet"][0].process.pid)
+    busy = []
+    while not busy and not select.select([sys.stdin], [], [], 0.1)[0]:
+        busy = [child for child in raylet.children() if "Remote.run" in " ".join(child.cmdline())]
+    for child in busy:
+        child.send_signal(signal.SIGSTOP)
+    cluster.remove_node(second, allow_graceful=False)
+    for child in busy:
+        child.kill()
+    print("lost", flush=True)
+    sys.stdin.readline()
+finally:
+    cluster.shutdown()
+"""
+
+
+@pytest.fixture
+def cluster() -> Iterator[subprocess.Popen[str]]:
+    """A Ray cluster of two nodes with a processor each, which says its address."""
+    place = tempfile.mkdtemp(prefix="ray-")  # pytest's own paths are too long for the sockets in it
+    host = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    with subprocess.Popen(
+        [sys.executable, "-c", CLUSTER, place, host], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, env=clean | {"RAY_USAGE_STATS_ENABLED": "0"},
+    ) as process:  # fmt: skip
+        yield process
+    shutil.rmtree(place)
+
+
+def test_a_ray_cluster_that_loses_a_node_makes_the_same_artifacts(
+    base: Any, cluster: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    """Each node has a worker, and both are computing when one node goes: its unit is done again by the other."""
+    assert cluster.stdout
+    asked = ("--engine=ray", f"--cluster={cluster.stdout.readline().strip()}", "--workers=2")
+    process = start(tmp_path, *asked, "--log", "--json")
+    assert cluster.stdout.readline() == "lost\n"
+    out, _ = end(process)
+
+    document = json.loads(out)
+    assert document["units"] == {"planned": UNITS, "completed": UNITS, "reused": 0, "failed": 0}
+    assert (document["engine"], document["workers"]) == ("ray", 2)
+    assert artifacts(tmp_path) == artifacts(base[0])
+    assert asked_of(tmp_path, "messages", "list", "--type", "RunStage").count('"RunStage"') == UNITS + 1
+    assert asked_of(tmp_path, "messages", "list", "--type", "StageCompleted").count('"StageCompleted"') == UNITS
+    assert "while on signal/" in asked_of(tmp_path, "actors", "tree")
+
+
+def test_without_ray_one_line_says_how_to_get_it(tmp_path: Path) -> None:
+    """A folder that only pretends to hold Ray stands before the real one."""
+    (tmp_path / "ray.py").write_text("raise ImportError('not here')")
+    command = [sys.executable, "-m", "algo_royale", "--home", str(tmp_path), "run-backtest", *ASKED, "--engine=ray"]
+    done = subprocess.run(
+        command, cwd=ROOT, text=True, capture_output=True, env=os.environ | {"PYTHONPATH": str(tmp_path)}, timeout=120
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[:1] == ["error: the Ray engine needs Ray: pip install 'algo-royale[cluster]'"]
 
 
 def test_a_killed_run_leaves_nobody_behind_and_the_next_one_goes_on(base: Any, tmp_path: Path) -> None:
@@ -255,7 +334,7 @@ def test_two_interrupts_end_it_at_once(tmp_path: Path) -> None:
     assert "interrupted with 12 of 12 units to go; run the same command to resume" in err
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert not alive
-    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".lock"]
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix not in (".lock", ".bars")]
 
 
 def test_on_a_terminal_there_is_a_bar_for_each_stage(base: Any) -> None:

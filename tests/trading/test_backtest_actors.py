@@ -11,7 +11,7 @@ from actors.backtest import TRIES_MAX, PlannedUnit, Progress
 from actors.kernel import NO_FAULTS, Crash, Faults, StartFailed, SteppedSystem
 from actors.kernel.record import Outcome
 from actors.messages import Headline, RunStage, StopAfterRunning
-from actors.stage_worker import OnAnswer, OnExit
+from actors.stage_worker import OnAnswer, OnExit, OnReady
 from algo_royale.app.backtest import COORDINATOR, WORKERS, backtest_tree
 
 
@@ -46,16 +46,19 @@ class Disk:
         self.wrong: list[str] = []
         self.live: dict[int, InlineCompute] = {}
         self.pids = 0
+        self.waiting: range | tuple[int, ...] = ()  # children that find no place to run
 
 
 class InlineCompute:
     """Computes at once. Its answer goes the way of the real one: by an edge, into the worker's mailbox."""
 
-    def __init__(self, disk: Disk, on_answer: OnAnswer, on_exit: OnExit) -> None:
+    def __init__(self, disk: Disk, on_ready: OnReady, on_answer: OnAnswer, on_exit: OnExit) -> None:
         self._disk, self._on_answer, self._on_exit = disk, on_answer, on_exit
         disk.pids += 1
         self.pid = disk.pids
         disk.live[self.pid] = self
+        if disk.pids not in disk.waiting:
+            on_ready(self.pid)
 
     def submit(self, unit: str) -> None:
         missing = [n for n in next(u for u in units() if u.key == unit).depends_on if n not in self._disk.done]
@@ -187,6 +190,16 @@ def test_a_unit_whose_child_dies_is_tried_again_and_given_up_at_last() -> None:
     assert (once.progress.failed, once.progress.worker_restarts) == (0, TRIES_MAX - 1)
     assert always.disk.computed.count("s2") == TRIES_MAX
     assert "died 3 times" in always.progress.failures["s2"]
+
+
+def test_a_lost_unit_goes_to_another_worker_while_its_own_waits_for_a_place() -> None:
+    """Two workers; the child that computes s2 is lost with its machine, and its successor never comes up."""
+    run = Run(Disk(set(), set(), {"s2": 1}))
+    run.disk.waiting = range(3, 100)
+    check(run, run())
+
+    assert run.disk.computed.count("s2") == 2
+    assert (run.progress.failed, run.progress.worker_restarts) == (0, 1)
 
 
 def test_a_worker_computes_nothing_that_its_predecessor_was_asked_for() -> None:

@@ -42,6 +42,7 @@ def _names(option: str, value: str | None) -> tuple[str, ...] | None:
 @click.option("--symbols", help="Comma-separated; default all of the data.", show_default=False)
 @click.option("--strategies", help="Comma-separated signal strategies; default all.", show_default=False)
 @strategy_path_option
+@click.option("--unproven", is_flag=True, default=None, help="Run own strategies that fail `check lookahead`, too.")
 @click.option("--portfolios", help="Comma-separated portfolio strategies; default all.", show_default=False)
 @click.option("--data", help="'bundled', or a folder of <SYMBOL>.parquet or .csv files.")
 @click.option("--timeframe", type=click.Choice(["1Min", "5Min", "15Min", "1Hour", "1Day"]), help="Length of a bar.")
@@ -59,11 +60,17 @@ def _names(option: str, value: str | None) -> tuple[str, ...] | None:
 @click.option("--trials", type=int, help="Trials per signal study.")
 @click.option("--portfolio-trials", type=int, help="Trials per portfolio study.")
 @click.option(
-    "--objective", type=click.Choice(["total_return", "sharpe_ratio", "sortino_ratio", "calmar_ratio"]),
-    help="What the studies maximise.",
-)  # fmt: skip
+    "--objective",
+    help="What the studies maximise: total_return, sharpe_ratio, sortino_ratio, calmar_ratio; several by comma.",
+)
+@click.option("--sampler", type=click.Choice(["tpe", "qmc", "random", "grid"]), help="How the studies search.")
+@click.option("--folds", type=int, help="Parts of the train range that trials are judged on.")
+@click.option("--pruner", type=click.Choice(["none", "median", "hyperband"]), help="Gives trials up after poor folds.")
+@click.option("--storage", type=click.Choice(["memory", "journal", "sqlite"]), help="Where unfinished studies are kept.")
 @click.option("--seed", type=int, help="Seed of every study.")
 @click.option("--workers", type=int, help="Worker processes; 0 takes one per core.")
+@click.option("--engine", type=click.Choice(["processes", "ray"]), help="Where the workers compute.")
+@click.option("--cluster", help="Address of a Ray cluster, host:port; empty starts one on this machine.")
 @click.option("--name", help="Keep this run apart under a name; run-trader trades the one without.", show_default=False)
 @click.option("--estimate", is_flag=True, help="Say what the run would take, and do not run it.")
 @click.option("--fresh", is_flag=True, help="Compute everything again instead of resuming.")
@@ -97,7 +104,9 @@ def run_backtest_command(
     lists = {name: _names(name, options.pop(name)) for name in ("symbols", "strategies", "portfolios")}
     dates = {"start": start and start.date(), "end": end and end.date()}
     options["strategy_path"] = options["strategy_path"] or None
-    config = settings.with_flags({"research": {**options, **lists, **dates}})
+    asked = {name: options.pop(name) for name in ("sampler", "folds", "pruner", "storage")}
+    search = {name: value for name, value in asked.items() if value is not None} or None
+    config = settings.with_flags({"research": {**options, **lists, **dates, "search": search}})
     root = artifacts_root(settings.directory, name)
     if estimate:
         return _estimate(settings, config, root)
@@ -124,15 +133,20 @@ def research_config(config: "Config", root: Path) -> "ResearchConfig":
 
     research, timeframe = config.research, Timeframe(config.research.timeframe)
     load_own(research.strategy_path)
-    return ResearchConfig(
-        artifacts_root=root, symbols=research.symbols or tuple(open_catalog(research.data).symbols()),
+    found = ResearchConfig(
+        artifacts_root=root, cache=root.with_name("cache"), symbols=research.symbols or tuple(open_catalog(research.data).symbols()),
         strategies=research.strategies or tuple(STRATEGIES), strategy_path=research.strategy_path, portfolios=research.portfolios or tuple(PORTFOLIOS),
         timeframe=timeframe, data=research.data, start=research.start, end=research.end, windows=research.window_config(),
-        trials=research.trials, portfolio_trials=research.portfolio_trials, objective=Objective(names=(research.objective,)),
-        min_trades=research.min_trades, seed=research.seed, costs=config.costs.rules(),
+        trials=research.trials, portfolio_trials=research.portfolio_trials, objective=Objective(names=research.objective),
+        search=research.search_rules(), min_trades=research.min_trades, seed=research.seed, costs=config.costs.rules(),
         start_equity=float(config.account.cash), viability=config.viability.rules(), rules=config.research_rules(),
         weights=config.account.weights(bars_per_year=timeframe.bars_per_year),
     )  # fmt: skip
+    if found.versions and not research.unproven:
+        from algo_royale.research.checks import refuse_leaks
+
+        refuse_leaks(found.versions, timeframe)
+    return found
 
 
 def backtest(
@@ -146,7 +160,7 @@ def backtest(
 ) -> "Outcome":
     """Run the pipeline of `config` and show it. Artifacts land below `root`; None is where the trader looks for them."""
     from actors.kernel.journal import MessageLog, RunInfo
-    from algo_royale.app.backtest import iso, run_backtest
+    from algo_royale.app.backtest import engine, iso, run_backtest
     from algo_royale.app.cli.verdicts import show as show_verdicts
     from algo_royale.app.cli.watching import Display
     from algo_royale.app.lock import single_instance
@@ -166,9 +180,9 @@ def backtest(
         if log_messages:
             info = RunInfo(id=run_id, kind="backtest", started_ns=began_ns, code=plan.code_version, seed=research.seed)
             log = MessageLog(settings.directory / "runs" / run_id / "messages.db", info)
-        workers = config.research.workers or os.cpu_count() or 1
+        wanted = (config.research.engine, config.research.cluster, config.research.workers)
         display = Display(plan, verbosity=settings.verbosity, now_s=clock.monotonic_s)
-        with display:
+        with engine(*wanted) as (computing, workers), display:
             outcome = run_backtest(
                 plan,
                 research,
@@ -177,6 +191,7 @@ def backtest(
                 on_interrupt=_say_interrupted,
                 fresh=fresh,
                 log=log,
+                computing=computing,
             )
         if not outcome.aborted:
             elapsed_s = round(clock.monotonic_s() - began_s, 3)
@@ -309,7 +324,7 @@ def _document(
         "environment": config.environment,
         "timeframe": research.timeframe.value,
         "seed": research.seed,
-        "engine": "processes",
+        "engine": config.research.engine,
         "workers": workers,
         "data_fingerprint": plan.data_fingerprint,
         "symbols": list(research.symbols),
