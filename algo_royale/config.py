@@ -96,6 +96,7 @@ class Research(Section):
     symbols: tuple[Symbol, ...]
     strategies: tuple[str, ...]
     strategy_path: tuple[str, ...] = ()
+    unproven: bool = False
     portfolios: tuple[str, ...]
     data: str
     timeframe: TimeframeName

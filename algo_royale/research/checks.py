@@ -5,7 +5,7 @@ they do. They see what a strategy does with the bars it is handed; what it reads
 only if it changes between two runs.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from algo_royale.costs import CostRules
 from algo_royale.errors import BadStrategy, InsufficientHistory
 from algo_royale.features import Program
-from algo_royale.market import ENTER, EXIT, Bars, FloatArray, SignalArray, Timeframe
+from algo_royale.market import ENTER, EXIT, Bars, SignalArray, Timeframe
 from algo_royale.research.backtest import cost_array, run_arrays
 from algo_royale.sessions import calendar
 from algo_royale.strategies import loading
@@ -399,16 +399,6 @@ def process(make: Make, bars: Bars, elsewhere: Mapping[str, bytes]) -> Finding |
     return _compare("process", bars, trace(make(), bars), undigest(elsewhere), 0, len(bars))
 
 
-def settled_after(make: Make, bars: Bars, own: Sequence[str], *, origin: int) -> int:
-    """How many bars after `origin` the last difference to an earlier start lies: what the warm-up should at least be."""
-    whole, short = trace(make(), bars), trace(make(), bars.slice(origin, len(bars)))
-    last = 0
-    for name in own:
-        wrong = np.flatnonzero(whole[name][origin:] != short[name])
-        last = max(last, int(wrong[-1]) + 1 if len(wrong) else 0)
-    return last
-
-
 # --- a strategy, whole -------------------------------------------------------------------------------------------------------
 
 
@@ -493,15 +483,30 @@ def look_ahead(
     return [broken.get(check) or Proof(check=check, held=n) for check, n in held.items() if n or check in broken]
 
 
-def forgetting(name: str, timeframe: Timeframe, *, seed: int, point_count: int = 3, origins: int = 10) -> Proof:
+def refuse_leaks(names: Iterable[str], timeframe: Timeframe) -> None:
+    """Raise BadStrategy for the first of these own strategies that a quick look finds to look ahead, or that fails."""
+    for name in names:
+        strategy = factory(name, next(points(space(name, timeframe), 1, 1)), timeframe)()
+        bars = rough_bars(1, strategy.settle + 250, timeframe)
+        for proof in look_ahead(name, [bars], seed=1, point_count=1, cuts=6):
+            if (found := proof.finding) is not None:
+                raise BadStrategy(
+                    f"{loading.place(name)}: {name} may not be backtested: {found.meaning} (at bar {found.bar} {found.what} should "
+                    f"be {found.expected} and is {found.found}); see `algo-royale check lookahead {name}`, or give --unproven"
+                )
+
+
+def forgetting(
+    name: str, timeframe: Timeframe, *, seed: int, point_count: int = 3, origins: int = 10, room: int = 900
+) -> Proof:
     """The proof that a strategy forgets what came before its warm-up, at several points of its space, on random walks long
-    enough for it."""
+    `room` bars longer than it."""
     held = 0
     for number, point in enumerate(points(space(name, timeframe), point_count, seed)):
         make = factory(name, point, timeframe)
         strategy = make()
         mine, _ = _own_parts(name, strategy)
-        bars = rough_bars(seed + number, strategy.settle + 900, timeframe)
+        bars = rough_bars(seed + number, strategy.settle + room, timeframe)
         found = warm_up(make, bars, seed=seed, own=mine, origins=origins)
         if found is not None:
             return Proof(check="warm-up", held=held, finding=found, params=point, symbol=bars.symbol)
@@ -516,35 +521,3 @@ def research_fills(bars: Bars, signal: SignalArray) -> list[Fill]:
     sold = len(done) - done.open_at_end
     out += [Fill(int(bar), float(price)) for bar, price in zip(done.exit[:sold], done.exit_price[:sold], strict=True)]
     return sorted(out)
-
-
-__all__ = [
-    "KINDS",
-    "Backtest",
-    "Fill",
-    "Finding",
-    "FloatArray",
-    "Make",
-    "Proof",
-    "Trace",
-    "chunks",
-    "digest",
-    "factory",
-    "fills",
-    "finding",
-    "forgetting",
-    "future",
-    "interesting_cuts",
-    "look_ahead",
-    "memory",
-    "points",
-    "process",
-    "research_fills",
-    "rough_bars",
-    "scrambled",
-    "settled_after",
-    "stand_ins",
-    "trace",
-    "undigest",
-    "warm_up",
-]  # fmt: skip

@@ -264,7 +264,7 @@ DAY = Timeframe.DAY_1
 def test_it_looks_only_back():
     loading.load([str(FILE)])
 
-    proofs = checks.look_ahead("NAME", [checks.rough_bars(1, 600, DAY)], seed=1, point_count=2)
+    proofs = checks.look_ahead("NAME", [checks.rough_bars(1, 400, DAY)], seed=1, point_count=2)
 
     assert [proof.finding for proof in proofs if proof.finding] == []
 
