@@ -46,11 +46,6 @@ def _decimal(value: object) -> object:
 
 
 def _off(value: object) -> object:
-def _several(value: object) -> object:
-    """One name, or several by comma, as a list."""
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
     return None if value == "off" else value
 
 
@@ -79,10 +74,6 @@ Speed = Annotated[float | Literal["max"], BeforeValidator(_speed)]
 TimeframeName = Literal["1Min", "5Min", "15Min", "1Hour", "1Day"]
 Objective = Literal["total_return", "sharpe_ratio", "sortino_ratio", "calmar_ratio"]
 
-Chosen = Literal[
-    "total_return", "sharpe_ratio", "sortino_ratio", "calmar_ratio", "cagr", "max_drawdown", "win_rate", "num_trades",
-    "exposure",
-]  # fmt: skip
 
 class Section(BaseModel):
     """Frozen; an unknown key is an error, and so is a missing one: config/base.toml owns the defaults, this file the rules."""
@@ -96,7 +87,6 @@ class Research(Section):
     symbols: tuple[Symbol, ...]
     strategies: tuple[str, ...]
     strategy_path: tuple[str, ...] = ()
-    unproven: bool = False
     portfolios: tuple[str, ...]
     data: str
     timeframe: TimeframeName
@@ -113,17 +103,17 @@ class Research(Section):
     trials: Positive
     portfolio_trials: Positive
     min_trades: Count
-    objective: Annotated[tuple[Objective, ...], BeforeValidator(_several), Field(min_length=1)]
+    objective: Objective
     seed: Count
     engine: Literal["processes", "ray"]
     cluster: str = ""
     workers: Count
+    unproven: bool = False
 
     @model_validator(mode="after")
     def _possible(self) -> "Research":
         if self.start and self.end and self.start >= self.end:
             raise ValueError(f"start {self.start} is not before end {self.end}")
-    unproven: bool = False
         if self.step is not None and self.step < self.test:
             raise ValueError(f"step {self.step} is shorter than test {self.test}: out-of-sample ranges would overlap")
         return self
@@ -148,10 +138,6 @@ class Check(Section):
 class Viability(Section):
     """[viability]: when a strategy may be traded. A `note` is shown wherever the verdict is."""
 
-        if len(set(self.objective)) < len(self.objective):
-            raise ValueError(f"objective names one twice: {', '.join(self.objective)}")
-        if len(self.objective) > 1 and self.search.pruner != "none":
-            raise ValueError(f"the {self.search.pruner} pruner can compare trials by one objective, not by several")
     threshold: Fraction
     hard_checks: tuple[str, ...]
     checks: dict[str, Check]
