@@ -62,22 +62,48 @@ def compounded(returns: FloatArray) -> FloatArray:
 
 @_kernel
 def deviations(window: FloatArray) -> FloatArray:
-    """Standard deviation (ddof 1) of each column, two passes; NaN where a value is not finite or there are fewer than two."""
+    """Standard deviation (ddof 1) of each column, two passes; NaN where a value is not finite or there are fewer than two.
+
+    Each column is summed oldest to newest; the columns are walked side by side, as they lie in memory.
+    """
     rows, n = window.shape
     out = np.full(n, np.nan)
     if rows < 2:
         return out
+    means, totals = np.zeros(n), np.zeros(n)
+    for t in range(rows):
+        for j in range(n):
+            means[j] += window[t, j]
+    means /= rows
+    for t in range(rows):
+        for j in range(n):
+            away = window[t, j] - means[j]
+            totals[j] += away * away
     for j in range(n):
-        mean = 0.0
-        for t in range(rows):
-            mean += window[t, j]
-        mean /= rows
-        total = 0.0
-        for t in range(rows):
-            total += (window[t, j] - mean) ** 2
-        if np.isfinite(total):
-            out[j] = math.sqrt(total / (rows - 1))
+        if np.isfinite(totals[j]):
+            out[j] = math.sqrt(totals[j] / (rows - 1))
     return out
+
+
+@_kernel
+def fill(raw: FloatArray, budget: float, cap: float) -> FloatArray:
+    """Spread `budget` in proportion to `raw` (>= 0) with no weight above `cap` (> 0); what cannot be placed stays cash."""
+    weights, free, rest = np.zeros(len(raw)), raw > 0.0, budget
+    while free.any():
+        total, capped = 0.0, 0
+        for i in range(len(raw)):
+            if free[i]:
+                total += raw[i]
+        for i in range(len(raw)):
+            if free[i]:
+                weights[i] = rest * raw[i] / total
+                if weights[i] > cap:
+                    weights[i], free[i] = cap, False
+                    capped += 1
+        if not capped:
+            break
+        rest = max(rest - cap * capped, 0.0)
+    return weights
 
 
 @_kernel

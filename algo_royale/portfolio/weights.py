@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from algo_royale.errors import BadConfiguration, UnknownName
-from algo_royale.market import BoolArray, FloatArray, Timeframe
+from algo_royale.market import BoolArray, FloatArray, IntArray, Timeframe
 from algo_royale.portfolio import solvers
 from algo_royale.strategies.space import ParamSpec, Value, choice, integer, number
 
@@ -40,9 +40,10 @@ class WeightConfig:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What a row sees: only eligible symbols, in name order. `returns` is [lookback, n] oldest first (empty without lookback)."""
+    """What a row sees: only eligible symbols, in name order. `window` has the returns of all of them and of others."""
 
-    returns: FloatArray
+    window: FloatArray
+    chosen: IntArray
     sd: FloatArray  # of returns, ddof 1
     score: FloatArray
     viability: FloatArray
@@ -51,8 +52,14 @@ class Problem:
     params: Mapping[str, Value]
     config: WeightConfig
 
+    @property
+    def returns(self) -> FloatArray:
+        """[lookback, n], oldest first (empty without lookback)."""
+        every = len(self.chosen) == self.window.shape[1]
+        return self.window if every else np.take(self.window, self.chosen, axis=1)
 
-Raw = tuple[FloatArray, float]  # raw weights for `fill`, and the budget to spread over them
+
+Raw = tuple[FloatArray, float]  # raw weights for `solvers.fill`, and the budget to spread over them
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,31 +314,10 @@ def allocate(
         weights[chosen[0]] = min(config.max_weight, whole)
         return Allocation(weights, False)
     problem = Problem(
-        window[:, chosen], sd[chosen], score[chosen], viability[chosen],
+        window, chosen, sd[chosen], score[chosen], viability[chosen],
         min(whole, n * config.max_weight), config.max_weight, params, config,
     )  # fmt: skip
     raw = spec.raw(problem)
     unsolved = raw is None
-    weights[chosen] = fill(*(_inverse_volatility(problem) if raw is None else raw), problem.cap)
+    weights[chosen] = solvers.fill(*(_inverse_volatility(problem) if raw is None else raw), problem.cap)
     return Allocation(weights, unsolved)
-
-
-def fill(raw: FloatArray, budget: float, cap: float) -> FloatArray:
-    """Spread `budget` in proportion to `raw` (>= 0) with no weight above `cap`; what cannot be placed stays cash."""
-    weights = np.zeros(len(raw))
-    free = [i for i in range(len(raw)) if raw[i] > 0.0]
-    rest = budget
-    while free:
-        total = 0.0
-        for i in free:
-            total += raw[i]
-        over = [i for i in free if rest * raw[i] / total > cap]
-        if not over:
-            for i in free:
-                weights[i] = rest * raw[i] / total
-            break
-        for i in over:
-            weights[i] = cap
-        rest = max(rest - cap * len(over), 0.0)
-        free = [i for i in free if weights[i] == 0.0]
-    return weights

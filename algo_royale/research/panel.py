@@ -167,49 +167,37 @@ def weigh(panel: Panel, config: EngineConfig, rebalance_at: BoolArray | None = N
 
 
 def _weigh(panel: Panel, config: EngineConfig, rebalance_at: BoolArray | None) -> Weighed:
-    effective, rows = _effective(panel, config), config.lookback
-    if rebalance_at is not None:
-        changed = rebalance_at
-    elif config.rebalance == "every_bar":
-        changed = np.ones(len(effective), np.bool_)
-    else:
+    at = np.arange(len(panel.bar_end_ns)) if rebalance_at is None else np.flatnonzero(rebalance_at)
+    effective, rows, past = _effective(panel, config, at), config.lookback, len(panel.adjusted) - len(panel.bar_end_ns)
+    if rebalance_at is None and config.rebalance == "on_signal_change":
         before = np.concatenate((np.zeros((1, effective.shape[1]), np.bool_), effective[:-1]))
-        changed = (effective != before).any(axis=1)
-    past, at = len(panel.adjusted) - len(effective), np.flatnonzero(changed)
-    weights, fallbacks = np.zeros((len(at), effective.shape[1])), 0
+        at = np.flatnonzero((effective != before).any(axis=1))
+        effective = effective[at]
+    weights, fallbacks, returns = np.zeros(effective.shape), 0, panel.returns
     for i, t in enumerate(at.tolist()):
         if past + t < rows:
             continue  # nobody has a history that long
-        returns = panel.returns[past + t - rows : past + t]
         found = allocate(
-            config.strategy,
-            config.params,
-            returns,
-            effective[t],
-            panel.score[t],
-            config.viability_array,
-            config.weights,
-        )
+            config.strategy, config.params, returns[past + t - rows : past + t], effective[i], panel.score[t],
+            config.viability_array, config.weights,
+        )  # fmt: skip
         weights[i] = found.weights
         fallbacks += found.fallback
-    row = np.full(len(effective), -1, np.int64)
+    row = np.full(len(panel.bar_end_ns), -1, np.int64)
     row[at] = np.arange(len(at))
     return Weighed(row, weights, fallbacks)
 
 
-def _effective(panel: Panel, config: EngineConfig) -> BoolArray:
-    """Which symbols are in after each bar [T, n], as `engine.step` has it."""
-    n_bars, past = len(panel.bar_end_ns), len(panel.adjusted) - len(panel.bar_end_ns)
-    oldest = np.zeros((n_bars, len(panel.symbols)), np.bool_)
-    short = min(max(config.lookback - past, 0), n_bars)
-    begin = past + short - config.lookback
-    oldest[short:] = np.isfinite(panel.adjusted[begin : begin + n_bars - short])
-    effective: BoolArray = panel.state_in & (panel.missed <= config.max_stale_bars) & oldest
+def _effective(panel: Panel, config: EngineConfig, at: IntArray) -> BoolArray:
+    """Which symbols are in [len(at), n] after the bars `at`, as `engine.step` has it."""
+    oldest = at + len(panel.adjusted) - len(panel.bar_end_ns) - config.lookback
+    known = np.isfinite(panel.adjusted[np.maximum(oldest, 0)]) & (oldest >= 0)[:, None]
+    effective: BoolArray = panel.state_in[at] & (panel.missed[at] <= config.max_stale_bars) & known
     if config.cash_at_close_ns is not None:
-        days, at = np.unique(panel.day, return_inverse=True)
+        days, which = np.unique(panel.day, return_inverse=True)
         sessions = [calendar().session_on(date.fromisoformat(str(np.datetime64(d, "D")))) for d in days.tolist()]
         ends = np.array([2**62 if s is None else s.close_ns - config.cash_at_close_ns for s in sessions], np.int64)
-        effective &= (panel.bar_end_ns < ends[at])[:, None]
+        effective &= (panel.bar_end_ns < ends[which])[at, None]
     return effective
 
 
@@ -278,109 +266,104 @@ _TABLE_IN, _TABLE = types.Array(F64, 2, "C", readonly=True), types.Array(F64, 2,
 _INDEX = types.Array(I64, 1, "C", readonly=True)
 
 
-@compiled(F64, F64, F64, FLOATS_IN)
-def _buy_cost(shares: float, reference: float, costs: FloatArray) -> float:
-    notional = shares * (reference * (1.0 + costs[0]))
-    total: float = notional + max(costs[3], costs[1] * notional + costs[2] * shares)
-    return total
-
-
-@compiled(
-    VOID, I64, I64, F64, F64, FLOATS_IN, FLOATS_IN, FLOATS_OUT, _TABLE, FLOATS_OUT, _TABLE, _TABLE,
-)  # fmt: skip
-def _fill(
-    t: int, j: int, lots: float, reference: float, costs: FloatArray, rules: FloatArray, book: FloatArray,
-    positions: FloatArray, waiting: FloatArray, trips: FloatArray, rows: FloatArray,
+@compiled(VOID, I64, I64, F64, F64, F64, F64, F64, FLOATS_IN, _TABLE, _TABLE)
+def _write(
+    t: int, j: int, signed: float, price: float, reference: float, commission: float, fees: float, book: FloatArray,
+    positions: FloatArray, rows: FloatArray,
 ) -> None:  # fmt: skip
-    """Execute `lots` (> 0 bought, < 0 sold) of symbol `j` that meet `reference`."""
-    shares = abs(lots) * rules[0] / rules[1]
-    price = reference * (1.0 + costs[0] if lots > 0.0 else 1.0 - costs[0])
-    notional = shares * price
-    commission, fees = max(costs[3], costs[1] * notional + costs[2] * shares), 0.0
-    if lots > 0.0:
-        book[_CASH] = max(
-            book[_CASH] - notional - commission, 0.0
-        )  # what pays to the last cent may round below nothing
-        positions[_PAID, j] += notional + commission
-    else:
-        fees = costs[4] * notional + min(costs[5] * shares, costs[6])
+    row = rows[int(book[_FILLS])]
+    row[0], row[1], row[2], row[3], row[4], row[5] = t, j, signed, price, commission, fees
+    row[6], row[7], row[8] = abs(price - reference) * abs(signed), book[_CASH], book[_UNSETTLED]
+    row[9] = positions[_SHARES, j]
+
+
+@compiled(VOID, I64, FLOATS_IN, FLOATS_IN, FLOATS_IN, FLOATS_OUT, _TABLE, FLOATS_OUT, _TABLE, _TABLE)
+def _sell(
+    t: int, references: FloatArray, costs: FloatArray, rules: FloatArray, book: FloatArray, positions: FloatArray,
+    waiting: FloatArray, trips: FloatArray, rows: FloatArray,
+) -> None:  # fmt: skip
+    """Execute the sales that wait, in symbol order; a symbol without a price sells nothing."""
+    slip, bps, per_share, minimum = costs[0], costs[1], costs[2], costs[3]
+    sec, taf, taf_cap = costs[4], costs[5], costs[6]
+    held, order, shares, paid = positions[_HELD], positions[_ORDER], positions[_SHARES], positions[_PAID]
+    received = positions[_RECEIVED]
+    for j in range(len(references)):
+        lots = min(-order[j], held[j])
+        if not lots > 0.0 or np.isnan(references[j]):
+            continue
+        sold, price = lots * rules[0] / rules[1], references[j] * (1.0 - slip)
+        notional = sold * price
+        commission, fees = max(minimum, bps * notional + per_share * sold), sec * notional + min(taf * sold, taf_cap)
         proceeds = notional - commission - fees
         book[_CASH] += proceeds
-        positions[_RECEIVED, j] += proceeds
+        book[_NOTIONAL] += notional
         if len(waiting) > 1 and proceeds > 0.0:
             waiting[int(book[_SETTLES_AT]) % len(waiting)] += proceeds
             book[_UNSETTLED] = waiting.sum()
-    positions[_HELD, j] += lots
-    positions[_SHARES, j] = positions[_HELD, j] * rules[0] / rules[1]
-    book[_NOTIONAL] += notional
-    if len(rows):
-        row = rows[int(book[_FILLS])]
-        row[0], row[1], row[2], row[3], row[4], row[5] = (
-            t,
-            j,
-            shares if lots > 0.0 else -shares,
-            price,
-            commission,
-            fees,
-        )
-        row[6], row[7], row[8] = abs(price - reference) * shares, book[_CASH], book[_UNSETTLED]
-        row[9] = positions[_SHARES, j]
-    book[_FILLS] += 1
-    if positions[_HELD, j] == 0.0:
-        trip = trips[int(book[_TRIPS])]
-        trip[0] = positions[_RECEIVED, j] - positions[_PAID, j]
-        trip[1] = positions[_RECEIVED, j] / positions[_PAID, j] - 1.0
-        book[_TRIPS] += 1
-        positions[_PAID, j], positions[_RECEIVED, j] = 0.0, 0.0
+        held[j] -= lots
+        shares[j] = held[j] * rules[0] / rules[1]
+        received[j] += proceeds
+        if len(rows):
+            _write(t, j, -sold, price, references[j], commission, fees, book, positions, rows)
+        book[_FILLS] += 1
+        if held[j] == 0.0:
+            trip = int(book[_TRIPS])
+            trips[trip, 0], trips[trip, 1] = received[j] - paid[j], received[j] / paid[j] - 1.0
+            book[_TRIPS] += 1
+            paid[j], received[j] = 0.0, 0.0
 
 
 @compiled(VOID, FLOATS_IN, F64, FLOATS_IN, FLOATS_IN, FLOATS_OUT)
-def _scale(opens: FloatArray, power: float, costs: FloatArray, rules: FloatArray, order: FloatArray) -> None:
-    """Buys (> 0) in `order` that `power` can pay: `sizing.scale_buys`. A symbol without an open has no cost."""
+def _scale(references: FloatArray, power: float, costs: FloatArray, rules: FloatArray, order: FloatArray) -> None:
+    """The buys (> 0) in `order` that `power` can pay: `sizing.scale_buys`. Those of a symbol without a price are lost."""
+    slip, bps, per_share, minimum = costs[0], costs[1], costs[2], costs[3]
+    for j in range(len(order)):
+        if np.isnan(references[j]):
+            order[j] = 0.0
     while True:
-        cost, most = 0.0, 0
+        cost = 0.0
         for j in range(len(order)):
             if order[j] > 0.0:
-                cost += _buy_cost(order[j] * rules[0] / rules[1], opens[j], costs)
-                most = j if order[most] < order[j] else most
-        if cost <= power or not order[most] > 0.0:
+                bought = order[j] * rules[0] / rules[1]
+                notional = bought * (references[j] * (1.0 + slip))
+                cost += notional + max(minimum, bps * notional + per_share * bought)
+        if cost <= power or not order.max() > 0.0:
             return
         factor, same = max(power, 0.0) / cost, True
         for j in range(len(order)):
             if order[j] > 0.0:
                 scaled = np.floor(order[j] * factor * _WHOLE)
-                if scaled * rules[0] / rules[1] * opens[j] < rules[2]:
+                if scaled * rules[0] / rules[1] * references[j] < rules[2]:
                     scaled = 0.0
                 same = same and scaled == order[j]
                 order[j] = scaled
         if same:
-            order[most] -= 1.0
+            order[np.argmax(order)] -= 1.0
 
 
-@compiled(
-    types.boolean, I64, FLOATS_IN, FLOATS_IN, FLOATS_IN, FLOATS_OUT, _TABLE, FLOATS_OUT, _TABLE, _TABLE,
-)  # fmt: skip
-def _open(
-    t: int, opens: FloatArray, costs: FloatArray, rules: FloatArray, book: FloatArray, positions: FloatArray,
-    waiting: FloatArray, trips: FloatArray, rows: FloatArray,
-) -> bool:  # fmt: skip
-    """Fill at the opens what waits, sells first; the rest is lost. Whether anybody now holds something else than wanted."""
-    held, goal, order = positions[_HELD], positions[_GOAL], positions[_ORDER]
-    for j in range(len(opens)):
-        if np.isnan(opens[j]):
-            order[j] = 0.0
-        elif order[j] < 0.0:
-            lots = min(-order[j], held[j])
-            if lots > 0.0:
-                _fill(t, j, -lots, opens[j], costs, rules, book, positions, waiting, trips, rows)
-    _scale(opens, book[_CASH] - book[_UNSETTLED], costs, rules, order)
-    behind = False
-    for j in range(len(opens)):
-        if order[j] > 0.0:
-            _fill(t, j, order[j], opens[j], costs, rules, book, positions, waiting, trips, rows)
-        order[j] = 0.0
-        behind = behind or held[j] != goal[j]
-    return behind
+@compiled(VOID, I64, FLOATS_IN, FLOATS_IN, FLOATS_IN, FLOATS_OUT, _TABLE, _TABLE)
+def _buy(
+    t: int, references: FloatArray, costs: FloatArray, rules: FloatArray, book: FloatArray, positions: FloatArray,
+    rows: FloatArray,
+) -> None:  # fmt: skip
+    """Execute the buys that wait, scaled to what can be spent; a symbol without a price buys nothing."""
+    slip, bps, per_share, minimum = costs[0], costs[1], costs[2], costs[3]
+    held, order, shares, paid = positions[_HELD], positions[_ORDER], positions[_SHARES], positions[_PAID]
+    _scale(references, book[_CASH] - book[_UNSETTLED], costs, rules, order)
+    for j in range(len(references)):
+        if not order[j] > 0.0:
+            continue
+        bought, price = order[j] * rules[0] / rules[1], references[j] * (1.0 + slip)
+        notional = bought * price
+        commission = max(minimum, bps * notional + per_share * bought)
+        book[_CASH] = max(book[_CASH] - notional - commission, 0.0)  # the last cent spent may round below nothing
+        book[_NOTIONAL] += notional
+        held[j] += order[j]
+        shares[j] = held[j] * rules[0] / rules[1]
+        paid[j] += notional + commission
+        if len(rows):
+            _write(t, j, bought, price, references[j], commission, 0.0, book, positions, rows)
+        book[_FILLS] += 1
 
 
 @compiled(types.boolean, FLOATS_IN, FLOATS_IN, F64, types.boolean, FLOATS_IN, _TABLE)
@@ -391,6 +374,7 @@ def _size(
     held, goal, order = positions[_HELD], positions[_GOAL], positions[_ORDER]
     numerator, denominator, band, found = rules[0], rules[1], max(rules[2], rules[3] * equity), False
     for j in range(len(weights)):
+        order[j] = 0.0
         if not everybody and held[j] == goal[j]:
             continue
         if weights[j] <= 0.0:
@@ -418,7 +402,7 @@ def _walk(
     n_bars, n = open_.shape
     days = int(rules[4])
     positions, waiting = np.zeros((_POSITION, n)), np.zeros(days + 1)
-    shares = positions[_SHARES]
+    held, goal, shares = positions[_HELD], positions[_GOAL], positions[_SHARES]
     session, current, ordered, behind = 0, -1, False, False
     for t in range(n_bars):
         if days and new_session[t]:
@@ -426,19 +410,22 @@ def _walk(
             waiting[session % (days + 1)] = 0.0
             book[_UNSETTLED], book[_SETTLES_AT] = waiting.sum(), session + days
         if ordered:
-            behind = _open(t, open_[t], costs, rules, book, positions, waiting, trips, rows)
-            ordered = False
+            _sell(t, open_[t], costs, rules, book, positions, waiting, trips, rows)
+            _buy(t, open_[t], costs, rules, book, positions, rows)
+            behind = False
+            for j in range(n):
+                behind = behind or held[j] != goal[j]
         value = book[_CASH]
         for j in range(n):
             value += shares[j] * close[t, j]
         equity[t], cash[t] = value, book[_CASH]
+        ordered = False
         if row[t] >= 0 or behind:
             current = row[t] if row[t] >= 0 else current
             ordered = _size(weights[current], close[t], value, row[t] >= 0, rules, positions)
             behind = ordered
-    fills, notional, unwritten = book[_FILLS], book[_NOTIONAL], np.zeros((0, _FILL))
-    for j in range(n):
-        if positions[_HELD, j] > 0.0:
-            last = close[n_bars - 1, j]
-            _fill(n_bars, j, -positions[_HELD, j], last, costs, rules, book, positions, waiting, trips, unwritten)
-    book[_FILLS], book[_NOTIONAL] = fills, notional
+    if n_bars:
+        fills, notional = book[_FILLS], book[_NOTIONAL]
+        positions[_ORDER] = -held
+        _sell(n_bars, close[n_bars - 1], costs, rules, book, positions, waiting, trips, np.zeros((0, _FILL)))
+        book[_FILLS], book[_NOTIONAL] = fills, notional

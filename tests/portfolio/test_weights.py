@@ -13,7 +13,8 @@ from algo_royale.errors import BadConfiguration, UnknownName
 from algo_royale.market import FloatArray, Timeframe
 from algo_royale.portfolio import solvers
 from algo_royale.portfolio import weights as module
-from algo_royale.portfolio.weights import LOOKBACK_MAX, PORTFOLIOS, WeightConfig, allocate, fill, lookback, space
+from algo_royale.portfolio.solvers import fill
+from algo_royale.portfolio.weights import LOOKBACK_MAX, PORTFOLIOS, WeightConfig, allocate, lookback, space
 from markets import random_returns
 
 SD = np.array([0.10, 0.20, 0.30, 0.25])
