@@ -26,7 +26,7 @@ from algo_royale.errors import ArtifactError
 SCHEMA_VERSION = 1
 VOLATILE = frozenset({"created_at", "run_time_sec"})
 OPTIMIZATION, EVALUATION, SUMMARY = "optimization_result.json", "evaluation_result.json", "summary_result.json"
-MANIFEST, SIDECAR = "run_manifest.json", "trials.npz"
+MANIFEST, SIDECAR, FINAL = "run_manifest.json", "trials.npz", "final_result.json"
 # What cannot change a result: the shells around the core.
 _NOT_RESEARCH = ("app", "broker", "exchange")
 
@@ -153,6 +153,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "portfolio_optimization": ("status", "strategy", "symbols", "optimization", "test", "window", "symbol_signals"),
     "portfolio_evaluation": ("strategy", "symbols", "is_viable", "viability_score", "oos", "best_params", "meta"),
     "portfolio_summary": ("strategy", "symbols", "is_viable", "viability_score", "candidates", "best_params", "meta"),
+    "final_result": ("strategy", "symbols", "holdout", "portfolio", "signals", "holdout_reads", "contaminated", "meta"),
     "run_manifest": ("units", "holdout_reads", "symbols", "timeframe", "windows"),
 }
 

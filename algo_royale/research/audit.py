@@ -223,11 +223,8 @@ def verify(root: Path, data: str | None = None, *, only: str | None = None) -> A
         for what in _unit(root, key, unit, manifest, prints):
             found.append(Difference(key, what))
     present = {p.relative_to(root).as_posix() for p in root.rglob("*_result.json")}
-    left = () if only else tuple(sorted(present - set(units) - {FINAL}))
+    left = () if only else tuple(sorted(present - set(units) - {artifacts.FINAL}))
     return Audit(len(chosen) + 1, tuple(found), left)
-
-
-FINAL = "final_result.json"
 
 
 def _unit(

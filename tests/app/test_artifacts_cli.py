@@ -135,3 +135,27 @@ def test_what_cannot_be_made_again_says_why_in_one_line(home: Path, tmp_path: Pa
     for words in (["reproduce", str(manifest)], ["verify", str(tmp_path)], ["show", str(lean / "MSFT.csv")]):
         wrong = ask(home, "artifacts", *words)
         assert wrong.exit_code == 1 and wrong.stderr.startswith("error: ") and len(wrong.stderr.splitlines()) == 1
+
+
+def test_final_judges_the_viable_plan_on_the_held_back_year_and_counts_each_look(home: Path) -> None:
+    """The portfolio of one viable symbol; what the twin of the trader would do in its own way."""
+    first = ask(home, "final", "--json")
+    assert first.exit_code == 0, first.output
+    found: dict[str, Any] = json.loads(first.stdout)
+    manifest = artifacts.read(place(home, "run_manifest.json"))
+
+    assert manifest["holdout_reads"] == found["holdout_reads"] == 1 and not found["contaminated"]
+    assert found["holdout"]["start"] == manifest["holdout_start"] == "2012-03-02"
+    assert found["holdout"]["end"] == manifest["end"] == "2013-03-01"
+    assert found["holdout"]["n_sessions"] == 250
+    assert found == artifacts.read(place(home, "final_result.json"), "final_result")
+    summary = artifacts.read(place(home, "portfolio/AAPL_MSFT/summary_result.json"))
+    assert found["out_of_sample"]["sharpe_ratio"] == summary["oos"]["sharpe_ratio"]
+    assert ask(home, "artifacts", "verify").exit_code == 0, "a look changes no result"
+
+    again = ask(home, "final")
+
+    assert again.exit_code == 0 and "CONTAMINATED: this range has been looked at 2 times" in again.stdout
+    assert artifacts.read(place(home, "final_result.json"))["contaminated"] is True
+    strict = ask(home, "--env", "prod_paper", "final")
+    assert strict.exit_code == 1 and strict.stderr.startswith("error: ")

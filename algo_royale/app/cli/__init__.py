@@ -74,6 +74,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         f"{_CLI}.artifacts:artifacts_group",
         "Backtest results: list and read them, check that they are intact, make them again.",
     ),
+    "final": (
+        f"{_CLI}.artifacts:final_command",
+        "Judge what the last backtest found viable on the range that it held back. Look once.",
+    ),
     "data": (
         f"{_CLI}.data:data_group",
         "Market data: what there is, what is wrong with it, and bars of your own.",

@@ -1,4 +1,5 @@
-"""`artifacts list|show|verify|reproduce`: what a backtest left behind, whether it is intact, and whether it can be made again."""
+"""`artifacts list|show|verify|reproduce`: what a backtest left behind, whether it is intact, whether it can be made again.
+`final`: how it does on the range that was held back."""
 
 import json
 import os
@@ -332,3 +333,65 @@ def _compute(settings: "Settings", plan: "Plan", config: "ResearchConfig", worke
         raise ArtifactError(f"{key} could not be computed again: {error.strip().splitlines()[-1]}")
     if outcome.progress.done < outcome.progress.planned:
         raise ArtifactError(f"ended with {outcome.progress.done} of {outcome.progress.planned} units computed again")
+
+
+# --- the one look at what was held back ----------------------------------------------------------------------------------
+
+
+@click.command("final")
+@click.option("--data", help="Folder of the bars (or 'bundled'); default where the backtest found them.")
+@click.pass_obj
+def final_command(settings: "Settings", data: str | None) -> None:
+    """Judge what the last backtest found viable on the range that it held back. Look once.
+
+    Every look is counted in run_manifest.json; after the first one the range is contaminated, because what is changed from
+    then on is changed by somebody who has seen it. The result is kept as final_result.json beside the artifacts.
+
+    \b
+    Examples:
+      algo-royale final
+      algo-royale --env prod_paper final --json
+    """
+    from algo_royale.app.backtest import iso
+    from algo_royale.app.cli.messages import print_json
+    from algo_royale.app.lock import single_instance
+    from algo_royale.clock import WallClock
+    from algo_royale.research import artifacts, holdout
+
+    root = settings.directory / "artifacts"
+    own = _own_strategies(settings, root if (root / artifacts.MANIFEST).is_file() else None)
+    with single_instance(settings.directory, "run-backtest"):
+        found = holdout.final(root, created_at=iso(WallClock().now_ns()), data=data, strategy_path=own)
+    if settings.json:
+        print_json(found)
+    else:
+        _show_final(found)
+
+
+def _show_final(found: Mapping[str, Any]) -> None:
+    from algo_royale.app.cli.messages import print_table
+    from algo_royale.research.holdout import COMPARED
+
+    span, portfolio = found["holdout"], found["portfolio"]
+    click.echo(
+        f"held back: {span['start']} .. {span['end']}, {span['n_sessions']} sessions; portfolio {found['strategy']}\n"
+    )
+    before, after = found["out_of_sample"], portfolio["metrics"]
+    rows = [(name, _cell(before[name]), _cell(after[name])) for name in COMPARED]
+    print_table(("portfolio", "out of sample", "held back"), [*rows, ("psr", "", _cell(after["psr"]))])
+    click.echo(f"holding the same symbols in equal parts: {portfolio['benchmark_return']:+.1%}\n")
+    print_table(
+        ("symbol", "strategy", "return", "held", "sharpe", "trades"),
+        [
+            (
+                symbol, one["strategy"], f"{one['metrics']['total_return']:+.1%}", f"{one['benchmark_return']:+.1%}",
+                _cell(one["metrics"]["sharpe_ratio"]), str(one["metrics"]["num_trades"]),
+            )
+            for symbol, one in sorted(found["signals"].items())
+        ],
+    )  # fmt: skip
+    if found["contaminated"]:
+        click.echo(
+            f"\nCONTAMINATED: this range has been looked at {found['holdout_reads']} times. Judge on later data, or hold another"
+            " range back with --holdout."
+        )
