@@ -6,8 +6,8 @@ the timeframe's own folder counts. Columns: `timestamp, open, high, low, close, 
 ex_dividend, split_ratio`. `timestamp` is the start of the bar in UTC; a plain date is midnight New York, as Alpaca labels daily bars.
 Prices are as traded, in US dollars. Any other column of true and false is an extra one (`Bars.extra`).
 
-`symbol_changes.csv` in the folder says who was called what: opened under its new name, a share has the bars of the old one before the
-day of the change.
+`symbol_changes.csv` in the folder says who was called what: opened under its new name, a share has its own file's bars and, before the
+day of the change, those of the old name that its own file does not have.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ class Catalog:
         self._kept = dict(kept)
         self._files = files
         self._changes = tuple(changes)
-        renamed = {change.new for change in changes if change.old in kept}
+        renamed = {c.new for c in changes if c.old in kept and not any(d.old == c.new for d in changes)}
         self._symbols = tuple(sorted({*kept, *renamed}))
         self._read = lru_cache(maxsize=_READ_MAX)(read)
         self._series = lru_cache(maxsize=None)(self._load)
@@ -70,14 +70,14 @@ class Catalog:
     def timeframes(self, symbol: str) -> tuple[Timeframe, ...]:
         """Lengths of bars that there are of a symbol, shortest first; a file that does not say is asked what its bars look like."""
         self._known(symbol)
-        kept = {which for name, _, _ in self._pieces(symbol) for which in self._kept.get(name, ())}
+        kept = {which for name, _ in self._pieces(symbol) for which in self._kept.get(name, ())}
         found = {t or timeframe_of(_starts(*self.columns(symbol))) for t in kept}
         return tuple(t for t in Timeframe if t in found)
 
     def holds(self, symbol: str, timeframe: Timeframe) -> bool:
         """Whether there is a file that may have bars of that length."""
         self._known(symbol)
-        return any(len(self._file_of(name, timeframe)) for name, _, _ in self._pieces(symbol))
+        return any(len(self._file_of(name, timeframe)) for name, _ in self._pieces(symbol))
 
     def columns(self, symbol: str, timeframe: Timeframe | None = None) -> tuple[str, Columns]:
         """A label for messages and the symbol's columns as they are in the file: not in order, not checked.
@@ -87,10 +87,9 @@ class Catalog:
         """
         self._known(symbol)
         parts = []
-        for name, low, high in self._pieces(symbol):
+        for name, until in self._pieces(symbol):
             for which in self._file_of(name, timeframe):
-                where, columns = self._read(name, which)
-                parts.append(_Part(where, columns, low, high))
+                parts.append(_Part(*self._read(name, which), until))
         if not parts:
             there = ", ".join(t.value for t in self.timeframes(symbol))
             wanted = "" if timeframe is None else f"{timeframe.value} "
@@ -142,8 +141,8 @@ class Catalog:
         """
         self._known(symbol)
         whole = hashlib.sha256()
-        for name, low, high in self._pieces(symbol):
-            whole.update(f"{name} {low} {high}\0".encode())
+        for name, until in self._pieces(symbol):
+            whole.update(f"{name} {until}\0".encode())
             for path in self._files(name):
                 try:
                     with path.open("rb") as file:
@@ -166,20 +165,20 @@ class Catalog:
         longest = sorted(kept, key=lambda t: t.minutes if t else 0)[-1:]
         return longest if timeframe is None else []
 
-    def _pieces(self, symbol: str) -> list[tuple[str, int, int]]:
-        """Under which names the share traded, newest first, each with [from, until) in UTC nanoseconds."""
-        found: list[tuple[str, int, int]] = []
+    def _pieces(self, symbol: str) -> list[tuple[str, int]]:
+        """Under which names the share traded, newest first, each with the end of that in UTC nanoseconds."""
+        found: list[tuple[str, int]] = []
         name, until = symbol, _END_NS
         while True:
+            found.append((name, until))
             earlier = [c for c in self._changes if c.new == name and new_york_ns(c.day) < until]
             if not earlier:
-                return [*found, (name, -_END_NS, until)]
+                return found
             change = max(earlier, key=lambda c: c.day)
-            found.append((name, new_york_ns(change.day), until))
             name, until = change.old, new_york_ns(change.day)
 
     def _load_actions(self, symbol: str) -> tuple[CorporateAction, ...]:
-        names = [name for name, _, _ in self._pieces(symbol) if name in self._kept]
+        names = [name for name, _ in self._pieces(symbol) if name in self._kept]
         kept = {which for name in names for which in self._kept[name]}
         for which in sorted(kept, key=lambda t: t.minutes if t else math.inf, reverse=True):
             where, columns = self.columns(symbol, which)
@@ -274,31 +273,35 @@ def fingerprint(series: Iterable[Bars], adjustment: str) -> str:
 
 
 class _Part(NamedTuple):
-    """The columns of one file, of which the bars in [low, high) count (UTC nanoseconds)."""
+    """The columns of one file, of which the bars before `until` count (UTC nanoseconds)."""
 
     where: str
     columns: Columns
-    low: int
-    high: int
+    until: int
 
 
 def _joined(parts: Sequence[_Part]) -> tuple[str, Columns]:
-    """The bars of a share under all its names, oldest name first; what a file does not know is NaN."""
-    if len(parts) == 1 and parts[0].low == -_END_NS and parts[0].high == _END_NS:
+    """The bars of a share under all its names, `parts` newest name first; what a file does not know is NaN.
+
+    An older name adds what a newer one's file does not have: that may hold the whole history already.
+    """
+    if len(parts) == 1 and parts[0].until == _END_NS:
         return parts[0].where, parts[0].columns
-    starts = [_starts(p.where, p.columns) for p in reversed(parts)]
-    rows = [(at >= p.low) & (at < p.high) for at, p in zip(starts, reversed(parts), strict=True)]
+    rows: list[BoolArray] = []
+    seen: IntArray = np.empty(0, np.int64)
+    for part in parts:
+        starts = _starts(part.where, part.columns)
+        rows.append((starts < part.until) & ~np.isin(starts, seen))
+        seen = np.append(seen, starts)
     names = dict.fromkeys(name for part in parts for name in part.columns)
     columns = {
         name: np.concatenate(
-            [
-                p.columns[name][mine] if name in p.columns else np.full(int(mine.sum()), np.nan)
-                for p, mine in zip(reversed(parts), rows, strict=True)
-            ]
+            [p.columns[name][r] if name in p.columns else np.full(int(r.sum()), np.nan) for p, r in zip(parts, rows, strict=True)]
         )
         for name in names
-    }
-    return " + ".join(part.where for part in reversed(parts)), columns
+    }  # fmt: skip
+    order = np.argsort(columns["timestamp"], kind="stable")
+    return " + ".join(part.where for part in reversed(parts)), {name: column[order] for name, column in columns.items()}
 
 
 def _starts(where: str, columns: Columns) -> IntArray:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from algo_royale.data.adjust import ForwardAdjuster, forward_adjusted
 from algo_royale.data.catalog import bundled, fingerprint, open_catalog
-from algo_royale.errors import BadInput, BadMarketData, InsufficientHistory, UnknownName
+from algo_royale.errors import BadConfiguration, BadInput, BadMarketData, InsufficientHistory, UnknownName
 from algo_royale.market import Bars, CorporateAction, Timeframe
 from algo_royale.sessions import calendar
 from conftest import ROOT, shared
@@ -368,3 +368,93 @@ def test_the_fingerprint_notices_a_changed_dividend(tmp_path: Path) -> None:
     assert second.fingerprint(["X"], DAY) != before[0]
     assert second.fingerprint(["X"], DAY, "raw") == before[1]
     assert bundled().fingerprint(["IBM", "AAPL"], DAY) == bundled().fingerprint(["AAPL", "IBM", "AAPL"], DAY)
+
+
+# --- changes of name ---------------------------------------------------------------------------------------------------
+
+
+def days_of(folder: Path, symbol: str, days: range, close: float) -> None:
+    """Daily bars of that close on those sessions of 2013."""
+    rows = [f"{calendar().offset(date(2013, 1, 2), i).date},{close},{close},{close},{close},100" for i in days]
+    (folder / f"{symbol}.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+
+
+def test_a_share_that_left_its_name_and_came_back_has_all_its_bars(tmp_path: Path) -> None:
+    """As QQQ, QQQQ and QQQ again did. The own file goes before the others', and the others add only what it has not."""
+    names = [calendar().offset(date(2013, 1, 2), i).date for i in (4, 8)]
+    days_of(tmp_path, "QQQ", range(12), 1.0)
+    lines = (tmp_path / "QQQ.csv").read_text().splitlines()
+    (tmp_path / "QQQ.csv").write_text("\n".join(lines[:4] + lines[10:]) + "\n")  # its sessions 0 to 2 and 9 to 11
+    days_of(tmp_path, "QQQQ", range(2, 11), 4.0)
+    (tmp_path / "symbol_changes.csv").write_text(f"old_ticker,new_ticker,effective_date,note\n,QQQ,1999-03-10,new\nQQQ,QQQQ,{names[0]},a\nQQQQ,QQQ,{names[1]},b\n")  # fmt: skip
+    catalog = open_catalog(tmp_path)
+
+    assert catalog.symbols() == ("QQQ", "QQQQ")
+    assert catalog.bars("QQQ", DAY).close.tolist() == [1, 1, 1, 4, 4, 4, 4, 4, 1, 1, 1]  # session 8 is nobody's
+    assert catalog.bars("QQQQ", DAY).close.tolist() == [1, 1, *[4] * 9]
+
+
+def test_a_history_that_is_whole_already_stays_as_it_is(tmp_path: Path) -> None:
+    """GOOGL's file goes back to when it was called GOOG, which is another share's name now."""
+    days_of(tmp_path, "GOOGL", range(10), 2.0)
+    days_of(tmp_path, "GOOG", range(5, 10), 3.0)
+    (tmp_path / "symbol_changes.csv").write_text(f"old_symbol,new_symbol,date\nGOOG,GOOGL,{calendar().offset(date(2013, 1, 2), 5).date}\n")  # fmt: skip
+    catalog = open_catalog(tmp_path)
+
+    assert catalog.bars("GOOGL", DAY).close.tolist() == [2.0] * 10
+    assert catalog.bars("GOOG", DAY).close.tolist() == [3.0] * 5
+
+
+def test_actions_follow_the_share_through_its_names(tmp_path: Path) -> None:
+    """A dividend paid under the old name and a split under the new one are one share's; its equity is continuous."""
+    header = f"{HEADER},ex_dividend,split_ratio"
+    (tmp_path / "FB.csv").write_text(
+        "\n".join([header, "2013-01-02,100,100,100,100,1,,", "2013-01-03,96,96,96,96,1,4,"]) + "\n"
+    )
+    (tmp_path / "META.csv").write_text(
+        "\n".join([header, "2013-01-04,48,48,48,48,2,,2", "2013-01-07,54,54,54,54,2,,"]) + "\n"
+    )
+    (tmp_path / "symbol_changes.csv").write_text("old_symbol,new_symbol,date\nFB,META,2013-01-04\n")
+    catalog = open_catalog(tmp_path)
+
+    assert [(a.symbol, a.cash_usd, a.ratio) for a in catalog.actions("META")] == [
+        ("META", 4.0, 1.0),
+        ("META", 0.0, 2.0),
+    ]
+    assert catalog.adjusted("META", DAY).close.tolist() == pytest.approx([100.0, 100.0, 100.0, 112.5], rel=1e-15)
+    assert catalog.fingerprint(["META"], DAY) != catalog.fingerprint(["FB"], DAY)
+
+
+# --- columns of true and false -----------------------------------------------------------------------------------------
+
+
+def test_extra_columns_reach_the_bars_and_their_fingerprint(tmp_path: Path) -> None:
+    """From CSV and Parquet; numbers and texts that are none of ours stay where they are."""
+    header, words = f"{HEADER},mine,score,note", ("true", "false", "true")
+    plain = open_catalog(folder(tmp_path, GOOD)).fingerprint(["X"], DAY)
+    rows = [f"{row},{word},0.5,x" for row, word in zip(GOOD, words, strict=True)]
+    csv = open_catalog(folder(tmp_path, rows, header)).bars("X", DAY)
+    pq.write_table(pyarrow.csv.read_csv(tmp_path / "X.csv"), tmp_path / "Y.parquet")
+    parquet = open_catalog(tmp_path).bars("Y", DAY)
+
+    assert [b.extra["mine"].tolist() for b in (csv, parquet)] == [[True, False, True]] * 2
+    assert list(csv.extra) == ["mine"]
+    marked = open_catalog(tmp_path).fingerprint(["X"], DAY)
+    other = folder(tmp_path, [row.replace("false", "true") for row in rows], header)
+    assert len({plain, marked, open_catalog(other).fingerprint(["X"], DAY)}) == 3
+
+
+def test_a_condition_reads_an_extra_column_and_says_so_where_there_is_none(tmp_path: Path) -> None:
+    """BooleanColumnEntry over a file that has the column; bars of a feed have none, and one line says it."""
+    from algo_royale.strategies.strategy import compose
+
+    rows = [f"{row},{word}" for row, word in zip(GOOD, ("false", "true", "false"), strict=True)]
+    bars = open_catalog(folder(tmp_path, rows, f"{HEADER},entry_signal")).adjusted("X", DAY)
+    params = {"entry_conditions": [{"BooleanColumnEntry": {}}], "exit_conditions": [{"RSIExit": {}}]}
+    strategy = compose("Mine", params, DAY, columns=bars.extra)
+
+    assert strategy.run(bars).signal.tolist() == [0, 1, 0]
+    with pytest.raises(BadMarketData, match="X: the bars have no extra column 'entry_signal'"):
+        strategy.run(replace(bars, extra={}))
+    with pytest.raises(BadConfiguration, match="reads the extra column 'entry_signal', which nobody declared"):
+        compose("Mine", params, DAY)

@@ -264,6 +264,21 @@ def test_lean_shows_the_defects_that_its_readme_lists(lean: dict[str, list[Findi
     assert {f.kind for fs in lean.values() for f in fs} == {"move", "print", "dividend extra"}
 
 
+def test_other_sources_show_the_defects_that_the_readme_lists() -> None:
+    """Files with some years only: whole years are missing; nine rows of GORO have volume 0; AIG's moves are real."""
+    catalog = open_catalog(shared("data/public_domain/daily_with_actions"))
+    found = {s: examine(s, catalog.columns(s)[1], catalog.actions(s), DAY) for s in catalog.symbols()}
+    missing = {s: [(f.first, f.last, f.count) for f in fs if f.kind == "missing"] for s, fs in found.items()}
+
+    year = (date(2010, 1, 4), date(2010, 12, 31), 252)
+    assert {s: gaps for s, gaps in missing.items() if gaps} == {
+        "AES": [year], "AIG": [year], "IBM": [year], "ORCL": [(date(2001, 1, 2), date(2010, 12, 31), 2515)],
+    }  # fmt: skip
+    assert sum(f.count for f in found["GORO"] if f.kind == "no volume") == 9
+    assert {f.kind for f in found["AIG"]} == {"move", "missing"}
+    assert not any(f.severity == "error" for fs in found.values() for f in fs)
+
+
 def test_lean_is_as_continuous_over_its_actions_as_its_readme_says(lean: dict[str, list[Finding]]) -> None:
     """Every session is there, every split and dividend agrees with the prices; without the splits on record all twelve are seen."""
     catalog = open_catalog(shared("data/lean/daily_raw"))
