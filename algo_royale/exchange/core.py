@@ -1,6 +1,8 @@
 """The twin's state: one account, its orders and fills, the session's prices, and who listens. Pure: time moves by `advance` alone.
 
-Fills follow what daily bars can tell. While a session is open its only known price is the open; at its close the range and the
+Where the replay has a tape, orders meet the best bid and offer of each trade and quote, and bars are made of what was told.
+
+Without one, fills follow what daily bars can tell. While a session is open its only known price is the open; at its close the range and the
 close become known. So a market order meets the open of its session (or, sent during the session, that same last price); a limit
 order fills at the open when the open is good enough, else at its limit when the session's range reached it; a DAY order that did
 neither expires at the close, and so does any order in a symbol that did not trade that session. Nothing is partially filled.
@@ -9,6 +11,7 @@ Each change of an order gets an instant of its own: virtual time, moved on by a 
 orders by cause and pages by time lose nothing. Identifiers come from the seed: same seed and same script, same bytes.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +19,15 @@ from datetime import timedelta
 from decimal import ROUND_DOWN, Decimal
 from typing import Any
 
-from algo_royale.costs import CENT, commission, fees
+import numpy as np
+
+from algo_royale.costs import CENT, commission, fees, usd
 from algo_royale.errors import BadInput, BrokerUnavailable
 from algo_royale.exchange import rest
 from algo_royale.exchange.matching import STOPS, Range, Touch, price_now, price_within, shares
-from algo_royale.exchange.replay import OPEN, DayBar, MarketReplay
+from algo_royale.exchange.replay import CLOSE, MINUTE, OPEN, DayBar, MarketReplay, Ticks, bar_json
 from algo_royale.exchange.streams import DataStream, Stream, TradingStream, encode
+from algo_royale.exchange.tape import POST_MARKET_NS, PRE_MARKET_NS
 from algo_royale.exchange.wire import (
     BAD_FIELD,
     FORBIDDEN,
@@ -38,7 +44,9 @@ from algo_royale.exchange.wire import (
     money,
     order_json,
     plain,
+    quote_json,
     rfc3339,
+    trade_json,
 )
 from algo_royale.ledger import Account
 from algo_royale.orders import Fill
@@ -79,6 +87,7 @@ class Exchange:
         self.events: list[Wire] = []
         self.day: Mapping[str, DayBar] | None = None
         self.halted: set[str] = set()
+        self._working: Counter[str] = Counter()
         self.streams: list[Stream] = []
         self.ids = Ids(config.seed)
         self._stamped_ns = 0
@@ -92,8 +101,13 @@ class Exchange:
         self.balance_date = replay.calendar.previous_session(config.start_ns).date
         self.intraday_basis: dict[str, Decimal] = {}
         self._deposit()
-        if self._next_event and replay.events[self._next_event - 1].kind == OPEN:  # born while a session is open
-            self._see_open(self._next_event - 1)
+        self.quotes: dict[str, tuple[Decimal, Decimal]] = {}
+        before = replay.events[self._next_event - 1] if self._next_event else None
+        self._tick_session = max(0, before.session) if before else 0
+        self._ticks, self._cursor = replay.ticks(self._tick_session), 0
+        if before and before.kind != CLOSE:  # born while a session is open
+            self._see_open(before.session)
+        self._play(config.start_ns)
 
     # --- the three ways in
 
@@ -144,16 +158,83 @@ class Exchange:
         return at if self.config.end_ns is None or at <= self.config.end_ns else None
 
     def advance(self, until_ns: int) -> None:
-        """Let every event up to and including `until_ns` happen, in order; then it is `until_ns`. Time never runs backwards."""
+        """Let everything up to and including `until_ns` happen, in order; then it is `until_ns`. Time never runs backwards."""
         while (at := self.next_event_ns()) is not None and at <= until_ns:
             event = self.replay.events[self._next_event]
             self._next_event += 1
+            self._play(at - 1)
             self.now_ns = at
             if event.kind == OPEN:
-                self._open(self._next_event - 1)
+                self._open(event.session)
+            elif event.kind == MINUTE:
+                self._tell_minute(event.session)
             else:
-                self._close()
+                self._close(event.session)
+            self._expire()
+        if self.config.end_ns is None or until_ns <= self.config.end_ns:
+            self._play(until_ns)
         self.now_ns = max(self.now_ns, until_ns)
+        self._expire()
+
+    def _play(self, until_ns: int) -> None:
+        """Let the trades and quotes up to and including `until_ns` happen."""
+        while self.replay.tape is not None:
+            ticks = self._ticks
+            end = int(np.searchsorted(ticks.at_ns, until_ns, side="right"))
+            if end > self._cursor:
+                self._play_ticks(ticks, self._cursor, end)
+                self._cursor = end
+            following = self._tick_session + 1
+            if end < len(ticks.at_ns) or following >= len(self.replay.sessions):
+                return
+            if self.replay.sessions[following].open_ns - PRE_MARKET_NS > until_ns:
+                return
+            self._tick_session, self._cursor = following, 0
+            self._ticks = self.replay.ticks(following)
+
+    def _play_ticks(self, ticks: Ticks, start: int, end: int) -> None:
+        symbols = self.replay.symbols
+        heard = any(isinstance(stream, DataStream) for stream in self.streams)
+        batch: list[tuple[str, str, Wire]] = []
+        columns = (c[start:end].tolist() for c in (ticks.at_ns, ticks.symbol, ticks.is_trade, ticks.row))
+        for at_ns, number, is_trade, row in zip(*columns, strict=True):
+            symbol = symbols[number]
+            day = ticks.days[symbol]
+            if is_trade:
+                if day.trades.counts[row]:
+                    self.marks[symbol] = usd(day.trades.price[row])
+                if heard:
+                    batch.append(("trades", symbol, trade_json(day.trades, row) | {"T": "t", "S": symbol}))
+            else:
+                self.quotes[symbol] = (usd(day.quotes.bid[row]), usd(day.quotes.ask[row]))
+                if heard:
+                    batch.append(("quotes", symbol, quote_json(day.quotes, row) | {"T": "q", "S": symbol}))
+            if self._working[symbol]:
+                self.now_ns = max(self.now_ns, at_ns)
+                self._match(symbol)
+        self._broadcast(batch)
+
+    def _broadcast(self, batch: list[tuple[str, str, Wire]]) -> None:
+        if batch:
+            for stream in self.streams:
+                if isinstance(stream, DataStream):
+                    stream.tell(batch)
+
+    def _tell_minute(self, session: int) -> None:
+        """The bars of the minute that ends now."""
+        batch = []
+        for symbol in self.day or ():
+            bars = self.replay.minutes(symbol, session)
+            row = int(np.searchsorted(bars.end_ns, self.now_ns))
+            if row < len(bars) and bars.end_ns[row] == self.now_ns:
+                batch.append(("bars", symbol, {"T": "b", "S": symbol} | bar_json(bars, row)))
+        self._broadcast(batch)
+
+    def _expire(self) -> None:
+        """End what has waited until now."""
+        for order in list(self.open_orders.values()):
+            if order.is_open and order.expires_ns <= self.now_ns and not (self.day and order.time_in_force == "cls"):
+                self._finish(order, "expired")
 
     # --- streams
 
@@ -194,7 +275,7 @@ class Exchange:
             self._check_buying_power(request.notional or qty * reference)
         order = self._enter(request, reference, intent)
         answer = order_json(order, nested=True)
-        if self.day is not None:
+        if self.day is not None or (order.extended_hours and self.extended):
             self._activate(order)
         return answer
 
@@ -241,9 +322,7 @@ class Exchange:
         status = {
             "T": "s", "S": symbol, "sc": code, "sm": text, "rc": "", "rm": "", "t": rfc3339(self.now_ns), "z": "C",
         }  # fmt: skip
-        for stream in self.streams:
-            if isinstance(stream, DataStream):
-                stream.tell("statuses", symbol, status)
+        self._broadcast([("statuses", symbol, status)])
         if not halted and self.day is not None:
             self._match(symbol)
 
@@ -427,6 +506,7 @@ class Exchange:
         order.client_order_id = request.client_order_id or self.ids.uuid("client")
         self.orders.append(order)
         self.by_id[order.id] = self.open_orders[order.id] = order
+        self._working[order.symbol] += 1
         self.by_client_id[order.client_order_id] = order
         return order
 
@@ -435,6 +515,9 @@ class Exchange:
         calendar = self.replay.calendar
         session = None if self.day is None else calendar.session_at(self.now_ns)
         session = session or calendar.next_session(self.now_ns)
+        if request.extended_hours:
+            after = calendar.previous_session(self.now_ns).close_ns + POST_MARKET_NS if self.day is None else 0
+            return after if self.extended and after > self.now_ns else session.close_ns + POST_MARKET_NS
         if request.time_in_force == "gtc":
             return new_york_ns(new_york_date(self.now_ns) + timedelta(days=90)) + 16 * HOUR_NS + 15 * MINUTE_NS
         return session.close_ns
@@ -449,12 +532,25 @@ class Exchange:
                 self._activate(leg)
         self._try(order)
 
-    def _touch(self, symbol: str) -> Touch | None:
-        """The market of a symbol now; None while nobody trades it."""
-        if self.day is None or symbol not in self.day or symbol in self.halted:
+    def _touch(self, order: Order) -> Touch | None:
+        """The market that the order sees now; None while nobody trades its symbol, or not at these hours."""
+        symbol = order.symbol
+        regular = self.day is not None and symbol in self.day
+        if symbol in self.halted or not (regular or (order.extended_hours and self.extended)):
             return None
         last = self.marks[symbol]
-        return Touch(last, last, last)
+        bid, ask = self.quotes.get(symbol, (last, last))
+        return Touch(last, bid, ask)
+
+    @property
+    def extended(self) -> bool:
+        """Whether trades are made now outside of the regular session: from 04:00, and to four hours after the close."""
+        if self.replay.tape is None or self.day is not None:
+            return False
+        calendar = self.replay.calendar
+        before, after = calendar.next_session(self.now_ns), calendar.previous_session(self.now_ns)
+        early, late = before.open_ns - self.now_ns <= PRE_MARKET_NS, self.now_ns - after.close_ns < POST_MARKET_NS
+        return early or late
 
     def _match(self, symbol: str) -> None:
         """Let every open order of the symbol see the market, oldest first."""
@@ -464,7 +560,7 @@ class Exchange:
 
     def _try(self, order: Order) -> None:
         """Fill what trades now. An order that must trade at once or not at all ends here."""
-        touch = self._touch(order.symbol)
+        touch = self._touch(order)
         if touch is None or not order.is_open or order.time_in_force == "cls":
             return
         price = price_now(order, touch, self.config.costs)
@@ -495,7 +591,7 @@ class Exchange:
         order.status = "filled" if done else "partially_filled"
         if done:
             order.filled_ns = at
-            del self.open_orders[order.id]
+            self._take_out(order)
         fill = Fill(
             execution_id=execution_id, client_order_id=order.client_order_id, broker_order_id=order.id,
             symbol=order.symbol, side=order.side, quantity=quantity, cumulative_quantity=order.filled_qty, price_usd=price,
@@ -534,11 +630,15 @@ class Exchange:
             order.canceled_ns = at
         else:
             order.expired_ns = at
-        del self.open_orders[order.id]
+        self._take_out(order)
         self._tell(order, status, at, execution_id=self.ids.uuid("execution"))
         for other in [*order.legs, *order.group]:
             if other.is_open:
                 self._finish(other, status)
+
+    def _take_out(self, order: Order) -> None:
+        del self.open_orders[order.id]
+        self._working[order.symbol] -= 1
 
     @contextmanager
     def _set_aside(self, order: Order) -> Iterator[None]:
@@ -562,7 +662,7 @@ class Exchange:
         order.group, order.legs = [], []
         at = order.replaced_ns = order.updated_ns = self._stamp()
         order.status = "replaced"
-        del self.open_orders[order.id]
+        self._take_out(order)
         self._tell(order, "replaced", at, execution_id=self.ids.uuid("execution"))
         new.submitted_ns = new.updated_ns = self._stamp()
         self._tell(new, "new", new.updated_ns, execution_id=self.ids.uuid("execution"))
@@ -625,9 +725,9 @@ class Exchange:
 
     # --- sessions
 
-    def _see_open(self, event: int) -> None:
+    def _see_open(self, session: int) -> None:
         """Yesterday's figures become fixed, shares split, and the opening prices are known."""
-        opened_ns, session = self.replay.events[event].at_ns, self.replay.events[event].session
+        opened_ns = self.replay.sessions[session].open_ns
         self.balance_date = self.replay.calendar.previous_session(opened_ns).date
         figures = self.figures()
         self.last_equity, self.last_long_value = figures.equity, figures.long_value
@@ -648,18 +748,32 @@ class Exchange:
             gained = self.account.quantity(symbol) - before
             self._record_other(self._stamp(), "SPLIT", day, symbol=symbol, qty=plain(gained), net_amount="0")
 
-    def _open(self, event: int) -> None:
+    def _open(self, session: int) -> None:
         """The auction of the open: orders that waited reach the market, and those that are there see it again."""
-        self._see_open(event)
+        self._see_open(session)
+        self._play(self.now_ns)
         for order in list(self.open_orders.values()):
             if order.status == "accepted" and order.time_in_force != "cls":
                 self._activate(order)
             elif order.status in ("new", "partially_filled"):
                 self._try(order)
 
-    def _close(self) -> None:
-        """The range and the close are known: limits and stops fill, then the auction's orders, bars go out, the day's end."""
+    def _close(self, session: int) -> None:
+        """The auction of the close, and the session's bars. Without a tape its range becomes known, and fills come of it."""
         day = self.day or {}
+        if self.replay.tape is None:
+            self._fill_within(day)
+        else:
+            self._tell_minute(session)
+        self.marks.update((symbol, bar.close) for symbol, bar in day.items())
+        self._closing_auction()
+        self.day = None
+        for stream in self.streams:
+            if isinstance(stream, DataStream):
+                stream.daily_bars(day)
+
+    def _fill_within(self, day: Mapping[str, DayBar]) -> None:
+        """Limits and stops that the range of the session reached."""
         for order in list(self.open_orders.values()):
             bar = day.get(order.symbol)
             if bar is None or order.status not in ("new", "partially_filled") or order.symbol in self.halted:
@@ -669,22 +783,13 @@ class Exchange:
             price = price_within(order, Range(bar.low, bar.high, bar.close), self.config.costs)
             if price is not None:
                 self._fill(order, price, shares(order, price))
-        self.marks.update((symbol, bar.close) for symbol, bar in day.items())
-        self._closing_auction()
-        self.day = None
-        for stream in self.streams:
-            if isinstance(stream, DataStream):
-                stream.daily_bars(day)
-        for order in list(self.open_orders.values()):
-            if order.is_open and order.expires_ns <= self.now_ns:
-                self._finish(order, "expired")
 
     def _closing_auction(self) -> None:
         """Orders for the close meet it; what it does not fill is canceled."""
         for order in [o for o in self.open_orders.values() if o.time_in_force == "cls"]:
             if order.status == "accepted":
                 self._activate(order)
-            touch = self._touch(order.symbol)
+            touch = self._touch(order)
             price = None if touch is None else price_now(order, touch, self.config.costs)
             if price is not None:
                 self._fill(order, price, shares(order, price))

@@ -1,6 +1,7 @@
-"""The market that the twin replays: daily bars by session, what was known when, and corporate actions.
+"""The market that the twin replays: bars by session, trades and quotes within one, what was known when, corporate actions.
 
-Immutable once built, so that any number of exchanges may share one replay.
+Without a tape only a session's open, and at its close its range, are known. What is computed on demand never changes, so that
+any number of exchanges may share one replay.
 """
 
 import math
@@ -9,19 +10,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
 
 from algo_royale.costs import usd
+from algo_royale.data.resample import resample
 from algo_royale.errors import BadMarketData, InsufficientHistory
-from algo_royale.exchange.wire import Wire, rfc3339
-from algo_royale.market import Bars, CorporateAction, FloatArray, IntArray, Timeframe
+from algo_royale.exchange.tape import (
+    MINUTE_NS,
+    POST_MARKET_NS,
+    PRE_MARKET_NS,
+    Day,
+    PathTape,
+    Quotes,
+    Tape,
+    TickTape,
+    Trades,
+    minute_bars,
+)
+from algo_royale.exchange.wire import Wire, quote_json, rfc3339, trade_json
+from algo_royale.market import Bars, BoolArray, CorporateAction, FloatArray, IntArray, Timeframe
 from algo_royale.sessions import Calendar, Session, new_york_date, new_york_ns
 
-OPEN, CLOSE = "open", "close"
-DAILY = frozenset({"1Day", "1D"})
+OPEN, MINUTE, CLOSE = "open", "minute", "close"
 ADJUSTMENTS = frozenset({"raw", "split", "dividend", "all"})
 
 
@@ -37,7 +50,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A session opens or closes."""
+    """A session opens or closes, or, where there is a tape, a minute of it ends."""
 
     at_ns: int
     kind: str
@@ -55,6 +68,20 @@ class DayBar:
     frame: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Ticks:
+    """All trades and quotes of a session in order of time; at one instant by symbol, quotes before trades.
+
+    `symbol` and `row` say whose and which one it is; `is_trade` which kind.
+    """
+
+    at_ns: IntArray
+    symbol: IntArray
+    is_trade: BoolArray
+    row: IntArray
+    days: Mapping[str, Day]
+
+
 class MarketReplay:
     """Sessions, bars and corporate actions of some symbols.
 
@@ -67,7 +94,9 @@ class MarketReplay:
         bars: Mapping[str, Bars],
         calendar: Calendar,
         actions: Mapping[str, Sequence[CorporateAction]] | None = None,
+        tape: Tape | None = None,
     ) -> None:
+        self.tape = tape
         self.symbols = tuple(sorted(bars))
         self.calendar = calendar
         self.actions = {s: tuple(sorted((actions or {}).get(s, ()), key=lambda a: a.ex_date)) for s in self.symbols}
@@ -82,21 +111,77 @@ class MarketReplay:
         self.events = tuple(
             event
             for i, s in enumerate(self.sessions)
-            for event in (Event(s.open_ns, OPEN, i), Event(s.close_ns, CLOSE, i))
+            for event in (
+                Event(s.open_ns, OPEN, i),
+                *(Event(at, MINUTE, i) for at in self._minute_marks(s)),
+                Event(s.close_ns, CLOSE, i),
+            )
         )
         self._event_times = [event.at_ns for event in self.events]
         self._days: dict[int, dict[str, DayBar]] = {}
+        self._minutes: dict[tuple[str, int], Bars] = {}
         self._splits: dict[date, dict[str, Decimal]] = {}
         for symbol, action in ((s, a) for s in self.symbols for a in self.actions[s] if a.ratio != 1.0):
             self._splits.setdefault(action.ex_date, {})[symbol] = usd(action.ratio)
 
     @classmethod
-    def of(cls, source: Source, calendar: Calendar, symbols: Sequence[str] | None = None) -> "MarketReplay":
-        """Everything that `source` has of the symbols (default: all of its symbols)."""
+    def of(
+        cls, source: Source, calendar: Calendar, symbols: Sequence[str] | None = None, *,
+        timeframe: Timeframe = Timeframe.DAY_1, seed: int | None = None,
+    ) -> "MarketReplay":  # fmt: skip
+        """Everything that `source` has of the symbols (default: all of its symbols).
+
+        With a `seed` a path is drawn through the bars of that timeframe; without one only daily bars are replayed.
+        """
         chosen = tuple(source.symbols() if symbols is None else symbols)
-        return cls(
-            {s: source.bars(s, Timeframe.DAY_1) for s in chosen}, calendar, {s: source.actions(s) for s in chosen}
+        bars = {s: source.bars(s, timeframe) for s in chosen}
+        tape = None if seed is None else PathTape(bars, seed=seed)
+        daily = {s: b if timeframe is Timeframe.DAY_1 else resample(b, Timeframe.DAY_1) for s, b in bars.items()}
+        return cls(daily, calendar, {s: source.actions(s) for s in chosen}, tape)
+
+    @classmethod
+    def of_ticks(cls, tape: TickTape, calendar: Calendar, symbols: Sequence[str] | None = None) -> "MarketReplay":
+        """Recorded days; their daily bars are made of their trades."""
+        daily: dict[str, Bars] = {}
+        days = [date.fromisoformat(text) for text in tape.dates()]
+        sessions = [session for day in days if (session := calendar.session_on(day)) is not None]
+        for symbol in symbols or tape.symbols():
+            parts = [minute_bars(symbol, tape.day(symbol, s).trades, s) for s in sessions]
+            whole = [bar for part in parts if len(part) for bar in resample(part, Timeframe.DAY_1)]
+            daily[symbol] = Bars.of(symbol, Timeframe.DAY_1, whole)
+        return cls(daily, calendar, tape=tape)
+
+    def _minute_marks(self, session: Session) -> range:
+        if self.tape is None:
+            return range(0)
+        return range(session.open_ns + MINUTE_NS, session.close_ns, MINUTE_NS)
+
+    def ticks(self, session: int) -> Ticks:
+        """What happens in a session, before and after it too; empty without a tape."""
+        days = {} if self.tape is None else {s: self.tape.day(s, self.sessions[session]) for s in self.symbols}
+        parts: list[tuple[int, int, Quotes | Trades]] = []
+        for n, day in enumerate(days.values()):
+            parts += [(n, 0, day.quotes), (n, 1, day.trades)]
+        at = np.concatenate([np.empty(0, np.int64), *(part.at_ns for _, _, part in parts)])
+        owner, is_trade, row = (
+            np.concatenate([np.empty(0, np.int64), *columns])
+            for columns in (
+                [np.full(len(part), n) for n, _, part in parts],
+                [np.full(len(part), kind) for _, kind, part in parts],
+                [np.arange(len(part)) for _, _, part in parts],
+            )
         )
+        order = np.lexsort((is_trade, owner, at))
+        return Ticks(at[order], owner[order], is_trade[order].astype(np.bool_), row[order], days)
+
+    def minutes(self, symbol: str, session: int) -> Bars:
+        """Minute bars of a session, made of its trades."""
+        found = self._minutes.get((symbol, session))
+        if found is None:
+            assert self.tape is not None
+            at = self.sessions[session]
+            found = self._minutes[symbol, session] = minute_bars(symbol, self.tape.day(symbol, at).trades, at)
+        return found
 
     def _row_of_session(self, series: Bars) -> IntArray:
         """Row of the bar of each session, -1 where there is none."""
@@ -123,23 +208,8 @@ class MarketReplay:
 
     def _day_bar(self, symbol: str, row: int) -> DayBar:
         b = self._bars[symbol]
-        frame = msgspec.json.encode({"T": "d", "S": symbol} | self._bar_json(symbol, row)).decode()
+        frame = msgspec.json.encode({"T": "d", "S": symbol} | bar_json(b, row)).decode()
         return DayBar(usd(b.open[row]), usd(b.high[row]), usd(b.low[row]), usd(b.close[row]), frame)
-
-    def _bar_json(self, symbol: str, row: int, price_factor: float = 1.0, volume_factor: float = 1.0) -> Wire:
-        """A bar as Alpaca spells it. Unknown trade count and volume-weighted price are 0, as for a bar without trades."""
-        b = self._bars[symbol]
-        count, vwap, volume = int(b.trade_count[row]), float(b.vwap[row]), float(b.volume[row]) * volume_factor
-        return {
-            "o": float(b.open[row]) * price_factor,
-            "h": float(b.high[row]) * price_factor,
-            "l": float(b.low[row]) * price_factor,
-            "c": float(b.close[row]) * price_factor,
-            "v": round(volume),
-            "n": max(count, 0),
-            "vw": 0 if math.isnan(vwap) else vwap * price_factor,
-            "t": rfc3339(int(b.start_ns[row])),
-        }
 
     def last_close(self, symbol: str, now_ns: int) -> Decimal | None:
         """Close of the last bar that has ended at `now_ns`."""
@@ -156,35 +226,94 @@ class MarketReplay:
 
     # --- history
 
-    def rows(self, symbol: str, start_ns: int, end_ns: int, now_ns: int) -> range:
-        """Rows of the bars that start in [start_ns, end_ns] and have ended at `now_ns`."""
-        if symbol not in self._bars:
-            return range(0)
-        starts = self._bars[symbol].start_ns
-        low, high = np.searchsorted(starts, start_ns), np.searchsorted(starts, end_ns, side="right")
-        return range(int(low), max(int(low), min(int(high), self._closed(symbol, now_ns))))
+    def history(self, symbol: str, timeframe: Timeframe, start_ns: int, end_ns: int, now_ns: int) -> Bars:
+        """Bars that start in [start_ns, end_ns] and have ended at `now_ns`; shorter than a day only where there is a tape."""
+        series = self._bars[symbol]
+        if timeframe is not Timeframe.DAY_1:
+            series = self._within_days(symbol, timeframe, start_ns, min(end_ns, now_ns))
+        low, high = np.searchsorted(series.start_ns, start_ns), np.searchsorted(series.start_ns, end_ns, side="right")
+        ended = np.searchsorted(series.end_ns, now_ns, side="right")
+        return series.slice(int(low), max(int(low), min(int(high), int(ended))))
 
-    def bars_json(self, symbol: str, rows: Sequence[int], adjustment: str, now_ns: int) -> list[Wire]:
-        """Bars of those rows, adjusted back from today by the actions whose ex-date has come.
+    def _within_days(self, symbol: str, timeframe: Timeframe, start_ns: int, end_ns: int) -> Bars:
+        """Bars of every session that the range touches."""
+        first = max(0, int(np.searchsorted(self._starts, start_ns, side="right")) - 1)
+        last = int(np.searchsorted(self._starts, end_ns, side="right"))
+        rows = self._rows[symbol]
+        parts = [self.minutes(symbol, i) for i in range(first, last) if rows[i] >= 0]
+        parts = [part if timeframe is Timeframe.MIN_1 else resample(part, timeframe) for part in parts if len(part)]
+        if not parts:
+            return Bars.of(symbol, timeframe, [])
+        names = ("start_ns", "end_ns", "open", "high", "low", "close", "volume", "vwap", "trade_count")
+        columns: dict[str, Any] = {n: np.concatenate([getattr(part, n) for part in parts]) for n in names}
+        return Bars(symbol=symbol, timeframe=timeframe, **columns)
+
+    def ticks_within(self, symbol: str, kind: str, start_ns: int, end_ns: int, now_ns: int) -> list[tuple[int, Wire]]:
+        """Trades or quotes (`kind`) in [start_ns, end_ns] that have happened at `now_ns`, in order of time: (instant, message)."""
+        found: list[tuple[int, Wire]] = []
+        if self.tape is None or symbol not in self._bars:
+            return found
+        end_ns = min(end_ns, now_ns)
+        for session in self.sessions:
+            if session.close_ns + POST_MARKET_NS <= start_ns or session.open_ns - PRE_MARKET_NS > end_ns:
+                continue
+            day = self.tape.day(symbol, session)
+            part = day.trades if kind == "trades" else day.quotes
+            low, high = np.searchsorted(part.at_ns, start_ns), np.searchsorted(part.at_ns, end_ns, side="right")
+            for row in range(int(low), int(high)):
+                message = trade_json(day.trades, row) if kind == "trades" else quote_json(day.quotes, row)
+                found.append((int(part.at_ns[row]), message))
+        return found
+
+    def last_tick(self, symbol: str, kind: str, now_ns: int) -> Wire | None:
+        """The latest trade or quote at `now_ns`; None before the first."""
+        for session in reversed(self.sessions):
+            if self.tape is None or session.open_ns - PRE_MARKET_NS > now_ns:
+                continue
+            day = self.tape.day(symbol, session)
+            part = day.trades if kind == "trades" else day.quotes
+            row = int(np.searchsorted(part.at_ns, now_ns, side="right")) - 1
+            if row >= 0:
+                return trade_json(day.trades, row) if kind == "trades" else quote_json(day.quotes, row)
+        return None
+
+    def bars_json(self, bars: Bars, adjustment: str, now_ns: int) -> list[Wire]:
+        """Bars, adjusted back from today by the actions whose ex-date has come.
 
         `adjustment`: raw | split | dividend | all. Splits divide prices and multiply volumes by the ratio; a dividend
         multiplies prices by 1 - cash / raw close of the session before (CRSP's factors).
         """
         if adjustment == "raw":
-            return [self._bar_json(symbol, row) for row in rows]
-        price, volume = self._factors(symbol, adjustment, new_york_date(now_ns))
-        return [self._bar_json(symbol, row, float(price[row]), float(volume[row])) for row in rows]
+            return [bar_json(bars, row) for row in range(len(bars))]
+        price, volume = self._factors(bars, adjustment, new_york_date(now_ns))
+        return [bar_json(bars, row, float(price[row]), float(volume[row])) for row in range(len(bars))]
 
-    def _factors(self, symbol: str, adjustment: str, today: date) -> tuple[FloatArray, FloatArray]:
-        b = self._bars[symbol]
-        price, volume = np.ones(len(b)), np.ones(len(b))
-        for action in self.actions[symbol]:
-            before = int(np.searchsorted(b.start_ns, new_york_ns(action.ex_date)))
-            if action.ex_date > today or before == 0:
+    def _factors(self, bars: Bars, adjustment: str, today: date) -> tuple[FloatArray, FloatArray]:
+        daily = self._bars[bars.symbol]
+        price, volume = np.ones(len(bars)), np.ones(len(bars))
+        for action in self.actions[bars.symbol]:
+            ex_ns = new_york_ns(action.ex_date)
+            known, before = int(np.searchsorted(daily.start_ns, ex_ns)), int(np.searchsorted(bars.start_ns, ex_ns))
+            if action.ex_date > today or known == 0:
                 continue
             if adjustment in ("split", "all"):
                 price[:before] /= action.ratio
                 volume[:before] *= action.ratio
             if adjustment in ("dividend", "all"):
-                price[:before] *= 1.0 - action.cash_usd / float(b.close[before - 1])
+                price[:before] *= 1.0 - action.cash_usd / float(daily.close[known - 1])
         return price, volume
+
+
+def bar_json(b: Bars, row: int, price_factor: float = 1.0, volume_factor: float = 1.0) -> Wire:
+    """A bar as Alpaca spells it. Unknown trade count and volume-weighted price are 0, as for a bar without trades."""
+    count, vwap, volume = int(b.trade_count[row]), float(b.vwap[row]), float(b.volume[row]) * volume_factor
+    return {
+        "o": float(b.open[row]) * price_factor,
+        "h": float(b.high[row]) * price_factor,
+        "l": float(b.low[row]) * price_factor,
+        "c": float(b.close[row]) * price_factor,
+        "v": round(volume),
+        "n": max(count, 0),
+        "vw": 0 if math.isnan(vwap) else vwap * price_factor,
+        "t": rfc3339(int(b.start_ns[row])),
+    }

@@ -5,18 +5,16 @@ What Alpaca knows and this exchange does not serve is refused with 422 and a sen
 
 from __future__ import annotations
 
-import base64
-import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
 from decimal import ROUND_DOWN, Decimal, InvalidOperation
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from algo_royale.exchange import market_rest
 from algo_royale.exchange.matching import NINE_PLACES, increment
-from algo_royale.exchange.replay import ADJUSTMENTS, DAILY
+from algo_royale.exchange.query import Query, choice, count, flag, instant, names
 from algo_royale.exchange.wire import (
     BAD_BODY,
     BAD_FIELD,
@@ -34,18 +32,15 @@ from algo_royale.exchange.wire import (
     money,
     new_york,
     order_json,
-    parse_instant,
     plain,
     ratio,
     rfc3339,
 )
-from algo_royale.market import CorporateAction
 from algo_royale.sessions import new_york_date
 
 if TYPE_CHECKING:
     from algo_royale.exchange.core import Exchange
 
-Query = Mapping[str, str]
 Answer = tuple[int, Any]
 
 _ZERO, _HALF = Decimal(0), Decimal("0.5")
@@ -54,13 +49,6 @@ _TIMES = ("day", "gtc", "opg", "cls", "ioc", "fok")
 _CLASSES = ("simple", "bracket", "oco", "oto", "mleg")
 _QTY_MAX, _PRICE_MAX = Decimal(10) ** 9, Decimal(10) ** 7
 _CALENDAR = (date(1998, 1, 2), date(2035, 12, 31))
-_SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9./-]{0,20}", re.ASCII)
-_TIMEFRAME = re.compile(r"([1-5]?\d)(Min|T)|(1?\d|2[0-3])(Hour|H)|1(Day|D|Week|W)|(1|2|3|4|6|12)(Month|M)", re.ASCII)
-_CORPORATE_TYPES = frozenset(
-    ("reverse_split", "forward_split", "unit_split", "cash_dividend", "stock_dividend", "spin_off", "cash_merger",
-     "stock_merger", "stock_and_cash_merger", "redemption", "name_change", "worthless_removal", "rights_distribution",
-     "partial_call", "reorganization")
-)  # fmt: skip
 
 
 def handle(
@@ -101,8 +89,8 @@ def _route(exchange: Exchange, method: str, path: str, query: Query, body: bytes
         for prefix, serve_one in _PREFIXED:
             if tail := _tail(path, prefix):
                 return 200, serve_one(exchange, tail, query)
-        if (symbol := path.removeprefix("/v2/stocks/").removesuffix("/bars")) and path == f"/v2/stocks/{symbol}/bars":
-            return 200, _bars_of_one(exchange, symbol, query)
+        if (answer := market_rest.serve(exchange, path, query)) is not None:
+            return 200, answer
     raise Refusal(404, None, "endpoint not found.")
 
 
@@ -385,7 +373,7 @@ def _close_position(exchange: Exchange, symbol: str, query: Query) -> Wire:
 
 
 def _order_by_id(exchange: Exchange, order_id: str, query: Query) -> Wire:
-    return order_json(_order(exchange, order_id), nested=_flag(query, "nested"))
+    return order_json(_order(exchange, order_id), nested=flag(query, "nested"))
 
 
 def _order_by_client_id(exchange: Exchange, query: Query) -> Wire:
@@ -399,14 +387,14 @@ def _order_by_client_id(exchange: Exchange, query: Query) -> Wire:
 
 
 def _orders(exchange: Exchange, query: Query) -> list[Wire]:
-    status = _choice(query, "status", ("open", "closed", "all"), "open")
-    direction = _choice(query, "direction", ("asc", "desc"), "desc")
-    limit = _count(query, "limit", 50, 500)
-    after, until = _instant(query, "after"), _instant(query, "until")
-    symbols, side = _names(query, "symbols"), query.get("side")
+    status = choice(query, "status", ("open", "closed", "all"), "open")
+    direction = choice(query, "direction", ("asc", "desc"), "desc")
+    limit = count(query, "limit", 50, 500)
+    after, until = instant(query, "after"), instant(query, "until")
+    symbols, side = names(query, "symbols"), query.get("side")
     if side and side not in ("buy", "sell"):
         raise Refusal(422, BAD_FIELD, f"invalid side: {side}")
-    classes = _names(query, "asset_class")
+    classes = names(query, "asset_class")
     after_order, before_order = query.get("after_order_id"), query.get("before_order_id")
     if after_order and before_order:
         raise Refusal(422, BAD_FIELD, "only one of before_order_id or after_order_id is accepted")
@@ -425,7 +413,7 @@ def _orders(exchange: Exchange, query: Query) -> list[Wire]:
         and (not side or order.side == side)
         and (not classes or classes & {"us_equity", "all"})
     ]
-    nested = _flag(query, "nested")
+    nested = flag(query, "nested")
     chosen = [order for order in chosen if not (nested and order.parent is not None)]
     chosen.sort(key=lambda order: order.submitted_ns, reverse=direction == "desc")
     return [order_json(order, nested=nested) for order in chosen[:limit]]
@@ -525,16 +513,16 @@ def _position_json(exchange: Exchange, symbol: str) -> Wire:
 
 
 def _activities(exchange: Exchange, query: Query) -> list[Wire]:
-    kinds = _names(query, "activity_types")
+    kinds = names(query, "activity_types")
     category = query.get("category")
     if kinds and category:
         raise Refusal(422, BAD_FIELD, "only one of activity_types or category is accepted")
     if category and category not in ("trade_activity", "non_trade_activity"):
         raise Refusal(422, BAD_FIELD, f"invalid category: {category}")
-    direction = _choice(query, "direction", ("asc", "desc"), "desc")
-    size = _count(query, "page_size", 100, 100)
-    after, until, order_id = _instant(query, "after"), _instant(query, "until"), query.get("order_id")
-    day = _instant(query, "date")
+    direction = choice(query, "direction", ("asc", "desc"), "desc")
+    size = count(query, "page_size", 100, 100)
+    after, until, order_id = instant(query, "after"), instant(query, "until"), query.get("order_id")
+    day = instant(query, "date")
     chosen = [
         activity
         for at_ns, activity in exchange.activities
@@ -619,7 +607,7 @@ def _calendar(exchange: Exchange, query: Query) -> list[Wire]:
     """Sessions from `start` to `end`, within the years of the bundled calendar (Alpaca's own reaches from 1970 to 2029)."""
     if query.get("date_type", "TRADING") != "TRADING":
         raise Refusal(422, BAD_FIELD, "calendars by settlement date are not served by this exchange")
-    days = [_instant(query, name) for name in ("start", "end")]
+    days = [instant(query, name) for name in ("start", "end")]
     start = _CALENDAR[0] if days[0] is None else max(_CALENDAR[0], new_york_date(days[0]))
     end = _CALENDAR[1] if days[1] is None else min(_CALENDAR[1], new_york_date(days[1]))
     if end < start:
@@ -642,200 +630,6 @@ def _calendar(exchange: Exchange, query: Query) -> list[Wire]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------------ market data
-
-
-def _bars(exchange: Exchange, query: Query) -> Wire:
-    symbols = sorted(_names(query, "symbols"))
-    if not symbols:
-        raise Refusal(400, None, "symbols is required")
-    bars, token = _bar_page(exchange, symbols, query)
-    return {"bars": bars, "next_page_token": token, "currency": "USD"}
-
-
-def _bars_of_one(exchange: Exchange, symbol: str, query: Query) -> Wire:
-    bars, token = _bar_page(exchange, [symbol], query)
-    return {"bars": bars.get(symbol, []), "symbol": symbol, "next_page_token": token, "currency": "USD"}
-
-
-def _bar_page(exchange: Exchange, symbols: list[str], query: Query) -> tuple[dict[str, list[Wire]], str | None]:
-    """Closed bars by symbol, then time, at most `limit` of them over all symbols; and where the next page begins."""
-    for symbol in symbols:
-        if not _SYMBOL.fullmatch(symbol):
-            raise Refusal(400, None, f"invalid symbol: {symbol}")
-    adjustment = _check_bar_query(exchange, query)
-    left = _count(query, "limit", 1000, 10_000, data=True)
-    backwards = _choice(query, "sort", ("asc", "desc"), "asc", data=True) == "desc"
-    now = exchange.now_ns
-    start, end = _instant(query, "start", data=True), _instant(query, "end", data=True)
-    start = parse_instant(new_york_date(now).isoformat()) if start is None else start
-    end = now if end is None else end
-    if end < start:
-        raise Refusal(400, None, "end should not be before start")
-    resume = _read_token(query.get("page_token"))
-    bars: dict[str, list[Wire]] = {}
-    for symbol in symbols:
-        low, high = start, end
-        if resume is not None:
-            if symbol < resume[0]:
-                continue
-            if symbol == resume[0]:
-                low, high = (low, resume[1]) if backwards else (resume[1], high)
-        rows = exchange.replay.rows(symbol, low, high, now)
-        ordered = rows[::-1] if backwards else rows
-        if not ordered:
-            continue
-        if left:
-            bars[symbol] = exchange.replay.bars_json(symbol, ordered[:left], adjustment, now)
-        if len(ordered) > left:
-            (following,) = exchange.replay.bars_json(symbol, ordered[left : left + 1], "raw", now)
-            return bars, base64.b64encode(f"{symbol}|D|{following['t']}".encode()).decode()
-        left -= len(ordered)
-    return bars, None
-
-
-def _check_bar_query(exchange: Exchange, query: Query) -> str:
-    """The adjustment asked for, once everything else about the series is known to be served."""
-    timeframe = query.get("timeframe", "")
-    if not _TIMEFRAME.fullmatch(timeframe) or timeframe[0] == "0":
-        raise Refusal(400, None, f"invalid timeframe: {timeframe}")
-    if timeframe not in DAILY:
-        raise Refusal(422, None, f"timeframe {timeframe} is not served by this exchange; it replays 1Day bars")
-    feed = query.get("feed", "iex")
-    if feed not in ("iex", "sip", "otc", "boats", "delayed_sip"):
-        raise Refusal(400, None, f"invalid feed: {feed}")
-    if feed not in ("iex", "sip"):
-        raise Refusal(422, None, f"feed {feed} is not served by this exchange")
-    if query.get("currency", "USD") != "USD":
-        raise Refusal(422, None, "currencies other than USD are not served by this exchange")
-    if query.get("asof", "-") != "-":
-        _instant(query, "asof", data=True)
-    asked = set(query.get("adjustment", "raw").split(","))
-    if "spin-off" in asked:
-        raise Refusal(422, None, "adjustment spin-off is not served by this exchange")
-    if not asked <= ADJUSTMENTS:
-        raise Refusal(400, None, f"invalid adjustment: {query['adjustment']}")
-    if "all" in asked or asked >= {"split", "dividend"}:
-        return "all"
-    return next(iter(asked - {"raw"}), "raw")
-
-
-def _read_token(token: str | None) -> tuple[str, int] | None:
-    if not token:
-        return None
-    try:
-        symbol, _, at = base64.b64decode(token, validate=True).decode().split("|")
-        return symbol, parse_instant(at)
-    except ValueError:
-        raise Refusal(400, None, "invalid page_token") from None
-
-
-def _corporate_actions(exchange: Exchange, query: Query) -> Wire:
-    """Splits and cash dividends announced by now: those whose ex-date is no later than the next session.
-
-    The process date is the ex-date; CUSIPs are empty, because the replayed data have none.
-    """
-    types = _names(query, "types")
-    if not types <= _CORPORATE_TYPES:
-        raise Refusal(400, None, f"invalid types: {query['types']}")
-    symbols, ids = _names(query, "symbols"), _names(query, "ids")
-    limit = _count(query, "limit", 100, 1000, data=True)
-    backwards = _choice(query, "sort", ("asc", "desc"), "asc", data=True) == "desc"
-    today = new_york_date(exchange.now_ns)
-    announced = exchange.replay.calendar.next_session(exchange.now_ns).date
-    days = [_instant(query, name, data=True) for name in ("start", "end")]
-    start, end = (today if ns is None else new_york_date(ns) for ns in days)
-    if ids:
-        start, end = date.min, date.max
-    found = [
-        _corporate_action(exchange, action, kind)
-        for symbol in exchange.replay.symbols
-        if not symbols or symbol in symbols
-        for action in exchange.replay.actions[symbol]
-        if start <= action.ex_date <= min(end, announced)
-        for kind in _kinds(action)
-        if not types or kind in types
-    ]
-    found = [entry for entry in found if not ids or entry[1]["id"] in ids]
-    found.sort(key=lambda entry: (entry[1]["process_date"], entry[1]["symbol"], entry[0]), reverse=backwards)
-    first = 0
-    if token := query.get("page_token"):
-        position = next((i for i, entry in enumerate(found) if entry[1]["id"] == token), None)
-        if position is None:
-            raise Refusal(400, None, "invalid page_token")
-        first = position
-    grouped: dict[str, list[Wire]] = {}
-    for kind, entry in found[first : first + limit]:
-        grouped.setdefault(kind + "s", []).append(entry)
-    following = found[first + limit : first + limit + 1]
-    return {"corporate_actions": grouped, "next_page_token": following[0][1]["id"] if following else None}
-
-
-def _kinds(action: CorporateAction) -> Iterable[str]:
-    if action.ratio != 1.0:
-        yield "forward_split" if action.ratio > 1 else "reverse_split"
-    if action.cash_usd:
-        yield "cash_dividend"
-
-
-def _corporate_action(exchange: Exchange, action: CorporateAction, kind: str) -> tuple[str, Wire]:
-    day = action.ex_date.isoformat()
-    entry: Wire = {
-        "id": asset_id(f"{kind}:{action.symbol}:{day}"),
-        "symbol": action.symbol,
-        "process_date": day,
-        "ex_date": day,
-    }
-    if kind == "cash_dividend":
-        return kind, entry | {"cusip": "", "rate": action.cash_usd, "special": False, "foreign": False}
-    exact = Fraction(action.ratio).limit_denominator(1000)
-    entry |= {"new_rate": exact.numerator, "old_rate": exact.denominator}
-    return kind, entry | ({"cusip": ""} if kind == "forward_split" else {"old_cusip": "", "new_cusip": ""})
-
-
-# ---------------------------------------------------------------------------------------------------- query strings
-
-
-def _bad(message: str, *, data: bool) -> Refusal:
-    """A wrong query: market data answers 400 without a code, trading 422 with one."""
-    return Refusal(400, None, message) if data else Refusal(422, BAD_FIELD, message)
-
-
-def _names(query: Query, name: str) -> set[str]:
-    return {part.strip() for part in query.get(name, "").split(",") if part.strip()}
-
-
-def _flag(query: Query, name: str) -> bool:
-    return query.get(name, "").lower() == "true"
-
-
-def _choice(query: Query, name: str, allowed: tuple[str, ...], default: str, *, data: bool = False) -> str:
-    value = query.get(name) or default
-    if value not in allowed:
-        raise _bad(f"invalid {name}: {value}", data=data)
-    return value
-
-
-def _count(query: Query, name: str, default: int, most: int, *, data: bool = False) -> int:
-    text = query.get(name)
-    if text is None or text == "":
-        return default
-    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
-    if not 1 <= number <= most:
-        raise _bad(f"{name} must be between 1 and {most}", data=data)
-    return number
-
-
-def _instant(query: Query, name: str, *, data: bool = False) -> int | None:
-    text = query.get(name)
-    if not text:
-        return None
-    try:
-        return parse_instant(text)
-    except (ValueError, OverflowError):
-        raise _bad(f"invalid {name}: {text}", data=data) from None
-
-
 _EXACT: dict[str, Callable[[Exchange, Query], Any]] = {
     "/v2/account": _account,
     "/v2/account/activities": _activities,
@@ -845,8 +639,6 @@ _EXACT: dict[str, Callable[[Exchange, Query], Any]] = {
     "/v2/assets": _assets,
     "/v2/clock": _clock,
     "/v2/calendar": _calendar,
-    "/v2/stocks/bars": _bars,
-    "/v1/corporate-actions": _corporate_actions,
 }
 _PREFIXED: tuple[tuple[str, Callable[[Exchange, str, Query], Any]], ...] = (
     ("/v2/orders/", _order_by_id),

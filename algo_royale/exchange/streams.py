@@ -7,7 +7,7 @@ socket moves them; on the wire `/stream` is binary and market data may be msgpac
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CHANNELS = ("trades", "quotes", "bars", "updatedBars", "dailyBars", "statuses", "lulds")
 FOLLOWERS = ("corrections", "cancelErrors")  # they follow trades by themselves
+FRAME_MESSAGES = 100
 ERRORS = {
     400: "invalid syntax",
     401: "not authenticated",
@@ -93,11 +94,12 @@ class DataStream(Stream):
         if frames:
             self.push(f"[{','.join(frames)}]")
 
-    def tell(self, channel: str, symbol: str, message: Wire) -> None:
-        """Send one message to a subscriber of the channel and symbol."""
-        wanted = self._channels[channel]
-        if self.authenticated and ("*" in wanted or symbol in wanted):
-            self.push(encode([message]))
+    def tell(self, batch: Sequence[tuple[str, str, Wire]]) -> None:
+        """Send what is subscribed of (channel, symbol, message), some messages to a frame."""
+        everything = {name for name, symbols in self._channels.items() if "*" in symbols}
+        wanted = [m for channel, symbol, m in batch if channel in everything or symbol in self._channels[channel]]
+        for first in range(0, len(wanted), FRAME_MESSAGES):
+            self.push(encode(wanted[first : first + FRAME_MESSAGES]))
 
     def error(self, code: int) -> None:
         """Tell the client what it did wrong."""

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,7 +18,9 @@ from algo_royale.sessions import Session
 
 MINUTE_NS = 60_000_000_000
 PRE_MARKET_NS, POST_MARKET_NS = 330 * MINUTE_NS, 240 * MINUTE_NS  # from 04:00, and to four hours after the close
-UNCOUNTED = 0x200 | 0x100000 | 0x2000000  # condition flags of trades that move no high, low or last: derived and averaged prices
+UNCOUNTED = (
+    0x200 | 0x100000 | 0x2000000
+)  # condition flags of trades that move no high, low or last: derived and averaged prices
 CENT = 0.01
 
 
@@ -96,7 +98,9 @@ class PathTape:
         at, price, size = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         half = np.maximum(np.round(price * self._spread / 2, 2), CENT)
         depth = np.floor(rng.exponential(4.0, (2, len(at))) + 1) * 100
-        quotes = Quotes(at, np.maximum(price - half, CENT / 100), depth[0], price + half, depth[1])
+        quotes = Quotes(
+            at, np.maximum(np.round(price - half, 4), CENT / 100), depth[0], np.round(price + half, 4), depth[1]
+        )
         return Day(Trades(at, price, size, np.ones(len(at), np.bool_)), quotes)
 
 
@@ -162,16 +166,16 @@ class TickTape:
         flags = trades.get("cond_flags", np.zeros(len(size), np.int64))
         keep = _within(trades["timestamp"], session) & (trades["price"] > 0) & (size > 0)
         counted = ((flags.astype(np.int64) & UNCOUNTED) == 0) & ~trades.get("suspicious", np.zeros(len(size), np.bool_))
-        done = Trades(*(column[keep] for column in (trades["timestamp"], trades["price"], size, counted)))
+        done = Trades(trades["timestamp"][keep], trades["price"][keep], size[keep], counted[keep])
         if quotes is None:
             return Day(done, NOTHING.quotes)
         bid, ask = quotes["bid_price"], quotes["ask_price"]
         keep = _within(quotes["timestamp"], session) & (bid > 0) & (ask >= bid)
-        columns = (quotes["timestamp"], bid, quotes["bid_size"], ask, quotes["ask_size"])
-        at, *rest = (column[keep] for column in columns)
-        return Day(done, Quotes(at, *(column.astype(np.float64) for column in rest)))
+        sizes = (quotes[name][keep].astype(np.float64) for name in ("bid_size", "ask_size"))
+        bid_size, ask_size = sizes
+        return Day(done, Quotes(quotes["timestamp"][keep], bid[keep], bid_size, ask[keep], ask_size))
 
-    def _columns(self, day: str, kind: str, symbol: str) -> dict[str, np.ndarray] | None:
+    def _columns(self, day: str, kind: str, symbol: str) -> dict[str, Any] | None:
         import pyarrow.parquet as pq
 
         for name in (f"{kind}_{symbol}.parquet", f"{kind}_{symbol}_1s.parquet"):

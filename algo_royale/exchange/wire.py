@@ -17,6 +17,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from algo_royale.costs import CostRules
+from algo_royale.exchange.tape import Quotes, Trades
 from algo_royale.sessions import NEW_YORK, new_york_ns
 
 Wire = dict[str, Any]
@@ -227,6 +228,22 @@ def order_json(order: Order, *, stream: bool = False, nested: bool = False) -> W
         out |= {"subtag": None, "source": None}
     out["expires_at"] = rfc3339(order.expires_ns)
     return out
+
+
+def trade_json(trades: Trades, row: int) -> Wire:
+    """A trade as market data spells it; its number is its place in the day."""
+    return {
+        "t": rfc3339(int(trades.at_ns[row])), "x": "V", "p": float(trades.price[row]), "s": round(float(trades.size[row])),
+        "c": ["@"], "i": row + 1, "z": "C",
+    }  # fmt: skip
+
+
+def quote_json(quotes: Quotes, row: int) -> Wire:
+    """A quote as market data spells it."""
+    return {
+        "t": rfc3339(int(quotes.at_ns[row])), "ax": "V", "ap": float(quotes.ask[row]), "as": round(float(quotes.ask_size[row])),
+        "bx": "V", "bp": float(quotes.bid[row]), "bs": round(float(quotes.bid_size[row])), "c": ["R"], "z": "C",
+    }  # fmt: skip
 
 
 def _plain(value: Decimal | None) -> str | None:

@@ -184,7 +184,7 @@ BAD_QUERY = [
     ("/v2/calendar", {"date_type": "SETTLEMENT"}, 422, refused(40010001, "calendars by settlement date are not served by this exchange")),
     ("/v2/stocks/bars", {"symbols": "AAPL"}, 400, {"message": "invalid timeframe: "}),
     ("/v2/stocks/bars", {**BARS, "timeframe": "60Min"}, 400, {"message": "invalid timeframe: 60Min"}),
-    ("/v2/stocks/bars", {**BARS, "timeframe": "5Min"}, 422, {"message": "timeframe 5Min is not served by this exchange; it replays 1Day bars"}),
+    ("/v2/stocks/bars", {**BARS, "timeframe": "5Min"}, 422, {"message": "timeframe 5Min is not served by this exchange; it has 1Day, 1D bars"}),
     ("/v2/stocks/bars", {"timeframe": "1Day"}, 400, {"message": "symbols is required"}),
     ("/v2/stocks/bars", {**BARS, "symbols": "AA PL"}, 400, {"message": "invalid symbol: AA PL"}),
     ("/v2/stocks/bars", {**BARS, "limit": "10001"}, 400, {"message": "limit must be between 1 and 10000"}),

@@ -21,7 +21,13 @@ TICKS = REFERENCE / "data" / "lean" / "ticks"
 CENTS = st.integers(100, 60_000)
 
 
-@given(low=CENTS, spans=st.tuples(*[st.integers(0, 900)] * 3), volume=st.integers(0, 10**9), n=st.integers(4, 400), seed=st.integers(0, 99))
+@given(
+    low=CENTS,
+    spans=st.tuples(*[st.integers(0, 900)] * 3),
+    volume=st.integers(0, 10**9),
+    n=st.integers(4, 400),
+    seed=st.integers(0, 99),
+)
 def test_a_path_meets_open_high_low_close_and_volume_exactly(
     low: int, spans: tuple[int, int, int], volume: int, n: int, seed: int
 ) -> None:
@@ -42,7 +48,13 @@ def test_daily_bars_made_of_a_drawn_path_are_the_bars_it_was_drawn_from() -> Non
     for bar, session in zip(daily, calendar().sessions(date(2012, 11, 19), date(2012, 12, 7)), strict=True):
         whole = next(iter(resample(minute_bars("IBM", tape.day("IBM", session).trades, session), Timeframe.DAY_1)))
 
-        assert (whole.open, whole.high, whole.low, whole.close, whole.volume) == (bar.open, bar.high, bar.low, bar.close, bar.volume)
+        assert (whole.open, whole.high, whole.low, whole.close, whole.volume) == (
+            bar.open,
+            bar.high,
+            bar.low,
+            bar.close,
+            bar.volume,
+        )
         assert (whole.start_ns, whole.end_ns) == (bar.start_ns, bar.end_ns)
 
 
