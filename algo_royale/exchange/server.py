@@ -118,6 +118,7 @@ class TwinServer:
                 Route("/sim/clock", self._sim_clock),
                 Route("/sim/advance", self._sim_advance, methods=["POST"]),
                 Route("/sim/truth", self._sim_truth),
+                Route("/sim/halt", self._sim_halt, methods=["POST"]),
                 Route("/{path:path}", self._rest, methods=_METHODS),
             ]
         )
@@ -297,6 +298,18 @@ class TwinServer:
             },
         )
 
+    async def _sim_halt(self, request: Request) -> Response:
+        try:
+            asked = msgspec.json.decode(await request.body(), type=_Halt)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            return _answer(400, {"message": f"request body format is invalid: {error}"})
+        if asked.symbol not in self.exchange.replay.symbols:
+            return _answer(404, {"message": f"asset not found for {asked.symbol}"})
+        self._catch_up()
+        self.exchange.halt(asked.symbol, halted=asked.halted)
+        await self._flush()
+        return _answer(200, {"halted": sorted(self.exchange.halted)})
+
     async def _sim_truth(self, request: Request) -> Response:
         return _answer(200, self.exchange.truth())
 
@@ -304,6 +317,11 @@ class TwinServer:
 class _Advance(msgspec.Struct):
     until_ns: int | None = None
     received: dict[str, int] = {}
+
+
+class _Halt(msgspec.Struct):
+    symbol: str
+    halted: bool = True
 
 
 class _Server(uvicorn.Server):

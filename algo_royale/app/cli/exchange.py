@@ -7,6 +7,7 @@ import os
 import sys
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from algo_royale.app.cli import Settings
     from algo_royale.costs import CostRules
     from algo_royale.exchange.core import Exchange
+    from algo_royale.exchange.replay import MarketReplay
 
 DEFAULT_SESSIONS = 250
 DAY = click.DateTime(["%Y-%m-%d"])
@@ -37,11 +39,24 @@ DAY = click.DateTime(["%Y-%m-%d"])
 @click.option(
     "--cost", "costs", multiple=True, metavar="NAME=VALUE", help="A cost rule, e.g. slippage_bps=5; repeatable."
 )
+@click.option(
+    "--market", type=click.Choice(["sessions", "path", "minutes", "ticks"]), default="sessions",
+    help="What happens within a session: nothing but its open and close; trades and quotes drawn through the daily bars,"
+    " or through the minute bars; or recorded ones (--data is a folder of DATE/trades_<SYMBOL>.parquet).",
+)  # fmt: skip
+@click.option("--shorting/--no-shorting", default=False, help="Whether shares may be sold short.")
+@click.option(
+    "--partial-fills", default="0", metavar="SHARE", help="Share of executions that fill a part only, 0 to 1."
+)
+@click.option(
+    "--rate-limit", type=click.IntRange(1), metavar="N", help="Requests a minute before 429; default no limit."
+)
 @click.option("--exit-with-parent", type=int, metavar="PID", help="End when the parent process PID is gone.")
 @click.pass_obj
 def run_exchange_command(
     settings: "Settings", host: str, port: int, data: str, symbols: str, start: datetime | None, end: datetime | None,
-    speed: str, seed: int, cash: str, costs: tuple[str, ...], exit_with_parent: int | None,
+    speed: str, seed: int, cash: str, costs: tuple[str, ...], market: str, shorting: bool, partial_fills: str,
+    rate_limit: int | None, exit_with_parent: int | None,
 ) -> None:  # fmt: skip
     """Serve a simulated Alpaca on loopback until SIGTERM or Ctrl-C.
 
@@ -53,12 +68,15 @@ def run_exchange_command(
       run-exchange --start 2012-06-01 --speed 3600
       run-exchange --speed max --symbols AAPL,IBM --json
       run-exchange --data ./bars --cash 25000 --cost slippage_bps=2
+      run-exchange --market path --partial-fills 0.1 --shorting --speed 60
     """
     from algo_royale.exchange.server import TwinServer
 
-    exchange = _exchange(
-        data, symbols, start and start.date(), end and end.date(), seed, _decimal("--cash", cash), _costs(costs)
-    )
+    rules = {
+        "seed": seed, "cash": _decimal("--cash", cash), "costs": _costs(costs, market), "shorting": shorting,
+        "partial_fills": _decimal("--partial-fills", partial_fills), "requests_per_minute": rate_limit,
+    }  # fmt: skip
+    exchange = _exchange(data, symbols, start and start.date(), end and end.date(), market, rules)
     server = TwinServer(exchange, speed=_speed(speed))
 
     def on_ready(url: str) -> None:
@@ -75,28 +93,38 @@ def run_exchange_command(
 
 
 def _exchange(
-    data: str, symbols: str, start: date | None, end: date | None, seed: int, cash: Decimal, costs: "CostRules"
+    data: str, symbols: str, start: date | None, end: date | None, market: str, rules: dict[str, Any]
 ) -> "Exchange":
     """An exchange born at the midnight (New York) of its first session. Raises BadInput for what cannot be replayed."""
-    from algo_royale.data.catalog import open_catalog
     from algo_royale.exchange.core import Exchange, ExchangeConfig
-    from algo_royale.exchange.replay import MarketReplay
-    from algo_royale.sessions import calendar
 
-    if cash <= 0:
-        raise BadInput(f"--cash {cash} is not positive")
+    if rules["cash"] <= 0:
+        raise BadInput(f"--cash {rules['cash']} is not positive")
+    if not 0 <= rules["partial_fills"] <= 1:
+        raise BadInput(f"--partial-fills {rules['partial_fills']} is not between 0 and 1")
     chosen = [name.strip().upper() for name in symbols.split(",") if name.strip()]
-    replay = MarketReplay.of(open_catalog(data), calendar(), chosen or None)
+    replay = _replay(data, chosen or None, market, rules["seed"])
     sessions = [s for s in replay.sessions if (start is None or s.date >= start) and (end is None or s.date <= end)]
     if not sessions:
         have = f"{replay.sessions[0].date}..{replay.sessions[-1].date}"
         raise BadInput(f"no sessions from {start or have[:10]} to {end or have[-10:]}: the data have {have}")
     if start is None:
         sessions = sessions[-DEFAULT_SESSIONS:]
-    config = ExchangeConfig(
-        start_ns=sessions[0].label_ns, end_ns=sessions[-1].close_ns, seed=seed, cash=cash, costs=costs
-    )
-    return Exchange(replay, config)
+    return Exchange(replay, ExchangeConfig(start_ns=sessions[0].label_ns, end_ns=sessions[-1].close_ns, **rules))
+
+
+def _replay(data: str, symbols: list[str] | None, market: str, seed: int) -> "MarketReplay":
+    from algo_royale.data.catalog import open_catalog
+    from algo_royale.exchange.replay import MarketReplay
+    from algo_royale.exchange.tape import TickTape
+    from algo_royale.market import Timeframe
+    from algo_royale.sessions import calendar
+
+    if market == "ticks":
+        return MarketReplay.of_ticks(TickTape(Path(data)), calendar(), symbols)
+    timeframe = Timeframe.MIN_1 if market == "minutes" else Timeframe.DAY_1
+    path_seed = None if market == "sessions" else seed
+    return MarketReplay.of(open_catalog(data), calendar(), symbols, timeframe=timeframe, seed=path_seed)
 
 
 def _description(exchange: "Exchange", url: str, speed: str) -> dict[str, Any]:
@@ -139,12 +167,13 @@ def _decimal(what: str, text: str) -> Decimal:
     return number
 
 
-def _costs(pairs: tuple[str, ...]) -> "CostRules":
+def _costs(pairs: tuple[str, ...], market: str) -> "CostRules":
+    """Where there are quotes, orders pay the spread and no slippage beside it, unless asked for."""
     from algo_royale.costs import CostRules
     from algo_royale.exchange.wire import TWIN_COSTS
 
     known = [f.name for f in dataclasses.fields(CostRules)]
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {} if market == "sessions" else {"slippage_bps": Decimal(0)}
     for pair in pairs:
         name, _, value = pair.partition("=")
         if name not in known:
