@@ -58,6 +58,19 @@ class Panel:
             if getattr(self, name).shape != shape:
                 raise BadInput(f"{name} is {getattr(self, name).shape}, not {shape}")
 
+    @classmethod
+    def whole(
+        cls, symbols: tuple[str, ...], start_ns: IntArray, bar_end_ns: IntArray, open_: FloatArray, close: FloatArray
+    ) -> "Panel":
+        """A market [T, n] of `symbols` in name order without a hole, all of them always in; it begins without a past."""
+        shape = close.shape
+        return cls(
+            symbols=symbols, bar_end_ns=bar_end_ns, day=(start_ns - NEW_YORK_LATEST_OFFSET_NS) // DAY_NS,
+            start_ns=np.broadcast_to(start_ns[:, None], shape), open=open_, close=close, adjusted=close,
+            state_in=np.broadcast_to(np.True_, shape), score=np.broadcast_to(1.0, shape),
+            missed=np.broadcast_to(np.int64(0), shape),
+        )  # fmt: skip
+
     @cached_property
     def returns(self) -> FloatArray:
         """Simple returns [H + T - 1, n] of the adjusted closes."""
