@@ -49,10 +49,13 @@ def _moved(dimension: Dimension, value: Any, way: int) -> Any:
         at = dimension.choices.index(value) + way
         return dimension.choices[min(max(at, 0), len(dimension.choices) - 1)]
     low, high = dimension.low, dimension.high
-    place = min(1.0, max(0.0, unit_value(dimension, value) + way * NEIGHBOUR_STEP))
-    moved = low * (high / low) ** place if dimension.log else low + place * (high - low)
+    if dimension.log:
+        moved = low * (high / low) ** (unit_value(dimension, value) + way * NEIGHBOUR_STEP)
+    else:
+        moved = value + way * NEIGHBOUR_STEP * (high - low)
     if dimension.kind == "int":
-        return int(min(max(round(moved) if round(moved) != value else value + way, low), high))
+        step = max(1, round(abs(moved - value)))
+        return int(min(max(value + way * step, low), high))
     return float(min(max(moved, low), high))
 
 
