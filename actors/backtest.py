@@ -54,6 +54,14 @@ class Progress:
         return self.completed + self.reused + self.failed
 
 
+@dataclass(slots=True)
+class _Gate:
+    """Units that wait for the same others, and for how many of them still."""
+
+    units: list[str] = field(default_factory=list)
+    missing: int = 0
+
+
 class CoordinatorActor(Actor[CoordinatorMessage]):
     """Runs every unit once its dependencies have ended well; a unit whose input failed fails for that reason.
 
@@ -75,12 +83,20 @@ class CoordinatorActor(Actor[CoordinatorMessage]):
         self._order = [unit.key for unit in units]
         self._workers, self._reusable, self._on_progress = workers, reusable, on_progress
         self._index = {key: index for index, key in enumerate(self._order)}
-        self._missing = {unit.key: len(set(unit.depends_on) & self._units.keys()) for unit in units}
-        self._dependents: dict[str, list[str]] = {}
+        behind: dict[
+            tuple[str, ...], _Gate
+        ] = {}  # many units wait for the same: counted once, so that memory is linear
         for unit in units:
-            for needed in sorted(set(unit.depends_on) & self._units.keys()):
-                self._dependents.setdefault(needed, []).append(unit.key)
-        self._ready = [self._index[key] for key, missing in self._missing.items() if missing == 0]
+            behind.setdefault(unit.depends_on, _Gate()).units.append(unit.key)
+        self._gates: dict[str, list[_Gate]] = {}  # which wait for a unit
+        self._ready: list[int] = []
+        for needed, gate in behind.items():
+            wanted = set(needed) & self._units.keys()
+            gate.missing = len(wanted)
+            for key in wanted:
+                self._gates.setdefault(key, []).append(gate)
+            if not wanted:
+                self._ready += [self._index[key] for key in gate.units]
         heapq.heapify(self._ready)
         self._ended: set[str] = set()
         self._running: dict[str, str] = {}  # worker -> unit
@@ -145,10 +161,11 @@ class CoordinatorActor(Actor[CoordinatorMessage]):
         self._ended.add(unit)
         if headline is not None:
             self._news.append(headline)
-        for dependent in self._dependents.get(unit, ()):
-            self._missing[dependent] -= 1
-            if self._missing[dependent] == 0:
-                heapq.heappush(self._ready, self._index[dependent])
+        for gate in self._gates.pop(unit, ()):
+            gate.missing -= 1
+            if gate.missing == 0:
+                for dependent in gate.units:
+                    heapq.heappush(self._ready, self._index[dependent])
         done, planned = self.progress.stage_counts[self._units[unit].stage]
         self.progress.stage_counts[self._units[unit].stage] = (done + 1, planned)
 

@@ -340,17 +340,44 @@ def plan(config: ResearchConfig) -> Plan:
         for window in cut.windows
         if strategy in config.unsupported or window not in available[symbol]
     }
-    units = [*_signal_units(config, available, prints, (start, end))]
-    units += _portfolio_units(config, available, cut.windows, whole, (start, end))
+    searches = {
+        symbol: [
+            (Input(symbol, strategy, window), optimisation_key(symbol, strategy, window))
+            for strategy in config.strategies
+            for window in own
+        ]
+        for symbol, own in available.items()
+    }
+    units = _signal_units(config, available, searches, prints, (start, end))
+    units += _portfolio_units(config, available, searches, cut.windows, whole, (start, end))
     return Plan(
         units=tuple(units), skipped=skipped, windows=cut.windows, start=start, end=end,
         holdout_start=cut.holdout_start, data_fingerprint=whole, code_version=artifacts.code_version(),
     )  # fmt: skip
 
 
+Searches = Mapping[str, Sequence[tuple[Input, str]]]
+"""The signal optimisations of each symbol with their keys: made once, for a plan has many units that read the same."""
+
+
+def _read_by(
+    window: Window, available: Mapping[str, tuple[Window, ...]], searches: Searches
+) -> tuple[tuple[Input, ...], tuple[str, ...]]:
+    """What every portfolio optimisation of a window reads: the symbols with data for it, up to the end of its train range."""
+    found = [
+        pair
+        for symbol, some in available.items()
+        if window in some
+        for pair in searches[symbol]
+        if pair[0].window.train_end_ns <= window.train_end_ns
+    ]
+    return tuple(item for item, _ in found), tuple(key for _, key in found)
+
+
 def _signal_units(
     config: ResearchConfig,
     available: Mapping[str, tuple[Window, ...]],
+    searches: Searches,
     prints: Mapping[str, str],
     span: tuple[date, date],
 ) -> list[Unit]:
@@ -360,40 +387,41 @@ def _signal_units(
     for symbol, own in available.items():
         if not own:
             continue
-        inputs = tuple(Input(symbol, strategy, window) for strategy in config.strategies for window in own)
+        inputs = tuple(item for item, _ in searches[symbol])
+        keys = tuple(key for _, key in searches[symbol])
         common: dict[str, Any] = {"symbol": symbol, "windows": own, "data_fingerprint": prints[symbol], "span": span}
-        for strategy in config.strategies:
-            for window in own:
-                optimisations.append(
-                    Unit(
-                        key=optimisation_key(symbol, strategy, window),
-                        label=f"{symbol} {strategy} {window.window_id}",
-                        stage="signal_optimization",
-                        strategy=strategy,
-                        window=window,
-                        config_hash=searched[strategy],
-                        **common,
-                    )
-                )
-            evaluations.append(
-                Unit(
-                    key=f"{artifacts.signal_folder(symbol, strategy)}/{artifacts.EVALUATION}",
-                    label=f"{symbol} {strategy}",
-                    stage="signal_evaluation",
-                    strategy=strategy,
-                    inputs=inputs,
-                    depends_on=tuple(optimisation_key(*i) for i in inputs),
-                    config_hash=judged,
-                    **common,
-                )
+        optimisations += [
+            Unit(
+                key=key,
+                label=f"{symbol} {item.strategy} {item.window.window_id}",
+                stage="signal_optimization",
+                strategy=item.strategy,
+                window=item.window,
+                config_hash=searched[item.strategy],
+                **common,
             )
-        depends_on = tuple(u.key for u in evaluations if u.symbol == symbol)
+            for item, key in searches[symbol]
+        ]
+        judges = [
+            Unit(
+                key=f"{artifacts.signal_folder(symbol, strategy)}/{artifacts.EVALUATION}",
+                label=f"{symbol} {strategy}",
+                stage="signal_evaluation",
+                strategy=strategy,
+                inputs=inputs,
+                depends_on=keys,
+                config_hash=judged,
+                **common,
+            )
+            for strategy in config.strategies
+        ]
+        evaluations += judges
         summaries.append(
             Unit(
                 key=f"signal/{symbol}/{artifacts.SUMMARY}",
                 label=symbol,
                 stage="symbol_summary",
-                depends_on=depends_on,
+                depends_on=tuple(unit.key for unit in judges),
                 config_hash=judged,
                 **common,
             )
@@ -404,6 +432,7 @@ def _signal_units(
 def _portfolio_units(
     config: ResearchConfig,
     available: Mapping[str, tuple[Window, ...]],
+    searches: Searches,
     all_windows: Sequence[Window],
     data_fingerprint: str,
     span: tuple[date, date],
@@ -414,18 +443,12 @@ def _portfolio_units(
         "windows": own, "data_fingerprint": data_fingerprint, "config_hash": digest, "span": span,
     }  # fmt: skip
     optimisations, evaluations = [], []
+    read = {window: _read_by(window, available, searches) for window in own}
     for strategy in config.portfolios:
         folder = artifacts.portfolio_folder(config.symbols, strategy)
         keys = {window: f"{folder}/{window.window_id}/{artifacts.OPTIMIZATION}" for window in own}
         for window in own:
-            inputs = tuple(
-                Input(symbol, name, w)
-                for symbol, some in available.items()
-                if window in some
-                for name in config.strategies
-                for w in some
-                if w.train_end_ns <= window.train_end_ns
-            )
+            inputs, depends_on = read[window]
             optimisations.append(
                 Unit(
                     key=keys[window],
@@ -434,10 +457,11 @@ def _portfolio_units(
                     strategy=strategy,
                     window=window,
                     inputs=inputs,
-                    depends_on=tuple(optimisation_key(*i) for i in inputs),
+                    depends_on=depends_on,
                     **common,
                 )
             )
+    searched = tuple(unit.key for unit in optimisations)
     for strategy in config.portfolios:
         evaluations.append(
             Unit(
@@ -445,7 +469,7 @@ def _portfolio_units(
                 label=strategy,
                 stage="portfolio_evaluation",
                 strategy=strategy,
-                depends_on=tuple(u.key for u in optimisations),
+                depends_on=searched,
                 **common,
             )
         )
