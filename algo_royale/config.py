@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from algo_royale.costs import CostRules
     from algo_royale.portfolio.sizing import AccountRules
     from algo_royale.portfolio.weights import WeightConfig
+    from algo_royale.research.optimise import Search as SearchRules
     from algo_royale.research.viability import ViabilityConfig
     from algo_royale.research.windows import WindowConfig
     from algo_royale.risk import RiskLimits
@@ -43,6 +44,11 @@ def _decimal(value: object) -> object:
     if not number.is_finite():
         raise ValueError("must be finite")
     return number
+
+
+def _several(value: object) -> object:
+    """One name, or several by comma, as a list."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 def _off(value: object) -> object:
@@ -73,6 +79,10 @@ Symbol = Annotated[str, BeforeValidator(_symbol)]
 Speed = Annotated[float | Literal["max"], BeforeValidator(_speed)]
 TimeframeName = Literal["1Min", "5Min", "15Min", "1Hour", "1Day"]
 Objective = Literal["total_return", "sharpe_ratio", "sortino_ratio", "calmar_ratio"]
+Chosen = Literal[
+    "total_return", "sharpe_ratio", "sortino_ratio", "calmar_ratio", "cagr", "max_drawdown", "win_rate", "num_trades",
+    "exposure",
+]  # fmt: skip
 
 
 class Section(BaseModel):
@@ -81,12 +91,37 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+class Constraint(Section):
+    """[research.search.constraints] <metric>: what a metric of the train range must reach for a trial to be chosen."""
+
+    op: Literal[">", ">=", "<", "<="]
+    threshold: Number
+
+
+class Search(Section):
+    """[research.search]: how parameters are searched."""
+
+    sampler: Literal["tpe", "qmc", "random", "grid"]
+    folds: Annotated[int, Field(strict=True, ge=1, le=20)]
+    fold_score: Literal["mean", "min"]
+    pruner: Literal["none", "median", "hyperband"]
+    storage: Literal["memory", "journal", "sqlite"]
+    constraints: dict[Chosen, Constraint]
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Search":
+        if self.pruner != "none" and self.folds < 2:
+            raise ValueError(f"the {self.pruner} pruner compares parts of the train range: folds must be 2 or more")
+        return self
+
+
 class Research(Section):
     """[research]: what run-backtest tries. Empty lists mean everything there is."""
 
     symbols: tuple[Symbol, ...]
     strategies: tuple[str, ...]
     strategy_path: tuple[str, ...] = ()
+    unproven: bool = False
     portfolios: tuple[str, ...]
     data: str
     timeframe: TimeframeName
@@ -103,20 +138,36 @@ class Research(Section):
     trials: Positive
     portfolio_trials: Positive
     min_trades: Count
-    objective: Objective
+    rf: Annotated[float, Field(strict=True, ge=0, lt=1, allow_inf_nan=False)]
+    objective: Annotated[tuple[Objective, ...], BeforeValidator(_several), Field(min_length=1)]
     seed: Count
     engine: Literal["processes", "ray"]
     cluster: str = ""
     workers: Count
-    unproven: bool = False
+    search: Search
 
     @model_validator(mode="after")
     def _possible(self) -> "Research":
+        if len(set(self.objective)) < len(self.objective):
+            raise ValueError(f"objective names one twice: {', '.join(self.objective)}")
+        if len(self.objective) > 1 and self.search.pruner != "none":
+            raise ValueError(f"the {self.search.pruner} pruner can compare trials by one objective, not by several")
         if self.start and self.end and self.start >= self.end:
             raise ValueError(f"start {self.start} is not before end {self.end}")
         if self.step is not None and self.step < self.test:
             raise ValueError(f"step {self.step} is shorter than test {self.test}: out-of-sample ranges would overlap")
         return self
+
+    def search_rules(self) -> "SearchRules":
+        from algo_royale.research.optimise import Search as SearchRules
+        from algo_royale.research.viability import Check as Rule
+
+        found = self.search
+        rules = tuple(Rule(name=n, op=c.op, threshold=c.threshold) for n, c in sorted(found.constraints.items()))
+        return SearchRules(
+            sampler=found.sampler, folds=found.folds, fold_score=found.fold_score, pruner=found.pruner,
+            storage=found.storage, constraints=rules,
+        )  # fmt: skip
 
     def window_config(self) -> "WindowConfig":
         from algo_royale.research.windows import WindowConfig

@@ -138,7 +138,7 @@ def research_config(config: "Config", root: Path) -> "ResearchConfig":
         strategies=research.strategies or tuple(STRATEGIES), strategy_path=research.strategy_path, portfolios=research.portfolios or tuple(PORTFOLIOS),
         timeframe=timeframe, data=research.data, start=research.start, end=research.end, windows=research.window_config(),
         trials=research.trials, portfolio_trials=research.portfolio_trials, objective=Objective(names=research.objective),
-        search=research.search_rules(), min_trades=research.min_trades, seed=research.seed, costs=config.costs.rules(),
+        search=research.search_rules(), min_trades=research.min_trades, seed=research.seed, costs=config.costs.rules(), rf=research.rf,
         start_equity=float(config.account.cash), viability=config.viability.rules(), rules=config.research_rules(),
         weights=config.account.weights(bars_per_year=timeframe.bars_per_year),
     )  # fmt: skip
