@@ -18,11 +18,14 @@ from click.testing import CliRunner, Result
 
 from algo_royale.app.cli import data_fetch, root
 from algo_royale.data.catalog import bundled, open_catalog, read_columns, write_parquet
+from algo_royale.data.resample import resample
+from algo_royale.exchange import market_rest
 from algo_royale.exchange.core import Exchange, ExchangeConfig
 from algo_royale.exchange.replay import MarketReplay
 from algo_royale.exchange.server import TwinServer
 from algo_royale.market import Bars, Timeframe
 from algo_royale.sessions import calendar, new_york_ns
+from markets import minutes
 from twins import KEY, SECRET
 
 DAY = Timeframe.DAY_1
@@ -74,13 +77,21 @@ def _halving(send: Send) -> Send:
 
 
 @contextmanager
-def twin_of(bars: dict[str, Bars], now: date = date(2013, 3, 4)) -> Iterator[Twin]:
+def twin_of(
+    bars: dict[str, Bars], now: date = date(2013, 3, 4), speed: float | None = None, **config: Any
+) -> Iterator[Twin]:
     """Serves daily bars as they are known on the morning of `now`, with the bundled actions."""
-    replay = MarketReplay(bars, calendar(), {s: bundled().actions(s) for s in bars if s in bundled().symbols()})
+    actions = {s: bundled().actions(s) for s in bars if s in bundled().symbols()}
+    with serving(MarketReplay(bars, calendar(), actions), now, speed, **config) as twin:
+        yield twin
+
+
+@contextmanager
+def serving(replay: MarketReplay, now: date, speed: float | None = None, **config: Any) -> Iterator[Twin]:
     start_ns = new_york_ns(now) + 9 * 3_600 * 10**9
     twin = Twin()
-    exchange = Exchange(replay, ExchangeConfig(start_ns=start_ns, cash=Decimal(1), keys={KEY: SECRET}))
-    server, up = TwinServer(exchange, speed=None), threading.Event()
+    exchange = Exchange(replay, ExchangeConfig(start_ns=start_ns, cash=Decimal(1), keys={KEY: SECRET}, **config))
+    server, up = TwinServer(exchange, speed=speed), threading.Event()
     app = server.app
 
     async def faulty(scope: Scope, receive: Any, send: Send) -> None:
@@ -167,10 +178,8 @@ def test_pages_are_joined_without_a_hole_at_any_length(
 
 def test_the_servers_own_pages_are_followed(tmp_path: Path, twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server whose pages are shorter than what was asked for names the next one by a token."""
-    from algo_royale.exchange import rest
-
-    count = rest._count
-    monkeypatch.setattr(rest, "_count", lambda q, name, *a, **k: min(count(q, name, *a, **k), 50))
+    count = market_rest.count
+    monkeypatch.setattr(market_rest, "count", lambda q, name, *a, **k: min(count(q, name, *a, **k), 50))
     assert fetch(twin, tmp_path, "AAPL").exit_code == 0
     assert is_the_source(tmp_path, "AAPL")
     assert len([a for a in twin.asked if "page_token" in a]) == 3
@@ -185,6 +194,39 @@ def test_a_rate_limit_is_waited_for_as_long_as_it_says(tmp_path: Path, twin: Twi
     assert result.exit_code == 0, result.output
     assert len(twin.asked) == 3
     assert is_the_source(tmp_path, "AAPL")
+
+
+def test_the_twins_own_limit_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request in a minute, which passes in a second here: two pages and the actions come all the same."""
+    monkeypatch.setattr(data_fetch, "PAGE", 100)
+    with twin_of({"AAPL": series("AAPL")}, speed=60.0, requests_per_minute=1) as twin:
+        result = fetch(twin, tmp_path, "AAPL")
+
+    assert result.exit_code == 0, result.output
+    assert is_the_source(tmp_path, "AAPL")
+
+
+def test_minutes_and_hours_come_as_the_twin_knows_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two sessions and a half day in pages of 150: each minute once, and the hours are those that the minutes make."""
+    monkeypatch.setattr(data_fetch, "PAGE", 150)
+    days = calendar().sessions(date(2012, 11, 20), date(2012, 11, 23))
+    made = minutes("X", 3, days)
+    write_parquet(tmp_path / "source" / "1Min" / "X.parquet", {"timestamp": made.start_ns, **{n: getattr(made, n) for n in ("open", "high", "low", "close", "volume")}})  # fmt: skip
+    replay = MarketReplay.of(open_catalog(tmp_path / "source"), calendar(), timeframe=Timeframe.MIN_1, seed=1)
+    with serving(replay, date(2012, 11, 26)) as twin:
+        for length in ("1Min", "1Hour"):
+            result = fetch(twin, tmp_path / "bars", "X", "--timeframe", length)
+            assert result.exit_code == 0, result.output
+    catalog = open_catalog(tmp_path / "bars")
+    fetched = catalog.bars("X", Timeframe.MIN_1)
+    known = replay.history("X", Timeframe.MIN_1, 0, 2**62, days[-1].close_ns)
+
+    assert fetched.start_ns.tolist() == known.start_ns.tolist() == made.start_ns.tolist()
+    for name in ("open", "high", "low", "close"):
+        assert getattr(fetched, name).tolist() == getattr(made, name).tolist()
+    hours = resample(fetched, Timeframe.HOUR_1)
+    assert catalog.bars("X", Timeframe.HOUR_1).close.tolist() == hours.close.tolist()
+    assert catalog.bars("X", Timeframe.HOUR_1).volume.tolist() == hours.volume.tolist()
 
 
 def test_a_limit_that_never_ends_is_an_error_that_keeps_what_came(
