@@ -214,15 +214,17 @@ def _compare(check: str, bars: Bars, expected: Trace, found: Trace, low: int, hi
     return None if different is None else finding(check, bars, *different)
 
 
-def interesting_cuts(base: Mapping[str, npt.NDArray[np.int8]], count: int, rng: np.random.Generator) -> list[int]:
-    """Places to cut: half of them right after bars where something was said, the others anywhere."""
-    n = len(base["signal"])
+def interesting_cuts(base: Trace, bars: Bars, count: int, rng: np.random.Generator) -> list[int]:
+    """Places to cut: half of them right after bars where something was said, some after bars without volume, the others
+    anywhere."""
+    n, odd = len(bars), np.flatnonzero(bars.volume == 0.0) + 1
     said = np.flatnonzero(np.any([values != 0 for values in base.values()], axis=0)) + 1
     turns = np.flatnonzero(np.any([np.diff(values, prepend=0) != 0 for values in base.values()], axis=0)) + 1
     places = np.concatenate((said, turns, turns))
     chosen = rng.choice(places, count // 2) if len(places) else np.empty(0, np.int64)
-    anywhere = rng.integers(1, n, count - len(chosen))
-    return sorted({int(c) for c in (*chosen, *anywhere) if 0 < c < n})
+    quiet = rng.choice(odd, count // 6) if len(odd) else np.empty(0, np.int64)
+    anywhere = rng.integers(1, n, count - len(chosen) - len(quiet))
+    return sorted({int(c) for c in (*chosen, *quiet, *anywhere) if 0 < c < n})
 
 
 # --- the proofs --------------------------------------------------------------------------------------------------------------
@@ -233,7 +235,7 @@ def future(make: Make, bars: Bars, *, seed: int, cuts: int = 20) -> Finding | No
     rng, strategy = np.random.default_rng(seed), make()
     base = trace(make(), bars)
     first: Finding | None = None
-    for number, cut in enumerate(interesting_cuts(base, cuts, rng)):
+    for number, cut in enumerate(interesting_cuts(base, bars, cuts, rng)):
         kinds = KINDS[:2] if number % 2 else KINDS[2:]
         for other in [
             *(scrambled(bars, cut, kind, rng) for kind in kinds),
@@ -251,7 +253,7 @@ def chunks(make: Make, bars: Bars, *, seed: int, partitions: int = 3) -> Finding
     """However the bars are cut into portions, also empty ones and single bars, the same is said."""
     rng, n, strategy = np.random.default_rng(seed), len(bars), make()
     base = trace(make(), bars)
-    single = min(n, 250)
+    single = min(n // 3, 250)
     ways = [np.sort(rng.integers(0, n + 1, int(rng.integers(2, 60)))).tolist() for _ in range(partitions)]
     ways += [list(range(n - single, n)), list(range(1, single))]
     for cuts in ways:
@@ -308,9 +310,9 @@ def _value(own: Own, value: float) -> str:
     return str(bool(value)) if own.kind == "condition" else f"{value:.10g}"
 
 
-def warm_up(make: Make, bars: Bars, *, seed: int, own: Sequence[str], origins: int = 10) -> Finding | None:
-    """Begun at a later bar, with the declared warm-up before it, the strategy holds what it would have held, and its own
-    conditions (`own`, as traces name them) say the same.
+def warm_up(make: Make, bars: Bars, *, seed: int, own: Mapping[str, int], origins: int = 10) -> Finding | None:
+    """Begun at a later bar, with the declared warm-up before it, the strategy holds what it would have held, and each own
+    condition (`own`: its warm-up, by the name that it has in traces) says the same.
 
     Conditions of the catalogue may be unknown where an earlier start knows ("never since the beginning"), so for them what
     counts is what is held. Raises InsufficientHistory if the bars are too few to prove anything.
@@ -324,20 +326,20 @@ def warm_up(make: Make, bars: Bars, *, seed: int, own: Sequence[str], origins: i
         )
     strategy = make()
     whole = trace(make(), bars)
-    worst: Finding | None = None
     for origin in sorted({1, *(int(o) for o in rng.integers(1, room - 50, origins))}):
         start = origin + settle
         late = bars.slice(origin, n)
         short = trace(strategy, late)
-        kept = {name: values for name, values in whole.items() if name in own}
-        found = _compare("warm-up", late, {k: v[origin:] for k, v in kept.items()}, short, settle, n - origin)
-        if found is None:
-            expected = {"held": strategy.run(bars, start=start).state_in.astype(np.int8)[origin:]}
-            held = {"held": strategy.run(late, start=settle).state_in.astype(np.int8)}
-            found = _compare("warm-up", late, expected, held, settle, n - origin)
-        if found is not None and (worst is None or found.bar < worst.bar):
-            worst = found
-    return worst
+        for name, asked in own.items():
+            found = _compare("warm-up", late, {name: whole[name][origin:]}, short, asked, n - origin)
+            if found is not None:
+                return found
+        expected = {"held": strategy.run(bars, start=start).state_in.astype(np.int8)[origin:]}
+        held = {"held": strategy.run(late, start=settle).state_in.astype(np.int8)}
+        found = _compare("warm-up", late, expected, held, settle, n - origin)
+        if found is not None:
+            return found
+    return None
 
 
 # --- fills -------------------------------------------------------------------------------------------------------------------
@@ -425,19 +427,20 @@ def factory(name: str, point: Params, timeframe: Timeframe) -> Make:
     return make
 
 
-def _own_parts(name: str, strategy: Strategy) -> tuple[list[str], list[tuple[Own, Params]]]:
-    """Names of the own conditions in a trace, and the own functions with their arguments."""
+def _own_parts(name: str, strategy: Strategy) -> tuple[dict[str, int], list[tuple[Own, Params]]]:
+    """The warm-up of each own condition, by the name that it has in a trace, and the own functions with their arguments."""
     functions = {own.name: own for own in loading.functions(name)}
-    named = [(f"{slot} {c.name}", c.name, c.params) for slot, c in strategy.conditions]
+    named = [(f"{slot} {c.name}", c.name, c) for slot, c in strategy.conditions]
     if strategy.logic is not None:
         logic = strategy.logic
-        named += [(f"logic {c.name}", logic.name, logic.params) for c in (logic.entry, logic.exit) if c is not None]
-    mine = [(shown, part, params) for shown, part, params in named if part in functions]
+        named += [(f"logic {c.name}", logic.name, c) for c in (logic.entry, logic.exit) if c is not None]
+    mine = [(shown, part, c.params) for shown, part, c in named if part in functions]
+    settled = {shown: max(f.settle for f in c.inputs.values()) for shown, part, c in named if part in functions}
     pairs: list[tuple[Own, Params]] = []
     for _, part, params in mine:
         used = [functions[part], *(u for u in functions[part].uses if isinstance(u, Own))]
         pairs += [(own, params) for own in used if (own, params) not in pairs]
-    return [shown for shown, _, _ in mine], pairs
+    return settled, pairs
 
 
 def look_ahead(

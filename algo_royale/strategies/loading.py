@@ -35,6 +35,7 @@ class Source:
 
 
 _LOADED: dict[str, Source] = {}  # by place
+_OURS = "__own_strategies__"  # marks a module that a file was run in
 
 
 def load(paths: Iterable[str] = ()) -> dict[str, str]:
@@ -127,9 +128,10 @@ def _digest(content: bytes) -> str:
 def _run(file: str, content: bytes) -> Source:
     """Run a file in a module of its own."""
     before, version = len(own.MADE), _digest(content)
-    module = ModuleType(f"algo_royale_own_{Path(file).stem}_{hashlib.sha256(file.encode()).hexdigest()[:8]}")
-    module.__file__ = file
-    sys.modules[module.__name__] = module  # where dataclasses and the like look for the names in it
+    module = ModuleType(_module_name(Path(file)))
+    module.__file__, module.__dict__[_OURS] = file, True
+    if getattr(sys.modules.get(module.__name__), _OURS, True):  # not where it is imported as well, as by its test
+        sys.modules[module.__name__] = module  # where dataclasses, pickles and numba's cache look for the names in it
     try:
         exec(compile(content, file, "exec", dont_inherit=True), module.__dict__)
     except SyntaxError as error:
@@ -146,6 +148,18 @@ def _run(file: str, content: bytes) -> Source:
     if not found:
         raise BadStrategy(f"{file}: no strategy in this file: it never calls strategy(NAME, entry=..., exit=...)")
     return Source(file, version, found)
+
+
+def _module_name(file: Path) -> str:
+    """As if it were imported, so that what is kept of it on disk fits whoever runs it, unless that is somebody else's name."""
+    known = sys.modules.get(file.stem)
+    if known is None:
+        spec = util.find_spec(file.stem) if file.stem.isidentifier() else None
+        origin = spec.origin if spec else str(file)
+    else:
+        origin = getattr(known, "__file__", None)
+    same = origin is not None and Path(origin).resolve() == file.resolve()
+    return file.stem if same and file.stem.isidentifier() else f"algo_royale_own_{file.stem}"
 
 
 def _hint(error: BaseException) -> str:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from algo_royale.market import Bars, Timeframe
     from algo_royale.research.checks import Proof
 
-BARS = 1000  # of each series: enough for windows of months to fill and for signals to come
-
 
 @click.group(name="check")
 def check_group() -> None:
@@ -35,6 +33,12 @@ _OPTIONS = (
     click.option("--timeframe", type=click.Choice(["1Min", "5Min", "15Min", "1Hour", "1Day"]), help="Length of a bar."),
     click.option("--seed", type=int, default=1, help="Seed of walks, cuts and drawn parameters."),
     click.option("--points", type=click.IntRange(1, 100), default=3, help="Points of each search space to prove at."),
+    click.option(
+        "--bars",
+        type=click.IntRange(200, 100_000),
+        default=1000,
+        help="Bars to prove on, behind the history that is needed.",
+    ),
 )
 
 
@@ -53,7 +57,7 @@ def _shared(function: Any) -> Any:
 @click.pass_obj
 def lookahead_command(
     settings: "Settings", names: tuple[str, ...], strategy_path: tuple[str, ...], timeframe: str | None, seed: int,
-    points: int, symbols: str | None, data: str | None,
+    points: int, bars: int, symbols: str | None, data: str | None,
 ) -> int:  # fmt: skip
     """Prove that strategies know nothing of later bars; default all, or all of one's own where there are some.
 
@@ -74,16 +78,15 @@ def lookahead_command(
     chosen = _chosen(names, research.strategy_path)
     real = tuple(s.strip() for s in symbols.split(",") if s.strip()) if symbols else ()
     by_frame = _by_timeframe(chosen, research.timeframe)
-    elsewhere = _elsewhere(research.strategy_path, by_frame, seed)
+    elsewhere = _elsewhere(research.strategy_path, by_frame, seed, bars)
     results = []
     for frame, found in by_frame.items():
-        series = [checks.rough_bars(seed, BARS, frame), checks.rough_bars(seed + 1, BARS // 2, frame)]
-        series += [_last_bars(research.data, symbol, frame) for symbol in real]
         for name in found:
+            series = [_walk(name, frame, seed, bars), _walk(name, frame, seed + 1, bars // 2)]
+            series += [_last_bars(research.data, symbol, frame, len(series[0])) for symbol in real]
             said = elsewhere.get(name)
-            results.append(
-                _result(name, checks.look_ahead(name, series, seed=seed, point_count=points, elsewhere=said))
-            )
+            proofs = checks.look_ahead(name, series, seed=seed, point_count=points, elsewhere=said)
+            results.append(_result(name, proofs) | {"entries": _entries(name, series)})
             _say(settings, results[-1])
     return _conclude(settings, "lookahead", results)
 
@@ -93,7 +96,7 @@ def lookahead_command(
 @click.pass_obj
 def warmup_command(
     settings: "Settings", names: tuple[str, ...], strategy_path: tuple[str, ...], timeframe: str | None, seed: int,
-    points: int,
+    points: int, bars: int,
 ) -> int:  # fmt: skip
     """Prove that strategies forget what came before the warm-up that they ask for; default all, or all of one's own.
 
@@ -112,7 +115,7 @@ def warmup_command(
     results = []
     for frame, found in _by_timeframe(chosen, config.research.timeframe).items():
         for name in found:
-            results.append(_result(name, [checks.forgetting(name, frame, seed=seed, point_count=points)]))
+            results.append(_result(name, [checks.forgetting(name, frame, seed=seed, point_count=points, room=bars)]))
             _say(settings, results[-1])
     return _conclude(settings, "warmup", results)
 
@@ -141,24 +144,43 @@ def _by_timeframe(names: Sequence[str], wanted: str) -> "dict[Timeframe, list[st
     return out
 
 
-def _last_bars(data: str, symbol: str, frame: "Timeframe") -> "Bars":
+def _walk(name: str, frame: "Timeframe", seed: int, count: int) -> "Bars":
+    """A random walk of so many bars behind the history that the strategy needs."""
+    from algo_royale.research import checks
+    from algo_royale.strategies import required_history
+
+    return checks.rough_bars(seed, required_history(name, frame) + count, frame)
+
+
+def _entries(name: str, series: "Sequence[Bars]") -> int:
+    """How often the strategy wants to be in, at its default point: one that never does passes every proof."""
+    from algo_royale.research import checks
+    from algo_royale.strategies import space
+
+    make = checks.factory(name, next(checks.points(space(name, series[0].timeframe), 1, 1)), series[0].timeframe)
+    return sum(int((make().run(bars).signal == 1).sum()) for bars in series)
+
+
+def _last_bars(data: str, symbol: str, frame: "Timeframe", count: int) -> "Bars":
     from algo_royale.data.catalog import open_catalog
 
     bars = open_catalog(data).adjusted(symbol, frame)
-    return bars.slice(max(0, len(bars) - BARS), len(bars))
+    return bars.slice(max(0, len(bars) - count), len(bars))
 
 
 def _elsewhere(
-    paths: Sequence[str], by_frame: "Mapping[Timeframe, Sequence[str]]", seed: int
+    paths: Sequence[str], by_frame: "Mapping[Timeframe, Sequence[str]]", seed: int, count: int
 ) -> dict[str, dict[str, bytes]]:  # fmt: skip
     """What a process of its own says at the default points; a strategy that fails there is left out, as it fails here."""
     context = multiprocessing.get_context("spawn")
     plain = {frame.value: list(names) for frame, names in by_frame.items()}
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_answers, tuple(paths), plain, seed).result()
+        return pool.submit(_answers, tuple(paths), plain, seed, count).result()
 
 
-def _answers(paths: tuple[str, ...], names: Mapping[str, Sequence[str]], seed: int) -> dict[str, dict[str, bytes]]:
+def _answers(
+    paths: tuple[str, ...], names: Mapping[str, Sequence[str]], seed: int, count: int
+) -> dict[str, dict[str, bytes]]:  # fmt: skip
     from algo_royale.errors import BadStrategy
     from algo_royale.market import Timeframe
     from algo_royale.research import checks
@@ -168,8 +190,8 @@ def _answers(paths: tuple[str, ...], names: Mapping[str, Sequence[str]], seed: i
     out = {}
     for value, found in names.items():
         frame = Timeframe(value)
-        bars = checks.rough_bars(seed, BARS, frame)
         for name in found:
+            bars = _walk(name, frame, seed, count)
             point = next(checks.points(space(name, frame), 1, seed))
             try:
                 out[name] = checks.digest(checks.trace(checks.factory(name, point, frame)(), bars))
@@ -198,6 +220,8 @@ def _say(settings: "Settings", result: Mapping[str, Any]) -> None:
     where = f" ({result['place']})" if result["place"] else ""
     if result["passed"]:
         held = ", ".join(c["check"] for c in result["checks"])
+        if result.get("entries") == 0:
+            held += "; but it never wanted to be in, so little is proven: give more --bars, or --symbols"
         click.echo(f"{click.style('pass', fg='green')}  {result['strategy']}{where}: {held}")
         return
     click.echo(f"{click.style('FAIL', fg='red', bold=True)}  {result['strategy']}{where}")

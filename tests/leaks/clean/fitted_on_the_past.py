@@ -15,8 +15,8 @@ def predicted(bars, days=integer(30, 90, 60)):
 
 
 @condition(uses=(predicted, "rsi"))
-def model_says_up(bars, least=number(0.0, 0.003, 0.001)):
+def past_says_up(bars, least=number(0.0, 0.003, 0.001)):
     return bars.predicted[-1] > least and bars.rsi[-1] < 60
 
 
-strategy("FittedOnThePast", entry=model_says_up, exit="RSIAboveThreshold")
+strategy("FittedOnThePast", entry=past_says_up, exit="RSIAboveThreshold")
