@@ -12,7 +12,7 @@ orders by cause and pages by time lose nothing. Identifiers come from the seed: 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -87,6 +87,8 @@ class Exchange:
         self.events: list[Wire] = []
         self.day: Mapping[str, DayBar] | None = None
         self.halted: set[str] = set()
+        self.refuses: Callable[[], bool] = bool  # whether data connections are refused for now: bool() is False
+        self.clock_skew_ns = 0  # how far the clock endpoint is from the time, on request
         self._working: Counter[str] = Counter()
         self.streams: list[Stream] = []
         self.ids = Ids(config.seed)

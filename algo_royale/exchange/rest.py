@@ -593,7 +593,7 @@ def _asset(exchange: Exchange, which: str, query: Query) -> Wire:
 
 
 def _clock(exchange: Exchange, query: Query) -> Wire:
-    calendar, now = exchange.replay.calendar, exchange.now_ns
+    calendar, now = exchange.replay.calendar, exchange.now_ns + exchange.clock_skew_ns
     under_way, coming = calendar.session_at(now), calendar.next_session(now)
     return {
         "timestamp": new_york(now),

@@ -30,8 +30,12 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from algo_royale.clock import WallClock
 from algo_royale.errors import BadInput, BrokerUnavailable
 from algo_royale.exchange.core import Exchange
-from algo_royale.exchange.streams import DataStream, Stream
+from algo_royale.exchange.faults import Cut, Faults
+from algo_royale.exchange.faults import Order as FaultOrder
+from algo_royale.exchange.faults import answer as faulty_answer
+from algo_royale.exchange.streams import DataStream, Stream, TradingStream
 from algo_royale.exchange.wire import SECOND_NS, parse_instant
+from algo_royale.exchange.wire import Response as Answer
 
 AUTH_TIMEOUT_S = 10.0
 SLOW_CLIENT_S = 5.0
@@ -43,8 +47,10 @@ _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 class Connection:
     """A websocket and its stream. Frames leave in the order in which they were made, whoever asks for it."""
 
-    def __init__(self, websocket: WebSocket, stream: Stream) -> None:
-        self._websocket, self.stream = websocket, stream
+    def __init__(self, websocket: WebSocket, stream: Stream, faults: Faults) -> None:
+        self._websocket, self.stream, self._faults = websocket, stream, faults
+        self.written = 0
+        self.muted_until_s = 0.0
         self._msgpack = "msgpack" in websocket.headers.get("content-type", "")
         self._lock = asyncio.Lock()
         self._reader = asyncio.current_task()
@@ -55,13 +61,35 @@ class Connection:
         try:
             async with asyncio.timeout(SLOW_CLIENT_S), self._lock:
                 while self.stream.outbox:
-                    await self._write(self.stream.outbox.popleft())
+                    frame = self.stream.outbox.popleft()
+                    if self.muted_until_s > asyncio.get_running_loop().time():
+                        continue
+                    told = self._faults.sent(self.stream.endpoint, frame) if self.signed_in else [frame]
+                    for each in told:
+                        await self._write(each)
+                        self.written += 1
         except (TimeoutError, WebSocketDisconnect, OSError):
             self.lost = True
             self.stream.outbox.clear()
             self.stream.close()
             if self._reader is not None and self._reader is not asyncio.current_task():
                 self._reader.cancel()
+
+    @property
+    def signed_in(self) -> bool:
+        """Whether the conversation that faults leave alone is over."""
+        return self.stream.listening if isinstance(self.stream, TradingStream) else self.stream.authenticated
+
+    @property
+    def peer(self) -> tuple[str, int] | None:
+        client = self._websocket.client
+        return None if client is None else (client.host, client.port)
+
+    async def close(self, code: int) -> None:
+        """End the connection with a close frame."""
+        with suppress(RuntimeError, WebSocketDisconnect, OSError):  # it may be gone already
+            await self._websocket.close(code)
+        self.stream.close()
 
     async def hang_up(self) -> None:
         """Write what waits and end the connection from our side."""
@@ -80,8 +108,9 @@ class Connection:
         self.stream.receive(content)
 
     async def _write(self, frame: str) -> None:
-        if self._msgpack:
-            await self._websocket.send_bytes(_packed(frame))
+        packed = _packed(frame) if self._msgpack else None
+        if packed is not None:
+            await self._websocket.send_bytes(packed)
         elif self.stream.endpoint == "trading":
             await self._websocket.send_bytes(frame.encode())  # paper sends binary frames that hold JSON
         else:
@@ -90,7 +119,10 @@ class Connection:
 
 def _packed(frame: str) -> bytes:
     """A JSON frame as msgpack; instants of market data become msgpack timestamps of nanosecond precision."""
-    content = msgspec.json.decode(frame)
+    try:
+        content = msgspec.json.decode(frame)
+    except msgspec.DecodeError:  # a frame that was cut in half on request
+        return frame.encode()
     for message in content if isinstance(content, list) else ():
         if "t" in message:
             seconds, fraction = divmod(parse_instant(message["t"]), SECOND_NS)
@@ -108,6 +140,9 @@ class TwinServer:
         self._clock = WallClock()
         self._anchor_wall_ns, self._anchor_ns = self._clock.now_ns(), exchange.now_ns
         self.connections: list[Connection] = []
+        self.faults = Faults()
+        self._refused_until_s = {"data": 0.0, "trading": 0.0}
+        exchange.refuses = lambda: self._refused("data")
         self._server: _Server | None = None
         self.app = Starlette(
             routes=[
@@ -118,6 +153,7 @@ class TwinServer:
                 Route("/sim/clock", self._sim_clock),
                 Route("/sim/advance", self._sim_advance, methods=["POST"]),
                 Route("/sim/truth", self._sim_truth),
+                Route("/sim/faults", self._sim_faults, methods=["POST"]),
                 Route("/sim/halt", self._sim_halt, methods=["POST"]),
                 Route("/{path:path}", self._rest, methods=_METHODS),
             ]
@@ -204,12 +240,31 @@ class TwinServer:
             body += chunk
             if len(body) > BODY_BYTES_MAX:
                 return _answer(413, {"message": "request body is too large"})
+        fault = self.faults.request(request.method, request.scope["path"])
+        if fault is not None and fault.kind == "latency":
+            await asyncio.sleep(fault.seconds)
         self._catch_up()
-        answer = self.exchange.handle(
-            request.method, request.scope["path"], dict(request.query_params), body, dict(request.headers)
-        )
+
+        def process() -> Answer:
+            return self.exchange.handle(
+                request.method, request.scope["path"], dict(request.query_params), body, dict(request.headers)
+            )
+
+        now_s = self._clock.now_ns() // SECOND_NS
+        answer = process() if fault is None else faulty_answer(fault, process, now_s)
         await self._flush()
+        if answer is None:
+            self._abort(request.client and (request.client.host, request.client.port))
+            return Response(status_code=503)
         return _answer(answer.status, answer.json, answer.headers)
+
+    def _abort(self, peer: tuple[str, int] | None) -> None:
+        """Break off the connection of that client at the socket."""
+        assert self._server is not None
+        for protocol in list(self._server.server_state.connections):
+            transport = protocol.transport
+            if transport is not None and transport.get_extra_info("peername")[:2] == peer:
+                transport.abort()
 
     # --- websockets
 
@@ -224,11 +279,13 @@ class TwinServer:
 
     async def _serve_stream(self, websocket: WebSocket, endpoint: str) -> None:
         try:
+            if endpoint == "trading" and self._refused(endpoint):
+                raise BrokerUnavailable("HTTP 429: refused on request")
             stream = self.exchange.open_stream(endpoint, dict(websocket.headers))
         except BrokerUnavailable:
             await websocket.send_denial_response(_answer(429, {"message": "too many requests"}))
             return
-        connection = Connection(websocket, stream)
+        connection = Connection(websocket, stream, self.faults)
         self.connections.append(connection)
         deadline = asyncio.get_running_loop().time() + AUTH_TIMEOUT_S
         try:
@@ -280,7 +337,7 @@ class TwinServer:
             return _answer(400, {"message": f"request body format is invalid: {error}"})
         if self.speed is not None:
             return _answer(400, {"message": f"time passes by itself at speed {self.speed:g}"})
-        sent = self.exchange.sent()
+        sent = self._sent()
         if any(sent.get(endpoint) != count for endpoint, count in asked.received.items()):
             return _answer(409, {"sent": sent})
         targets = [ns for ns in (asked.until_ns, self.exchange.next_event_ns()) if ns is not None]
@@ -292,11 +349,66 @@ class TwinServer:
             200,
             {
                 "now_ns": self.exchange.now_ns,
-                "sent": self.exchange.sent(),
+                "sent": self._sent(),
                 "next_event_ns": next_ns,
                 "ended": next_ns is None,
             },
         )
+
+    async def _sim_faults(self, request: Request) -> Response:
+        try:
+            asked = msgspec.json.decode(await request.body(), type=FaultOrder)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            return _answer(400, {"message": f"request body format is invalid: {error}"})
+        self.faults.ask(asked)
+        if asked.clock_skew_s is not None:
+            self.exchange.clock_skew_ns = int(asked.clock_skew_s * SECOND_NS)
+        for cut in asked.cut:
+            await self._cut(cut)
+        return _answer(200, {"happened": self.faults.happened})
+
+    async def _cut(self, cut: Cut) -> None:
+        until_s = asyncio.get_running_loop().time() + cut.seconds
+        self.faults.happened[cut.how] = self.faults.happened.get(cut.how, 0) + 1
+        for connection in [c for c in self.connections if c.stream.endpoint == cut.endpoint]:
+            match cut.how:
+                case "mute":
+                    connection.muted_until_s = until_s
+                case "half_open":
+                    connection.muted_until_s = until_s
+                    self._stop_reading(connection, cut.seconds)
+                case "reset":
+                    self._abort(connection.peer)
+                case "close":
+                    await connection.close(1011)
+                case "slow":
+                    if isinstance(connection.stream, DataStream):
+                        connection.stream.error(407)
+                        await connection.flush()
+                    await connection.close(1008)
+        if cut.how not in ("mute", "half_open"):
+            self._refused_until_s[cut.endpoint] = until_s
+
+    def _stop_reading(self, connection: Connection, seconds: float) -> None:
+        """Neither messages nor pings of the client are seen for so long."""
+        assert self._server is not None
+        for protocol in list(self._server.server_state.connections):
+            transport = protocol.transport
+            if transport is not None and transport.get_extra_info("peername")[:2] == connection.peer:
+                transport.pause_reading()
+                asyncio.get_running_loop().call_later(seconds, _read_again, transport)
+
+    def _refused(self, endpoint: str) -> bool:
+        return self._refused_until_s[endpoint] > asyncio.get_running_loop().time()
+
+    def _sent(self) -> dict[str, int]:
+        """Frames written on the connection of each endpoint that counts: the authenticated one, else the newest."""
+        counts = dict(self.exchange.sent())
+        for endpoint in counts:
+            live = [c for c in self.connections if c.stream.endpoint == endpoint and c.stream in self.exchange.streams]
+            live.sort(key=lambda c: c.stream.authenticated)
+            counts[endpoint] = live[-1].written if live else 0
+        return counts
 
     async def _sim_halt(self, request: Request) -> Response:
         try:
@@ -338,6 +450,11 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _read_again(transport: asyncio.Transport) -> None:
+    if not transport.is_closing():
+        transport.resume_reading()
 
 
 def _answer(status: int, content: Any, headers: Mapping[str, str] | None = None) -> Response:

@@ -127,7 +127,7 @@ class DataStream(Stream):
             self.error(400)
         elif self._exchange.config.keys.get(key) != secret:
             self.error(402)
-        elif self._exchange.connected("data") >= self._exchange.config.connections:
+        elif self._exchange.refuses() or self._exchange.connected("data") >= self._exchange.config.connections:
             self.error(406)
         else:
             self.authenticated = True

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -501,3 +502,158 @@ def test_impossible_options_are_one_clear_line(options: list[str], words: str) -
 def test_a_twin_that_cannot_start_says_why() -> None:
     with pytest.raises(BadInput, match="neither 'bundled' nor a folder"):
         ExchangeProcess(["--data", "/nowhere"]).start()
+
+
+# ----------------------------------------------------------------------------------------------------- faults on request
+
+
+def fail(twin: Running, **order: Any) -> Any:
+    answer = twin.http.post(f"{twin.url}/sim/faults", json=order, timeout=WAIT_S)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["happened"]
+
+
+def post_order(twin: Running, name: str) -> Any:
+    order = {
+        "symbol": "AAPL", "qty": 1, "side": "buy", "type": "market", "time_in_force": "day", "client_order_id": name,
+    }  # fmt: skip
+    return twin.http.post(f"{twin.url}/v2/orders", headers=HEADERS, json=order, timeout=WAIT_S)
+
+
+def is_there(twin: Running, name: str) -> bool:
+    return any(order["client_order_id"] == name for order in truth(twin)["orders"])
+
+
+def truth(twin: Running) -> Any:
+    return twin.http.get(f"{twin.url}/sim/truth", timeout=WAIT_S).json()
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "processed"),
+    [
+        ("lost_answer", 504, True), ("not_processed", 504, False), ("rate_limit", 429, False), ("error", 500, False),
+        ("unauthorized", 401, False), ("latency", 200, True),
+    ],
+)  # fmt: skip
+def test_a_request_meets_the_fault_that_was_asked_for_and_the_next_one_does_not(
+    twin: Running, kind: str, status: int, processed: bool
+) -> None:
+    happened = fail(twin, requests=[{"kind": kind, "method": "POST", "path": "/v2/orders", "seconds": 0.01}])
+    assert happened == {}
+    assert twin.http.get(f"{twin.url}/v2/clock", headers=HEADERS, timeout=WAIT_S).status_code == 200
+
+    answer = post_order(twin, "one")
+
+    assert (answer.status_code, is_there(twin, "one")) == (status, processed)
+    assert post_order(twin, "two").status_code == 200
+    assert ("X-RateLimit-Reset" in answer.headers) == (kind == "rate_limit")
+
+
+def test_an_answer_may_break_off_although_the_order_was_taken(twin: Running) -> None:
+    fail(twin, requests=[{"kind": "reset", "method": "POST"}])
+    with pytest.raises(requests.exceptions.ConnectionError):
+        post_order(twin, "one")
+
+    assert is_there(twin, "one")
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("drop", ["two", "three"]), ("duplicate", ["one", "one", "two", "three"]), ("delay", ["two", "one", "three"]),
+        ("unknown", [None, "one", "two", "three"]),
+    ],
+)  # fmt: skip
+def test_trade_updates_are_dropped_doubled_delayed_or_strange(twin: Running, kind: str, names: list[str]) -> None:
+    stream = twin.trading_stream()
+    fail(twin, frames=[{"endpoint": "trading", "kind": kind}])
+    for name in ("one", "two", "three"):
+        post_order(twin, name)
+    heard = [json.loads(stream.recv())["data"].get("order", {}).get("client_order_id") for _ in names]
+
+    assert heard == names
+
+
+def test_half_a_frame_is_no_json(twin: Running) -> None:
+    stream = twin.trading_stream()
+    fail(twin, frames=[{"endpoint": "trading", "kind": "garbage"}])
+    post_order(twin, "one")
+
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(stream.recv())
+
+
+def test_a_mute_stream_is_open_answers_pings_and_does_not_hold_time_up(twin: Running) -> None:
+    stream = twin.trading_stream()
+    fail(twin, cut=[{"endpoint": "trading", "how": "mute", "seconds": 60}])
+    post_order(twin, "one")
+    stream.ping("there?")
+    opcode, content = stream.recv_data(control_frame=True)
+
+    assert (opcode, content) == (websocket.ABNF.OPCODE_PONG, b"there?")
+    answer = twin.advance(received={"trading": 2})  # what it was told before it fell silent
+    assert (answer.status_code, answer.json()["sent"]["trading"]) == (200, 2)
+
+
+def test_a_half_open_stream_does_not_even_answer_pings(twin: Running) -> None:
+    stream = twin.trading_stream()
+    fail(twin, cut=[{"endpoint": "trading", "how": "half_open", "seconds": 60}])
+    stream.ping("there?")
+    stream.settimeout(0.2)
+
+    with pytest.raises(websocket.WebSocketTimeoutException):
+        stream.recv_data(control_frame=True)
+
+
+@pytest.mark.parametrize("how", ["close", "reset", "slow"])
+def test_a_connection_breaks_off_and_new_ones_are_refused_for_a_while(twin: Running, how: str) -> None:
+    stream = twin.data_stream("AAPL")
+    fail(twin, cut=[{"endpoint": "data", "how": how, "seconds": 60}])
+    with suppress(websocket.WebSocketConnectionClosedException, ConnectionError):
+        while stream.recv():
+            pass
+
+    again = twin.connect("/v2/iex", header=HEADERS)
+    assert json.loads(again.recv())[0]["msg"] == "connected"
+    assert json.loads(again.recv())[0]["code"] == 406
+
+
+def test_a_second_handshake_of_the_trading_stream_is_refused_for_a_while(twin: Running) -> None:
+    twin.trading_stream()
+    fail(twin, cut=[{"endpoint": "trading", "how": "reset", "seconds": 60}])
+
+    with pytest.raises(websocket.WebSocketBadStatusException) as refused:
+        twin.connect("/stream")
+    assert refused.value.status_code == 429
+
+
+def test_the_clock_may_be_wrong(twin: Running) -> None:
+    fail(twin, clock_skew_s=90.0)
+    told = twin.http.get(f"{twin.url}/v2/clock", headers=HEADERS, timeout=WAIT_S).json()["timestamp"]
+
+    assert datetime.fromisoformat(told).timestamp() == twin.exchange.now_ns / 1e9 + 90
+
+
+def test_chance_is_drawn_from_its_seed_and_can_be_ended(run: Callable[..., Running]) -> None:
+    outcomes = []
+    for _ in range(2):
+        twin = run()
+        fail(twin, chance={"seed": 5, "requests": 0.5})
+        statuses = []
+        for n in range(30):
+            try:
+                statuses.append(post_order(twin, f"order-{n}").status_code)
+            except requests.exceptions.ConnectionError:
+                statuses.append(0)
+        happened = fail(twin, clear=True)
+        assert post_order(twin, "last").status_code == 200
+        outcomes.append((statuses, happened))
+
+    assert outcomes[0] == outcomes[1]
+    assert {0, 200, 429, 500, 504} <= set(outcomes[0][0])
+
+
+def test_a_fault_that_nobody_knows_is_refused(twin: Running) -> None:
+    answer = twin.http.post(f"{twin.url}/sim/faults", json={"requests": [{"kind": "magic"}]}, timeout=WAIT_S)
+
+    assert answer.status_code == 400
