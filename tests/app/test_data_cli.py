@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -280,6 +282,45 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
     result = run("import", bars(tmp_path / "X.csv", ROWS), "--to", tmp_path / "bars")
     assert (result.exit_code, contents(tmp_path / "bars")) == (1, before)
     assert "No space left on device" in result.stderr
+
+
+KILLER = """
+import os, signal, sys
+from algo_royale.app.cli import root
+step, left = sys.argv[1], [int(sys.argv[2])]
+real = getattr(os, step)
+def deadly(*args):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*args)
+setattr(os, step, deadly)
+root.main(sys.argv[3:], standalone_mode=True)
+"""
+
+
+@pytest.mark.parametrize(("step", "after"), [("fsync", 0), ("replace", 1), ("fsync", 2)])
+def test_a_kill_in_the_middle_leaves_whole_files_and_the_same_command_ends_it(
+    tmp_path: Path, step: str, after: int
+) -> None:
+    """kill -9 before the n-th file is in place: each file is the old or the new one, nobody is locked out, and nothing is lost."""
+    files = [bars(tmp_path / f"{symbol}.csv", ROWS[:2]) for symbol in "XYZ"]
+    run("import", *files, "--to", tmp_path / "bars")
+    before = contents(tmp_path / "bars")
+    for path in files:
+        bars(path, ROWS)
+    run("import", *files, "--to", tmp_path / "wanted")
+    wanted = contents(tmp_path / "wanted")
+    words = [step, str(after), "data", "import", *map(str, files), "--to", str(tmp_path / "bars")]
+    killed = subprocess.run([sys.executable, "-c", KILLER, *words], capture_output=True, check=False)
+    assert killed.returncode == -9
+
+    left = {name: text for name, text in contents(tmp_path / "bars").items() if not name.endswith(".tmp")}
+    assert [text == wanted[name] for name, text in sorted(left.items())] == [i < after for i in range(3)]
+    assert all(text in (before[name], wanted[name]) for name, text in left.items())
+    assert open_catalog(tmp_path / "bars").symbols() == ("X", "Y", "Z")
+    assert run("import", *files, "--to", tmp_path / "bars").exit_code == 0
+    assert contents(tmp_path / "bars") == wanted
 
 
 def documented(language: str) -> list[str]:
