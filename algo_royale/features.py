@@ -32,7 +32,7 @@ Memory = FloatArray
 Run = Callable[["Feature", list[FloatArray], Memory], FloatArray]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Feature:
     """One operation over other features. `n` is its window, lag or span in bars; `level` a number it compares with.
 
@@ -43,27 +43,42 @@ class Feature:
     inputs: tuple["Feature", ...] = ()
     n: int = 0
     level: float = 0.0
-    own: "Operation | None" = field(default=None, compare=False)
-    key: str = field(init=False, compare=False)
-    lb: int = field(init=False, compare=False)
-    decay: int = field(init=False, compare=False)
-    searched: bool = field(init=False, compare=False)  # whether it depends on a number drawn from a continuum
+    own: "Operation | None" = None
+    key: str = field(init=False)
+    searched: bool = field(init=False)  # whether it depends on a number drawn from a continuum
 
     def __post_init__(self) -> None:
         operation = self.operation
         n_min = operation.n_min if operation else 0
         if not n_min <= self.n <= WINDOW_MAX:
             raise BadConfiguration(f"{self.op}: a window of {self.n} bars is outside {n_min}..{WINDOW_MAX}")
-        parts = [*(x.key for x in self.inputs), *([str(self.n)] if self.n else []), *self._level()]
-        lb, decay = operation.warm_up(self.n) if operation else (0, 0)
-        object.__setattr__(self, "key", f"{self.op}({','.join(parts)})" if parts else self.op)
-        object.__setattr__(self, "lb", max((x.lb for x in self.inputs), default=0) + lb)
-        object.__setattr__(self, "decay", max((x.decay for x in self.inputs), default=0) + decay)
+        parts = [x.key for x in self.inputs]
+        if self.n:
+            parts.append(str(self.n))
+        if self.level:
+            parts.append(repr(self.level))
         drawn = self.level != 0.0 or (self.own is not None and self.own.searched)
+        object.__setattr__(self, "key", f"{self.op}({','.join(parts)})" if parts else self.op)
         object.__setattr__(self, "searched", drawn or any(x.searched for x in self.inputs))
 
-    def _level(self) -> list[str]:
-        return [repr(self.level)] if self.level else []
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Feature) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    @property
+    def lb(self) -> int:
+        """Index of the first finite value."""
+        return max((x.lb for x in self.inputs), default=0) + (
+            self.operation.warm_up(self.n)[0] if self.operation else 0
+        )
+
+    @property
+    def decay(self) -> int:
+        """Bars after the first value until the origin no longer matters."""
+        own = self.operation.warm_up(self.n)[1] if self.operation else 0
+        return max((x.decay for x in self.inputs), default=0) + own
 
     @property
     def operation(self) -> "Operation | None":

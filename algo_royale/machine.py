@@ -28,7 +28,7 @@ from algo_royale.compiled import (
 )
 from algo_royale.market import ENTER, EXIT, BoolArray, FloatArray, IntArray, SignalArray
 
-BLOCK = 512
+BLOCK = 2048
 WINDOW_MAX = 300  # bounds what a memory may hold and a deviation may cost; the grid of `exact_sums` counts on it
 
 # Operations: what `Code` calls them. Those up to _LAST_RATIO look at one bar; those up to _LAST_WINDOW have a memory.
@@ -52,11 +52,11 @@ NUMBER = {name: number for number, name in enumerate(OPERATIONS)}
 _LAST_PLAIN, _LAST_RATIO, _LAST_WINDOW = _LOGARITHM, _PRESSURE, _CUMULATIVE
 FIRST_FLAG = _ABOVE  # from here on the result is true or false
 
-_INTS_OUT = types.Array(types.int64, 1, "C")
-_INTS_IN = types.Array(types.int64, 1, "C", readonly=True)
-_INT_ROWS = types.Array(types.int64, 2, "C", readonly=True)
-_FLOAT_ROWS = types.Array(types.float64, 2, "C")
-_FLAG_ROWS = types.Array(types.boolean, 2, "C")
+INTS_OUT = types.Array(types.int64, 1, "C")
+INTS_IN = types.Array(types.int64, 1, "C", readonly=True)
+INT_ROWS = types.Array(types.int64, 2, "C", readonly=True)
+FLOAT_ROWS = types.Array(types.float64, 2, "C")
+FLAG_ROWS = types.Array(types.boolean, 2, "C")
 
 
 # Sums.
@@ -102,7 +102,7 @@ def exact_sum(x: FloatArray) -> float:
     return float(high)
 
 
-@compiled(types.boolean, FLOATS_OUT, I64, F64, FLOATS_OUT, _INTS_OUT)
+@compiled(types.boolean, FLOATS_OUT, I64, F64, FLOATS_OUT, INTS_OUT)
 def _narrow_sums(x: FloatArray, n: int, divisor: float, out: FloatArray, total: IntArray) -> bool:
     """As `exact_sums` if one integer holds every digit of any sum, as it does for prices of one order; else False."""
     length = len(out) + n - 1
@@ -130,7 +130,7 @@ def _narrow_sums(x: FloatArray, n: int, divisor: float, out: FloatArray, total: 
     return True
 
 
-@compiled(types.boolean, FLOATS_OUT, I64, F64, FLOATS_OUT, _INTS_OUT, _INTS_OUT)
+@compiled(types.boolean, FLOATS_OUT, I64, F64, FLOATS_OUT, INTS_OUT, INTS_OUT)
 def _wide_sums(x: FloatArray, n: int, divisor: float, out: FloatArray, high: IntArray, low: IntArray) -> bool:
     """As `exact_sums` if all of x is finite and lies on one grid of 86 bits; else False."""
     length, bits = len(out) + n - 1, x.view(np.int64)
@@ -164,7 +164,7 @@ def _wide_sums(x: FloatArray, n: int, divisor: float, out: FloatArray, high: Int
     return True
 
 
-@compiled(VOID, FLOATS_OUT, I64, F64, FLOATS_OUT, _INTS_OUT, _INTS_OUT)
+@compiled(VOID, FLOATS_OUT, I64, F64, FLOATS_OUT, INTS_OUT, INTS_OUT)
 def exact_sums(x: FloatArray, n: int, divisor: float, out: FloatArray, high: IntArray, low: IntArray) -> None:
     """out[t] = (x[t] + ... + x[t+n-1])/divisor, the sum rounded once; NaN where one of them is not finite.
 
@@ -299,7 +299,7 @@ def _counted(op: int, n: int, level: float, x: FloatArray, memory: FloatArray, o
     memory[0] = kept
 
 
-@compiled(VOID, I64, I64, F64, FLOATS_IN, FLOATS_IN, FLOATS_OUT, FLOATS_OUT, FLOATS_OUT, _INTS_OUT, _INTS_OUT)
+@compiled(VOID, I64, I64, F64, FLOATS_IN, FLOATS_IN, FLOATS_OUT, FLOATS_OUT, FLOATS_OUT, INTS_OUT, INTS_OUT)
 def _windowed(
     op: int, n: int, level: float, x: FloatArray, center: FloatArray, memory: FloatArray, out: FloatArray,
     wide: FloatArray, high: IntArray, low: IntArray,
@@ -347,7 +347,7 @@ def _windowed(
             out[t] = math.sqrt(out[t] / freedom)
 
 
-@compiled(VOID, I64, I64, F64, *[FLOATS_IN] * 4, *[FLOATS_OUT] * 3, _INTS_OUT, _INTS_OUT)
+@compiled(VOID, I64, I64, F64, *[FLOATS_IN] * 4, *[FLOATS_OUT] * 3, INTS_OUT, INTS_OUT)
 def operate(
     op: int, n: int, level: float, a: FloatArray, b: FloatArray, c: FloatArray, d: FloatArray, memory: FloatArray,
     out: FloatArray, wide: FloatArray, high: IntArray, low: IntArray,
@@ -451,10 +451,10 @@ class Code(NamedTuple):
 
 
 @compiled(
-    VOID, _INT_ROWS, FLOATS_IN, *[FLOATS_IN] * 5, _FLOAT_ROWS, FLOATS_OUT, _FLOAT_ROWS, _FLAG_ROWS, FLOATS_OUT, _INTS_OUT,
-    _INTS_OUT, I64, I64,
+    VOID, INT_ROWS, FLOATS_IN, *[FLOATS_IN] * 5, FLOAT_ROWS, FLOATS_OUT, FLOAT_ROWS, FLAG_ROWS, FLOATS_OUT, INTS_OUT,
+    INTS_OUT, I64, I64,
 )  # fmt: skip
-def _advance(
+def advance(
     rows: IntArray, levels: FloatArray, open_: FloatArray, high: FloatArray, low: FloatArray, close: FloatArray,
     volume: FloatArray, given: FloatArray, memory: FloatArray, numbers: FloatArray, flags: BoolArray, wide: FloatArray,
     places: IntArray, more_places: IntArray, first: int, last: int,
@@ -488,7 +488,7 @@ def _advance(
             operate(op, row[_N], level, a, b, c, d, kept, out, wide, places, more_places)
 
 
-@compiled(VOID, _INT_ROWS, FLOATS_IN, *[FLOATS_IN] * 5, _FLOAT_ROWS, FLOATS_OUT, I64)
+@compiled(VOID, INT_ROWS, FLOATS_IN, *[FLOATS_IN] * 5, FLOAT_ROWS, FLOATS_OUT, I64)
 def evaluate(
     rows: IntArray, levels: FloatArray, open_: FloatArray, high: FloatArray, low: FloatArray, close: FloatArray,
     volume: FloatArray, given: FloatArray, memory: FloatArray, n_numbers: int,
@@ -500,7 +500,7 @@ def evaluate(
     more = np.empty(size + WINDOW_MAX, np.int64)
     for first in range(0, len(close), BLOCK):
         last = min(first + BLOCK, len(close))
-        _advance(
+        advance(
             rows, levels, open_, high, low, close, volume, given, memory, numbers, flags, wide, places, more, first, last
         )  # fmt: skip
 
@@ -556,7 +556,7 @@ def _decide_without_rules(
 
 
 @compiled(
-    VOID, _INT_ROWS, FLOATS_IN, *[FLOATS_IN] * 5, _FLOAT_ROWS, FLOATS_OUT, I64, I64, _INTS_IN, FLOATS_IN, FLOATS_OUT,
+    VOID, INT_ROWS, FLOATS_IN, *[FLOATS_IN] * 5, FLOAT_ROWS, FLOATS_OUT, I64, I64, INTS_IN, FLOATS_IN, FLOATS_OUT,
     types.boolean, I64, SIGNALS_OUT, BOOLS_OUT,
 )  # fmt: skip
 def judge(
@@ -575,7 +575,7 @@ def judge(
     more = np.empty(size + WINDOW_MAX, np.int64)
     for first in range(0, len(close), BLOCK):
         last = min(first + BLOCK, len(close))
-        _advance(
+        advance(
             rows, levels, open_, high, low, close, volume, given, memory, numbers, flags, wide, places, more, first, last
         )  # fmt: skip
         begin = max(first, start)

@@ -1,7 +1,8 @@
-"""All-in backtest of one symbol: the cheap judge inside the optimiser.
+"""Backtest of one symbol: the cheap judge inside the optimiser.
 
-Decide at the close of bar t, fill at the open of t+1, fractional shares, long or flat. A position open at the end is
-closed at the last close with the costs of a sale, and counts as a trade.
+Decide at the close of bar t, fill at the open of t+1, long or flat. A purchase takes all of the cash (fractional shares),
+or, with a `lot`, that many shares: then what is left stays cash, and where it does not reach for a lot nothing is bought.
+A position open at the end is closed at the last close with the costs of a sale, and counts as a trade.
 """
 
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ _tuple_of: Any = types.Tuple  # numba has no annotations
 
 
 @compiled(_tuple_of((F64, F64)), F64, F64, FLOATS_IN)
-def _sale(quantity: float, reference: float, costs: FloatArray) -> tuple[float, float]:
+def sale(quantity: float, reference: float, costs: FloatArray) -> tuple[float, float]:
     """Price and proceeds of selling `quantity` at `reference`."""
     price = reference * (1.0 - costs[0])
     notional = quantity * price
@@ -79,45 +80,65 @@ def _sale(quantity: float, reference: float, costs: FloatArray) -> tuple[float, 
     return price, notional - commission - fees
 
 
+@compiled(_tuple_of((F64, F64, F64)), F64, F64, F64, FLOATS_IN)
+def purchase(cash: float, reference: float, lot: float, costs: FloatArray) -> tuple[float, float, float]:
+    """Shares bought at `reference` (0 if the cash does not reach), their price, and the cash after."""
+    price = reference * (1.0 + costs[0])
+    if lot > 0.0:
+        paid = lot * price + max(costs[3], lot * (price * costs[1] + costs[2]))
+        return (lot, price, cash - paid) if paid <= cash else (0.0, price, cash)
+    bought = cash / (price * (1.0 + costs[1]) + costs[2])
+    if bought * (price * costs[1] + costs[2]) < costs[3]:
+        bought = (cash - costs[3]) / price
+    return (bought, price, 0.0) if bought > 0.0 else (0.0, price, cash)
+
+
 @compiled(
     _tuple_of((I64, types.boolean, F64, F64)),
-    FLOATS_IN, FLOATS_IN, SIGNALS_IN, FLOATS_IN, F64, FLOATS_OUT, _TRADE_ROWS,
+    FLOATS_IN, FLOATS_IN, SIGNALS_IN, FLOATS_IN, F64, F64, FLOATS_OUT, _TRADE_ROWS,
 )  # fmt: skip
 def _kernel(
-    open_: FloatArray, close: FloatArray, signal: SignalArray, costs: FloatArray, start_equity: float,
+    open_: FloatArray, close: FloatArray, signal: SignalArray, costs: FloatArray, start_equity: float, lot: float,
     equity: FloatArray, trades: FloatArray,
 ) -> tuple[int, bool, float, float]:  # fmt: skip
     """Fill `equity` and the rows of `trades`; return (number of trades, open at end, exposure, notional)."""
     n = len(close)
     cash, quantity, count = start_equity, 0.0, 0
     exposure, notional = 0.0, 0.0
-    for t in range(n):
-        wanted = signal[t - 1] if t > 0 else 0
-        if wanted == 1 and quantity == 0.0:
-            price = open_[t] * (1.0 + costs[0])
-            bought = cash / (price * (1.0 + costs[1]) + costs[2])
-            if bought * (price * costs[1] + costs[2]) < costs[3]:
-                bought = (cash - costs[3]) / price
-            if bought > 0.0:
+    t = 0
+    while t < n:
+        while t < n and quantity == 0.0:
+            if t > 0 and signal[t - 1] == 1:
                 row = trades[count]
-                row[0], row[2], row[4], row[5] = t, price, bought, cash
-                row[7] = open_[t]
-                quantity, cash = bought, 0.0
-                notional += bought * price
-        elif wanted == -1 and quantity > 0.0:
-            price, cash = _sale(quantity, open_[t], costs)
+                bought, price, left = purchase(cash, open_[t], lot, costs)
+                if bought > 0.0:
+                    row[0], row[2], row[4], row[5], row[7] = t, price, bought, cash, open_[t]
+                    quantity, cash = bought, left
+                    notional += bought * price
+                    break
+            equity[t] = cash
+            t += 1
+        entry = t
+        while t < n and (t == entry or signal[t - 1] != -1):
+            value = quantity * close[t]
+            equity[t] = cash + value
+            exposure += value / equity[t] if equity[t] > 0.0 else 0.0
+            t += 1
+        if t < n:
+            price, proceeds = sale(quantity, open_[t], costs)
             row = trades[count]
+            cash += proceeds
             row[1], row[3], row[6], row[8] = t, price, cash, open_[t]
             notional += quantity * price
             quantity = 0.0
             count += 1
-        value = quantity * close[t]
-        equity[t] = cash + value
-        exposure += value / equity[t] if equity[t] > 0.0 else 0.0
+            equity[t] = cash
+            t += 1
     open_at_end = quantity > 0.0
     if open_at_end:
-        price, cash = _sale(quantity, close[n - 1], costs)
+        price, proceeds = sale(quantity, close[n - 1], costs)
         row = trades[count]
+        cash += proceeds
         row[1], row[3], row[6], row[8] = n - 1, price, cash, close[n - 1]
         notional += quantity * price
         count += 1
@@ -125,25 +146,31 @@ def _kernel(
     return count, open_at_end, exposure, notional
 
 
-def run(bars: Bars, signal: SignalArray, rules: CostRules, start_equity: float = 100_000.0) -> Backtest:
+def run(
+    bars: Bars, signal: SignalArray, rules: CostRules, start_equity: float = 100_000.0, *, lot: float | None = None
+) -> Backtest:
     """Backtest `signal` (+1 in, -1 out, 0 unchanged; one per bar) on `bars`, flat at the first bar.
 
-    The earliest fill is at the open of the second bar; a signal on the last bar is not filled.
+    The earliest fill is at the open of the second bar; a signal on the last bar is not filled. `lot`: shares of each
+    purchase; None buys for all of the cash.
     """
-    return run_arrays(bars.open, bars.close, signal, cost_array(rules), start_equity)
+    return run_arrays(bars.open, bars.close, signal, cost_array(rules), start_equity, lot=lot)
 
 
 def run_arrays(
-    open_: FloatArray, close: FloatArray, signal: SignalArray, costs: FloatArray, start_equity: float
-) -> Backtest:
-    """`run` on plain arrays (`costs` from `cost_array`)."""
+    open_: FloatArray, close: FloatArray, signal: SignalArray, costs: FloatArray, start_equity: float, *,
+    lot: float | None = None,
+) -> Backtest:  # fmt: skip
+    """`run` on plain arrays (`costs` from `cost_array`); ValueError for arrays of unlike length or a lot of no shares."""
     n = len(close)
+    if lot is not None and not (lot > 0.0 and np.isfinite(lot)):
+        raise ValueError(f"a lot is a positive number of shares, not {lot}")
     if len(signal) != n or len(open_) != n:
         raise ValueError(f"{len(signal)} signals and {len(open_)} opens for {n} closes")
     equity = np.empty(n)
     rows = np.empty((n // 2 + 1, 9))
     count, open_at_end, exposure, notional = (
-        _kernel(open_, close, signal, costs, start_equity, equity, rows) if n else (0, False, 0.0, 0.0)
+        _kernel(open_, close, signal, costs, start_equity, lot or 0.0, equity, rows) if n else (0, False, 0.0, 0.0)
     )
     done = rows[:count]
     net = done[:, 6] - done[:, 5]

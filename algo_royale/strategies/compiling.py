@@ -18,6 +18,7 @@ from algo_royale.strategies.conditions import Condition
 
 _COLUMNS = {"open": 0, "high": 1, "low": 2, "close": 3, "volume": 4}
 _OURS = "algo_royale.strategies.conditions"  # whose tests are known to be pure
+_ARITHMETIC = ("subtract", "scaled", "times", "larger")  # what a test may do with its inputs: NaN in, NaN out
 _EMPTY = np.empty(0)
 
 
@@ -143,14 +144,14 @@ class Graph:
             return self._numbers(below[0], inputs) | self._numbers(below[1], inputs)
         if op == "either":
             return self._numbers(below[0], inputs) & self._numbers(below[1], inputs)
-        return frozenset(leaf for x in below for leaf in self._leaves(x, inputs))
-
-    def _leaves(self, at: int, inputs: frozenset[int]) -> Iterable[int]:
-        if at in inputs:
-            return (at,)
-        if self.nodes[at].op not in ("subtract", "scaled", "times", "larger"):
-            return ()
-        return (leaf for x in self.nodes[at].inputs for leaf in self._leaves(x, inputs))
+        found, waiting = [], list(below)
+        while waiting:
+            leaf = waiting.pop()
+            if leaf in inputs:
+                found.append(leaf)
+            elif self.nodes[leaf].op in _ARITHMETIC:
+                waiting += self.nodes[leaf].inputs
+        return frozenset(found)
 
     def all_of(self, conditions: Iterable[Condition], op: str, none: str) -> int:
         """One flag of several conditions; `none` where there is none."""
@@ -240,13 +241,13 @@ class Plan:
         self.columns = [f for _, f in found if f.operation is None and f.op not in _COLUMNS]
         self.dear = [(at, f) for at, f in found if f.operation and f.operation.dear and not f.searched]
 
-    def fill(self, cache: FeatureCache) -> None:
-        """Put into the cache, as far as there is room, what costs most to compute."""
+    def fill(self, cache: FeatureCache, dear: Sequence[tuple[int, Feature]] | None = None) -> None:
+        """Put into the cache, as far as there is room, what costs most to compute (or only what is named)."""
         for f in self.columns:
             if f.key not in cache.rows:
                 cache.put(f, column(f, cache.bars))
         made = {}
-        for at, f in self.dear:
+        for at, f in self.dear if dear is None else dear:
             if f.key not in cache.rows and (row := cache.reserve(f)) is not None:
                 made[at] = row
         if made:

@@ -93,8 +93,14 @@ class Component:
 
     def fill(self, given: Mapping[str, object], timeframe: Timeframe) -> Params:
         """Complete and check constructor arguments."""
-        defaults = self.resolve({spec.name: spec.default for spec in self.space(timeframe)})
-        return Shape(self.name, defaults, self.optional).fill(given)
+        kept = _SHAPES.get((id(self), timeframe))
+        if kept is None or kept[0] is not self:
+            defaults = self.resolve({spec.name: spec.default for spec in self.space(timeframe)})
+            kept = _SHAPES[id(self), timeframe] = (self, Shape(self.name, defaults, self.optional))
+        return kept[1].fill(given)
+
+
+_SHAPES: dict[tuple[int, Timeframe], tuple[Component, Shape]] = {}  # asked for at every trial of a search
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,25 +91,48 @@ class Strategy:
         version: str = "",
     ) -> None:  # fmt: skip
         self.name, self.timeframe, self.conditions, self.logic = name, timeframe, conditions, rule
-        self.params = _artifact(
-            {slot: [(c.name, c.params) for s, c in conditions if s == slot] for slot in SLOTS},
-            (rule.name, rule.params) if rule else None,
-        )
-        self.id = _digest(name, self.params, timeframe, version)
+        self._version = version
         rule = rule or Logic("", {})
         self._slots = {slot: [c for s, c in conditions if s == slot] for slot in SLOTS}
         self._logic_entry = [rule.entry] if rule.entry else []
         self._logic_exit = [rule.exit] if rule.exit else []
-        self._rules = np.array([rule.stop_pct, rule.profit_target_pct, float(rule.cooldown)])
+        self.rules = np.array([rule.stop_pct, rule.profit_target_pct, float(rule.cooldown)])
         if not (self._slots["entry"] or self._logic_entry or rule.rule):
             raise BadConfiguration(f"{name} has neither an entry condition nor a logic that enters: it can never trade")
         if not (self._slots["exit"] or self.logic):
             raise BadConfiguration(f"{name} has neither an exit condition nor a logic that exits: it can never sell")
-        wanted = [*(c for _, c in conditions), *self._logic_entry, *self._logic_exit]
         self._own_rule = rule.rule
-        history = [rule.rule.history] if rule.rule else []
-        self._program = Program([*(f for c in wanted for f in c.inputs.values()), *history])
-        self.settle = self._program.settle
+
+    # What follows is worked out when it is first asked for: a search builds many strategies and asks few for all of it.
+
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        """Complete arguments, as `best_params` of an artifact has them."""
+        return _artifact(
+            {slot: [(c.name, c.params) for s, c in self.conditions if s == slot] for slot in SLOTS},
+            (self.logic.name, self.logic.params) if self.logic else None,
+        )
+
+    @cached_property
+    def id(self) -> str:
+        """First 16 hex digits of the SHA-256 of name, complete arguments and timeframe."""
+        return _digest(self.name, self.params, self.timeframe, self._version)
+
+    @cached_property
+    def _program(self) -> Program:
+        wanted = [*(c for _, c in self.conditions), *self._logic_entry, *self._logic_exit]
+        history = [self._own_rule.history] if self._own_rule else []
+        return Program([*(f for c in wanted for f in c.inputs.values()), *history])
+
+    @property
+    def settle(self) -> int:
+        """Bars after which where history began no longer matters."""
+        return self._program.settle
+
+    @staticmethod
+    def flat() -> FloatArray:
+        """The position before the first bar, as `decide` takes it."""
+        return _POSITION.copy()
 
     @cached_property
     def plan(self) -> Plan | None:
@@ -165,7 +188,7 @@ class Strategy:
         _, values = self.plan.given(bars)
         judge(
             code.rows, code.levels, *columns(bars), values, memory[:-5], code.n_numbers, code.n_flags, verdicts,
-            self._rules, memory[-5:], True, 0, run.signal, run.state_in,
+            self.rules, memory[-5:], True, 0, run.signal, run.state_in,
         )  # fmt: skip
         return run, State(self.id, memory)
 
@@ -184,7 +207,7 @@ class Strategy:
             code, verdicts = self.plan.code(given)
             judge(
                 code.rows, code.levels, *columns(bars), rows, code.memory, code.n_numbers, code.n_flags, verdicts,
-                self._rules, _POSITION.copy(), self.logic is not None, start, run.signal, run.state_in,
+                self.rules, _POSITION.copy(), self.logic is not None, start, run.signal, run.state_in,
             )  # fmt: skip
             return run
         with np.errstate(all="ignore"):
@@ -237,13 +260,13 @@ class Strategy:
                 one, held_before = slice(t, t + 1), position[_POS]
                 decide(
                     open_[one], close[one], enter[one], gate[one], leave[one], np.array([wish == ENTER]),
-                    np.array([wish == EXIT]), self._rules, position, run.signal[one], run.state_in[one],
+                    np.array([wish == EXIT]), self.rules, position, run.signal[one], run.state_in[one],
                 )  # fmt: skip
                 if position[_POS] == 1.0:  # a count that `decide` has no use for while it is in
                     position[_SINCE_EXIT] = position[_SINCE_EXIT] + 1.0 if held_before else 0.0
             return
         decide(
-            open_, close, enter, gate, leave, logic_enter, logic_leave, self._rules, position, run.signal, run.state_in
+            open_, close, enter, gate, leave, logic_enter, logic_leave, self.rules, position, run.signal, run.state_in
         )
 
     def _verdicts(self, values: Mapping[str, FloatArray], n: int) -> list[BoolArray]:
@@ -460,18 +483,25 @@ def default_trial(name: str, timeframe: Timeframe) -> Params:
     return {dimension.name: dimension.default for dimension in space(name, timeframe)}
 
 
+@lru_cache(maxsize=256)
+def _drawn(name: str, timeframe: Timeframe) -> tuple[list[tuple[Component, list[tuple[str, str]]]], frozenset[str]]:
+    """Each component with its dimensions and what a trial calls them; and all that a trial names."""
+    row = spec(name)
+    parts = [(c, [(d.name, row.trial_name(slot, c, d)) for d in c.specs]) for slot, c in row.components()]
+    return parts, frozenset(dimension.name for dimension in space(name, timeframe))
+
+
 def resolve(name: str, trial: Mapping[str, Value], timeframe: Timeframe) -> dict[str, Any]:
     """Constructor arguments (the `best_params` of an artifact) of a complete trial; raises BadConfiguration."""
     row = spec(name)
-    wanted = {dimension.name for dimension in space(name, timeframe)}
-    if wanted != set(trial):
+    parts, wanted = _drawn(name, timeframe)
+    if wanted != trial.keys():
         raise BadConfiguration(
             f"{name}: a trial has exactly the dimensions of its space, not {sorted(wanted ^ set(trial))}"
         )
-    arguments: dict[str, Params] = {}
-    for slot, component in row.components():
-        drawn = {d.name: trial[row.trial_name(slot, component, d)] for d in component.specs}
-        arguments[component.name] = component.resolve(drawn)
+    arguments: dict[str, Params] = {
+        component.name: component.resolve({d: trial[t] for d, t in names}) for component, names in parts
+    }
     arguments |= row.link(arguments)
     slots: dict[str, list[tuple[str, Params]]] = {slot: [] for slot in (*SLOTS, "logic")}
     for slot, component in row.rows():

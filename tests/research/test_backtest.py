@@ -147,3 +147,47 @@ def test_an_open_position_is_closed_with_costs_and_counted() -> None:
 def test_a_signal_on_the_last_bar_and_on_an_empty_series_does_nothing() -> None:
     assert len(backtest([100.0, 100.0], [100.0, 100.0], [0, 1]).trades) == 0
     assert len(backtest([], [], []).trades) == 0
+
+
+def slow_lots(
+    opens: list[float], closes: list[float], signals: list[int], lot: float, rate: float
+) -> tuple[list, list]:
+    """A fixed number of shares per purchase, commission by the notional, in the order a broker books them."""
+    cash, shares, before, entry = 10_000.0, 0.0, 0.0, 0
+    equity, trades = [], []
+    for t in range(len(closes)):
+        yesterday = signals[t - 1] if t else 0
+        if yesterday == 1 and shares == 0 and lot * opens[t] + lot * (opens[t] * rate) <= cash:
+            before, entry, shares = cash, t, lot
+            cash -= lot * opens[t] + lot * (opens[t] * rate)
+        elif yesterday == -1 and shares > 0:
+            cash += lot * opens[t] - rate * (lot * opens[t])
+            shares = 0.0
+            trades.append((entry, t, cash - before))
+        equity.append(cash + shares * closes[t])
+    if shares:
+        equity[-1] = cash + lot * closes[-1] - rate * (lot * closes[-1])
+        trades.append((entry, len(closes) - 1, equity[-1] - before))
+    return equity, trades
+
+
+@settings(max_examples=200, deadline=None)
+@given(series, st.sampled_from([1.0, 30.0, 100.0]))
+def test_a_fixed_lot_leaves_the_rest_in_cash_and_is_not_bought_where_the_cash_does_not_reach(
+    data: tuple, lot: float
+) -> None:
+    rules = CostRules(slippage_bps=Decimal(0), commission_bps=Decimal(1))
+    done = run_arrays(
+        np.array(data[0]), np.array(data[1]), np.array(data[2], np.int8), cost_array(rules), 10_000.0, lot=lot
+    )
+    equity, trades = slow_lots(*data, lot, 1e-4)
+
+    np.testing.assert_allclose(done.equity, equity, rtol=1e-14)
+    assert list(zip(done.trades.entry.tolist(), done.trades.exit.tolist(), strict=True)) == [t[:2] for t in trades]
+    np.testing.assert_allclose(done.trades.net_pnl, [t[2] for t in trades], rtol=1e-9, atol=1e-9)
+    assert (done.trades.quantity == lot).all()
+
+
+def test_a_lot_of_no_shares_is_refused() -> None:
+    with pytest.raises(ValueError, match="positive number of shares"):
+        run_arrays(np.ones(2), np.ones(2), np.zeros(2, np.int8), cost_array(FREE), 1.0, lot=0.0)
