@@ -27,7 +27,7 @@ from algo_royale.data.catalog import bundled
 from algo_royale.errors import ArtifactError
 from algo_royale.features import FeatureCache, Program
 from algo_royale.market import Timeframe
-from algo_royale.research import artifacts, stages
+from algo_royale.research import artifacts, metrics, stages
 from algo_royale.research.plan import series
 from algo_royale.research.stages import ResearchConfig
 from algo_royale.research.viability import Check, ViabilityConfig
@@ -199,6 +199,12 @@ def test_the_rolling_ratio_looks_back_only() -> None:
     assert np.isnan(found[:29]).all()
     part = returns[20:50]
     assert found[49] == pytest.approx(part.mean() / part.std(ddof=1) * np.sqrt(252))
+    returns[40:] = 0.0
+    again, whole = (
+        model.rolling_sharpe(returns, 30),
+        [metrics.sharpe_ratio(returns[i - 29 : i + 1]) for i in range(29, 80)],
+    )
+    assert again[29:] == pytest.approx([np.nan if value is None else value for value in whole], nan_ok=True)
 
 
 # --- the page ------------------------------------------------------------------------------------------------------------

@@ -17,13 +17,12 @@ import numpy as np
 
 from algo_royale.app.report import silence
 from algo_royale.costs import CostRules
-from algo_royale.data.catalog import open_catalog
 from algo_royale.errors import ArtifactError
 from algo_royale.market import FloatArray, IntArray, SignalArray, Timeframe
 from algo_royale.portfolio import weights as portfolio_weights
 from algo_royale.research import artifacts, metrics, passport, portfolio_stages, signal_stages
 from algo_royale.research.optimise import Objective
-from algo_royale.research.plan import ResearchConfig, Series, forget_data, series, warmup_bars
+from algo_royale.research.plan import ResearchConfig, Series, read_data, series, warmup_bars
 from algo_royale.research.signal_stages import Searched
 from algo_royale.research.viability import Check, Dimension, ViabilityConfig
 from algo_royale.research.windows import Window, WindowConfig, windows
@@ -33,6 +32,7 @@ from algo_royale.strategies import space
 COST_MULTIPLES = (0, 1, 2, 3)
 DETAILED_MAX = 30  # symbols told in full; with more of them a page would pass five megabytes
 MONTHS = 12
+FLAT = 1e-12  # a deviation below it is none, as for every Sharpe ratio here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,8 +171,7 @@ def load(root: Path) -> Run:
     """
     manifest = artifacts.read(root / artifacts.MANIFEST, "run_manifest")
     config = restored(manifest, root)
-    forget_data()
-    if open_catalog(config.data).fingerprint(config.symbols, config.timeframe) != manifest["data_fingerprint"]:
+    if read_data(config)[1] != manifest["data_fingerprint"]:
         raise ArtifactError(f"the bars of {config.data!r} are not those of this run any more; run run-backtest again")
     start, end = (date.fromisoformat(manifest[key]) for key in ("start", "end"))
     cut = windows(calendar(), config.window_config, config.timeframe, start=start, end=end).windows
@@ -217,9 +216,9 @@ def restored(manifest: Mapping[str, Any], root: Path) -> ResearchConfig:
     if settings is None:
         raise ArtifactError(f"{root / artifacts.MANIFEST} does not say its settings; run run-backtest again")
     costs: dict[str, Any] = {k: None if v is None else Decimal(v) for k, v in settings["costs"].items()}
-    judged = settings["viability"]
+    judged, prepared = settings["viability"], root.with_name("cache")
     return ResearchConfig(
-        artifacts_root=root, symbols=tuple(manifest["symbols"]), strategies=tuple(manifest["strategies"]),
+        artifacts_root=root, cache=prepared if prepared.is_dir() else None, symbols=tuple(manifest["symbols"]), strategies=tuple(manifest["strategies"]),
         portfolios=tuple(manifest["portfolios"]), timeframe=Timeframe(manifest["timeframe"]), data=settings["data"],
         windows=WindowConfig(**settings["windows"]), trials=settings["trials"],
         portfolio_trials=settings["portfolio_trials"], min_trades=settings["min_trades"], seed=manifest["seed"],
@@ -485,7 +484,11 @@ def monthly(dates: Sequence[date], returns: FloatArray) -> dict[int, list[float 
 def rolling_sharpe(returns: FloatArray, length: int) -> FloatArray:
     """Sharpe ratio of the last `length` sessions at each session; NaN before, and where it is undefined."""
     out = np.full(len(returns), np.nan)
-    for i in range(length, len(returns) + 1):
-        value = metrics.sharpe_ratio(returns[i - length : i])
-        out[i - 1] = np.nan if value is None else value
+    if len(returns) < length or length < 2:
+        return out
+    parts = np.lib.stride_tricks.sliding_window_view(returns, length)
+    mean, spread = parts.mean(axis=1), parts.std(axis=1, ddof=1)
+    flat = spread < FLAT
+    ratio = mean / np.where(flat, 1.0, spread) * np.sqrt(metrics.SESSIONS_PER_YEAR)
+    out[length - 1 :] = np.where(flat, np.where(np.abs(mean) < FLAT, 0.0, np.nan), ratio)
     return out
