@@ -92,6 +92,17 @@ OPTIONS = [
     ("run-exchange --start 2030-01-01", 1, "no sessions from 2030-01-01"),
     ("messages list", 1, "no message log under"),
     ("stop", 1, "no trader is running"),
+    ("data list --data /nowhere", 1, "no market data at '/nowhere'"),
+    ("data verify APPL", 1, "unknown symbol 'APPL'; did you mean 'AAPL'?"),
+    ("data verify --timeframe 2Min", 2, "'2Min' is not one of"),
+    ("data resample --to 1Day", 1, "the bundled bars are daily and stay as they are"),
+    ("data resample --data /nowhere --to 5Min", 1, "no market data at '/nowhere'"),
+    ("data fetch AAPL", 2, "Missing option '--to'"),
+    ("data fetch aapl --to bars", 1, "aapl: must be a ticker in capitals"),
+    ("data fetch AAPL --to bars", 1, "dev_integration has no market data server; say --env prod_paper"),
+    ("data fetch AAPL --to bars --start 2100-01-01", 1, "--start 2100-01-01 is still to come"),
+    ("data fetch AAPL --to bars --start 2020-01-02 --end 2019-01-02", 1, "--start 2020-01-02 is after --end 2019-01-02"),
+    ("--env prod_paper data fetch AAPL --to bars", 1, "no broker keys: set APCA_API_KEY_ID"),
 ]  # fmt: skip
 
 
@@ -161,6 +172,10 @@ def _sunday(columns: Columns) -> None:
     columns["timestamp"][4] += 86_400 * 10**9  # the fifth session is a Friday
 
 
+def _silent(columns: Columns) -> None:
+    columns["signal"] = np.array([True] * 7 + [None] + [True] * (len(columns["close"]) - 8), object)
+
+
 WRONG: list[tuple[str, Callable[[Columns], object], str]] = [
     ("NaN", _set("close", 7, float("nan")), "row 7"),
     ("infinite", _set("high", 7, float("inf")), "row 7"),
@@ -173,6 +188,7 @@ WRONG: list[tuple[str, Callable[[Columns], object], str]] = [
     ("no session", _sunday, "row 4"),
     ("missing column", lambda columns: columns.pop("volume"), "no column 'volume'"),
     ("empty", _empty, "no rows"),
+    ("neither true nor false", _silent, "row 7: signal is neither true nor false"),
 ]
 
 
@@ -213,6 +229,40 @@ def test_files_that_are_no_prices_are_refused(tmp_path: Path, name: str, content
     (tmp_path / "data" / name).write_bytes(content)
 
     assert says in said(ask(tmp_path / "home", "run-backtest", "--data", str(tmp_path / "data")), 1)
+    assert not written(tmp_path / "home")
+
+
+def daily_bars(path: Path) -> None:
+    columns = prices()
+    stamps = pyarrow.array(columns["timestamp"], pyarrow.timestamp("ns", tz="UTC"))
+    path.parent.mkdir(parents=True)
+    pyarrow.parquet.write_table(pyarrow.table({**columns, "timestamp": stamps}), path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("what,when\nA,2013-01-02\n", "needs the columns old_symbol, new_symbol and date, not what, when"),
+        ("old_symbol,new_symbol,date\nFB,XYZ,soon\n", "line 2: FB became XYZ on soon: not two names and a date"),
+        ("old_symbol,new_symbol,date\nXYZ,XYZ,2013-01-02\n", "line 2: XYZ became XYZ on 2013-01-02: not two names and a date"),
+        ("old_symbol,new_symbol,date\nA,XYZ,2013-01-02\nB,XYZ,2013-01-02\n", "line 3: on 2013-01-02 both A and B became XYZ"),
+        ("", "symbol_changes.csv: unreadable"),
+    ],
+)  # fmt: skip
+def test_changes_of_symbol_that_make_no_sense_are_refused(tmp_path: Path, content: str, says: str) -> None:
+    daily_bars(tmp_path / "data" / "XYZ.parquet")
+    (tmp_path / "data" / "symbol_changes.csv").write_text(content)
+    line = said(ask(tmp_path / "home", "run-backtest", "--data", str(tmp_path / "data")), 1)
+
+    assert "symbol_changes.csv" in line and says in line
+    assert not written(tmp_path / "home")
+
+
+def test_bars_of_a_length_that_there_is_none_of_are_missed_with_what_there_is(tmp_path: Path) -> None:
+    daily_bars(tmp_path / "data" / "1Day" / "XYZ.parquet")
+    line = said(ask(tmp_path / "home", "run-backtest", "--data", str(tmp_path / "data"), "--timeframe", "5Min"), 1)
+
+    assert "no 5Min bars of XYZ in" in line and "only 1Day; `data resample` makes longer bars of shorter ones" in line
     assert not written(tmp_path / "home")
 
 

@@ -118,8 +118,6 @@ def _span(start: date, end: date | None, now_ns: int) -> tuple[int, int]:
 
 
 def _client(settings: "Settings", feed: str | None) -> "AlpacaRest":
-    from actors.alpaca import AlpacaRest
-
     broker = settings.config.broker
     if broker.is_twin:
         raise BadConfiguration(
@@ -128,6 +126,8 @@ def _client(settings: "Settings", feed: str | None) -> "AlpacaRest":
     keys = settings.keys()
     if keys is None:
         raise BadConfiguration("no broker keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY, or [broker] keys_file")
+    from actors.alpaca import AlpacaRest  # late: it takes a second
+
     key, secret = keys.pair()
     return AlpacaRest(
         key=key, secret=secret, trading_url=broker.trading_url, data_url=broker.data_url, feed=feed or broker.feed,
