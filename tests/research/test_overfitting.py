@@ -29,6 +29,33 @@ def test_published_deflation() -> None:
     assert found == pytest.approx(0.900397, abs=1e-6)
 
 
+def test_published_deflation_with_fewer_trials_and_with_normal_returns() -> None:
+    """The same paper: 46 trials would have left 0.9505, and so would 88 had the returns been normal."""
+    variance, sharpe = 0.5 / 250, 2.5 / math.sqrt(250)
+
+    assert deflated_sharpe(sharpe, 1250, -3.0, 10.0, variance, 46) == pytest.approx(0.9505, abs=5e-5)
+    assert deflated_sharpe(sharpe, 1250, 0.0, 3.0, variance, 88) == pytest.approx(0.9505, abs=5e-5)
+
+
+def test_published_odds_of_a_hedge_fund() -> None:
+    """Bailey and Lopez de Prado (2012): 24 months at 0.458 a month; the tails take 0.982 down to 0.913."""
+    assert psr(0.458, 24, 0.0, 3.0) == pytest.approx(0.982, abs=5e-4)
+    assert psr(0.458, 24, -2.448, 10.164) == pytest.approx(0.913, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("periods", "skewness", "kurtosis", "years"),
+    [(252, 0.0, 3.0, 2.73), (52, 0.0, 3.0, 2.83), (12, 0.0, 3.0, 3.24), (12, -0.72, 5.78, 4.99)],
+)
+def test_published_track_records(periods: int, skewness: float, kurtosis: float, years: float) -> None:
+    """The same: years until a yearly Sharpe ratio of 2 is surely above 1, by how often and how normally it returns."""
+    yearly = math.sqrt(periods)
+
+    found = min_track_record(2.0 / yearly, skewness, kurtosis, benchmark=1.0 / yearly)
+
+    assert found == math.ceil(years * periods - 0.005 * periods) or found == math.ceil(years * periods)
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.floats(0.01, 0.2), st.integers(30, 2000), st.floats(-1, 1), st.floats(2.5, 8), st.floats(1e-5, 1e-2))
 def test_deflation_costs_more_with_more_trials_and_more_spread(
