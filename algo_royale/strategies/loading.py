@@ -271,9 +271,10 @@ def _remove(source: Source) -> None:
 
 
 def _clear() -> None:
-    """What was worked out from the tables."""
-    strategy.space.cache_clear()
-    strategy.required_history.cache_clear()
+    """Forget what was worked out from the tables."""
+    for thing in vars(strategy).values():
+        if hasattr(thing, "cache_clear"):
+            thing.cache_clear()
 
 
 def _try_out(made: OwnStrategy) -> None:

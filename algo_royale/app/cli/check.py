@@ -1,14 +1,17 @@
 """`check lookahead|warmup`: prove that strategies look only back, and forget what they say they forget."""
 
 import concurrent.futures
+import contextlib
 import json
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from algo_royale.app.cli.strategies import load_own, strategy_path_option
+from algo_royale.errors import BadStrategy
 
 if TYPE_CHECKING:
     from algo_royale.app.cli import Settings
@@ -174,14 +177,21 @@ def _elsewhere(
     """What a process of its own says at the default points; a strategy that fails there is left out, as it fails here."""
     context = multiprocessing.get_context("spawn")
     plain = {frame.value: list(names) for frame, names in by_frame.items()}
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool, _said_plainly():
         return pool.submit(_answers, tuple(paths), plain, seed, count).result()
+
+
+@contextlib.contextmanager
+def _said_plainly() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise BadStrategy("a strategy ended the process that it was asked in: it may neither exit nor crash") from error
 
 
 def _answers(
     paths: tuple[str, ...], names: Mapping[str, Sequence[str]], seed: int, count: int
 ) -> dict[str, dict[str, bytes]]:  # fmt: skip
-    from algo_royale.errors import BadStrategy
     from algo_royale.market import Timeframe
     from algo_royale.research import checks
     from algo_royale.strategies import loading, space
