@@ -100,6 +100,22 @@ class Search:
             if check.name not in CONSTRAINED:
                 raise BadInput(f"search: no constraint on {check.name!r}; known: {', '.join(CONSTRAINED)}")
 
+    def recipe(self) -> dict[str, Any]:
+        """What results depend on, as plain values: everything but where trials are kept."""
+        checks = [[check.name, check.op, check.threshold] for check in self.constraints]
+        plain = {name: getattr(self, name) for name in ("sampler", "folds", "fold_score", "pruner")}
+        return plain | {"constraints": checks}
+
+    @classmethod
+    def from_recipe(cls, found: Mapping[str, Any]) -> "Search":
+        """The search of a recipe. Raises KeyError, TypeError or ValueError for what is none."""
+        checks = tuple(Check(name=name, op=op, threshold=limit) for name, op, limit in found["constraints"])
+        return cls(**{**found, "constraints": checks})
+
+    def wanted(self, objective: Objective) -> frozenset[str]:
+        """Names of the metrics that trials are chosen by."""
+        return frozenset(objective.names) | {check.name for check in self.constraints}
+
     def violations(self, metrics: Mapping[str, float | int | None]) -> tuple[float, ...]:
         """By how much each constraint is missed, relative to its threshold; 0 or less is met, a missing value misses by 1.
 
@@ -366,6 +382,13 @@ def joined(parts: Sequence[Evaluation], objective: Objective, fold_score: str) -
         values, sum(part.num_trades for part in parts), returns, math.nan if sharpe is None else sharpe,
         tuple(map(max, zip(*(part.violations for part in parts), strict=True))),
     )  # fmt: skip
+
+
+def over_folds(evaluate: Evaluate, search: Search, objective: Objective) -> Callable[[Point], Evaluation]:
+    """A point's evaluation over all folds together, as trials are judged."""
+    if search.folds == 1:
+        return lambda point: evaluate(point, 0)
+    return lambda point: joined([evaluate(point, i) for i in range(search.folds)], objective, search.fold_score)
 
 
 def select(trials: Sequence[Trial], objective: Objective) -> Trial | None:

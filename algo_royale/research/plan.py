@@ -25,7 +25,7 @@ from algo_royale.portfolio import weights as portfolio_weights
 from algo_royale.portfolio.sizing import AccountRules
 from algo_royale.portfolio.weights import PORTFOLIOS, WeightConfig
 from algo_royale.research import artifacts
-from algo_royale.research.optimise import Objective
+from algo_royale.research.optimise import Objective, Search
 from algo_royale.research.viability import Check, ViabilityConfig
 from algo_royale.research.windows import Window, WindowConfig, windows
 from algo_royale.sessions import calendar, new_york_date
@@ -60,6 +60,7 @@ class ResearchConfig:
     trials: int = 100
     portfolio_trials: int = 50
     objective: Objective = field(default_factory=Objective)
+    search: Search = field(default_factory=Search)
     min_trades: int = 10
     seed: int = 20240501
     cache: Path | None = None
@@ -180,6 +181,13 @@ class Series:
         """Indices of the bars that start in [start_ns, end_ns)."""
         low, high = np.searchsorted(self.bars.start_ns, [start_ns, end_ns])
         return int(low), int(high)
+
+    def session_edges(self, low: int, high: int, parts: int) -> list[int]:
+        """Bar indices from `low` to `high` that cut the bars between into equal parts of whole sessions."""
+        ends = self.last_bars(low, high) + 1
+        if len(ends) < parts:
+            raise InsufficientHistory(f"{len(ends)} sessions cannot be cut into {parts} folds")
+        return [low, *(low + int(ends[len(ends) * i // parts - 1]) for i in range(1, parts)), high]
 
     def last_bars(self, low: int, high: int) -> IntArray:
         """Index within [low, high) of each session's last bar."""
@@ -504,6 +512,7 @@ def recipe(config: ResearchConfig, part: str, span: tuple[date, date], strategy:
         "timeframe": config.timeframe, "trials": config.trials, "seed": config.seed, "min_trades": config.min_trades,
         "objective": [config.objective.names, config.objective.directions], "start_equity": config.start_equity,
         "costs": _fields(config.costs), "windows": _fields(cut), "start": span[0], "end": span[1], "rf": config.rf,
+        "search": config.search.recipe(),
     }  # fmt: skip
     if part != "signal":
         checks = [_fields(check) for check in config.viability.checks]
@@ -546,6 +555,7 @@ def from_recipe(
         "timeframe": Timeframe(given.pop("timeframe")), "windows": WindowConfig(**given.pop("windows")),
         "objective": Objective(names=tuple(names), directions=tuple(directions)), "costs": costs(given.pop("costs")),
         "start": date.fromisoformat(given.pop("start")), "end": date.fromisoformat(given.pop("end")),
+        "search": Search.from_recipe(given.pop("search")),
     }  # fmt: skip
     if given.pop("part") != "signal":
         own["viability"] = ViabilityConfig(
@@ -569,6 +579,7 @@ def settings(config: ResearchConfig) -> dict[str, Any]:
         "data": config.data, "windows": _fields(config.window_config), "trials": config.trials,
         "portfolio_trials": config.portfolio_trials, "min_trades": config.min_trades,
         "objective": {"names": config.objective.names, "directions": config.objective.directions},
+        "search": config.search.recipe(),
         "costs": _fields(config.costs), "start_equity": config.start_equity, "rf": config.rf,
         "viability": {"checks": checks, "threshold": config.viability.threshold},
     }  # fmt: skip

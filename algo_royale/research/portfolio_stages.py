@@ -8,16 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import lru_cache
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from algo_royale.engine import EngineConfig
+from algo_royale.errors import InsufficientHistory
 from algo_royale.market import FloatArray, IntArray
 from algo_royale.portfolio import weights as portfolio_weights
 from algo_royale.research import artifacts, metrics, passport, viability
 from algo_royale.research.metrics import Metrics, TradeResults
-from algo_royale.research.optimise import Evaluation, Point, Study, optimise, trial_seed
+from algo_royale.research.optimise import Evaluation, Point, Study, over_folds
 from algo_royale.research.panel import Panel, PanelFill, PanelResult, panel, simulate_panel
 from algo_royale.research.plan import Input, ResearchConfig, Unit, series, warmup_bars
 from algo_royale.research.signal_stages import (
@@ -33,6 +35,7 @@ from algo_royale.research.signal_stages import (
     judge_interval,
     load_searched,
     meta,
+    run_study,
     search_block,
     stitched_values,
     strategy_signal,
@@ -143,13 +146,41 @@ def _selection(
     return select_as_of(config, unit_inputs, window)
 
 
-@lru_cache(maxsize=4)
+class Span(NamedTuple):
+    """Sessions from `first` to `last`, both inclusive, and the bars that start in [start_ns, end_ns)."""
+
+    first: date
+    last: date
+    start_ns: int
+    end_ns: int
+
+
+def train_span(window: Window) -> Span:
+    return Span(window.train_start, window.train_end, window.train_start_ns, window.train_end_ns)
+
+
+def test_span(window: Window) -> Span:
+    return Span(window.test_start, window.test_end, window.test_start_ns, window.test_end_ns)
+
+
+def fold_spans(span: Span, folds: int) -> list[Span]:
+    """The span in equal parts of whole sessions."""
+    sessions = calendar().sessions(span.first, span.last)
+    if len(sessions) < folds:
+        raise InsufficientHistory(f"{len(sessions)} sessions cannot be cut into {folds} folds")
+    edges = [len(sessions) * i // folds for i in range(folds + 1)]
+    starts = [span.start_ns, *(sessions[at].label_ns for at in edges[1:-1]), span.end_ns]
+    return [
+        Span(sessions[a].date, sessions[b - 1].date, *between)
+        for (a, b), between in zip(pairwise(edges), pairwise(starts), strict=True)
+    ]
+
+
+@lru_cache(maxsize=16)
 def _interval(
-    config: ResearchConfig, unit_inputs: tuple[Input, ...], window: Window, _data: str, test: bool
+    config: ResearchConfig, unit_inputs: tuple[Input, ...], window: Window, _data: str, span: Span
 ) -> Interval:
-    """The window's train or test interval; the same for every portfolio strategy, so kept from one to the next."""
-    start_ns = window.test_start_ns if test else window.train_start_ns
-    end_ns = window.test_end_ns if test else window.train_end_ns
+    """A part of the window; the same for every portfolio strategy, so kept from one to the next."""
     selection = _selection(config, unit_inputs, window, _data)
     inputs, scores = {}, {}
     for symbol, chosen in selection.items():
@@ -157,26 +188,20 @@ def _interval(
             continue
         data = series(config.data, symbol, config.timeframe)
         first, _ = data.span(window.train_start_ns, window.train_end_ns)
-        low, high = data.span(start_ns, end_ns)
+        low, high = data.span(span.start_ns, span.end_ns)
         origin = max(0, first - max(warmup_bars(config), portfolio_weights.LOOKBACK_MAX))
         bars = data.bars.slice(origin, high)
         combined = CombinedSignal([(build(v.strategy, v.params, config.timeframe), v.weight) for v in chosen.voters])
         run = combined.run(bars, start=low - origin)
         inputs[symbol] = SymbolInput(traded=bars, adjusted_close=bars.close, state_in=run.state_in, score=run.score)
         scores[symbol] = max(v.score for v in chosen.voters)
-    labels = [
-        s.label_ns for s in calendar().sessions(window.test_start if test else window.train_start, _last(window, test))
-    ]
+    labels = [session.label_ns for session in calendar().sessions(span.first, span.last)]
     if not inputs:
         return Interval(None, np.arange(len(labels)), equal_hold(config, sorted(selection), labels), scores)
-    laid_out = panel(prepare(inputs, start_ns, end_ns))
+    laid_out = panel(prepare(inputs, span.start_ns, span.end_ns))
     last = np.flatnonzero(np.append(laid_out.day[1:] != laid_out.day[:-1], True))
     traded = [new_york_ns(date.fromisoformat(str(np.datetime64(day, "D")))) for day in laid_out.day[last].tolist()]
     return Interval(laid_out, last, equal_hold(config, sorted(selection), traded), scores)
-
-
-def _last(window: Window, test: bool) -> date:
-    return window.test_end if test else window.train_end
 
 
 def equal_hold(config: ResearchConfig, symbols: Sequence[str], labels: Sequence[int]) -> FloatArray:
@@ -250,27 +275,29 @@ def optimise_portfolio(unit: Unit, config: ResearchConfig) -> Result:
     assert unit.strategy and unit.window
     window, name, data = unit.window, unit.strategy, unit.data_fingerprint
     selection = _selection(config, unit.inputs, window, data)
-    train = _interval(config, unit.inputs, window, data, False)
+    dimensions, whole = _space(config, name), train_span(window)
+    train = _interval(config, unit.inputs, window, data, whole)
+    parts = [train]
+    if config.search.folds > 1:
+        parts = [_interval(config, unit.inputs, window, data, s) for s in fold_spans(whole, config.search.folds)]
 
-    def evaluate(point: Point, fold: int = 0) -> Evaluation:
-        done = run_interval(config, name, point, train)
+    def evaluate(point: Point, fold: int) -> Evaluation:
+        done = run_interval(config, name, point, parts[fold])
         sharpe = metrics.session_sharpe(done.returns)
         return Evaluation(
             config.objective.score(done.metrics), len(done.trades.net_pnl), done.returns,
-            np.nan if sharpe is None else sharpe,
+            np.nan if sharpe is None else sharpe, config.search.violations(done.metrics),
         )  # fmt: skip
 
-    if train.panel is None:
-        study = Study((), None, ())
-    else:
-        seed_of = (config.seed, "portfolio", artifacts.universe_name(config.symbols), name, window.window_id)
-        study = optimise(
-            _space(config, name), evaluate, n_trials=config.portfolio_trials,
-            next_seed=lambda done: trial_seed(*seed_of, done), objective=config.objective,
-            min_trades=config.min_trades,
+    study = Study((), None, ())
+    if train.panel is not None:
+        study = run_study(
+            unit, config, dimensions, evaluate, n_trials=config.portfolio_trials,
+            seed_of=(config.seed, "portfolio", artifacts.universe_name(config.symbols), name, window.window_id),
         )  # fmt: skip
     best = run_interval(config, name, study.best.point, train) if study.best else None
-    around = passport.plateau(_space(config, name), study, evaluate, config.objective, config.min_trades)
+    judge = over_folds(evaluate, config.search, config.objective)
+    around = passport.plateau(dimensions, study, judge, config.objective, config.min_trades)
     return _optimised(unit, config, selection, study, best, around)
 
 
@@ -280,7 +307,7 @@ def _optimised(
 ) -> Result:  # fmt: skip
     assert unit.strategy and unit.window
     window = unit.window
-    test_interval = _interval(config, unit.inputs, window, unit.data_fingerprint, True)
+    test_interval = _interval(config, unit.inputs, window, unit.data_fingerprint, test_span(window))
     params = (
         portfolio_weights.resolve(unit.strategy, study.best.point, config.weights.bars_per_year) if study.best else None
     )

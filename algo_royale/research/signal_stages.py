@@ -5,7 +5,7 @@ Nothing of a window's search depends on a bar at or after the end of its train r
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from algo_royale.market import FloatArray, SignalArray
 from algo_royale.research import artifacts, metrics, overfitting, passport, viability
 from algo_royale.research.backtest import Backtest, cost_array, run_arrays
 from algo_royale.research.metrics import Metrics, TradeResults
-from algo_royale.research.optimise import Evaluation, Point, Study, optimise, trial_seed
+from algo_royale.research.optimise import Evaluate, Evaluation, Point, Study, optimise, over_folds, trial_seed
 from algo_royale.research.plan import (
     Input,
     ResearchConfig,
@@ -110,6 +110,42 @@ def judge_interval(
     return Judged(done, returns, found)
 
 
+def quick_judge(config: ResearchConfig, data: Series, low: int, high: int) -> Callable[[SignalArray], Evaluation]:
+    """As `judge_interval` for the many trials of a search: of the metrics what they are chosen by, and nothing else."""
+    open_, close, last = data.bars.open[low:high], data.bars.close[low:high], data.last_bars(low, high)
+    costs, start, names = cost_array(config.costs), config.start_equity, config.search.wanted(config.objective)
+
+    def judge(signal: SignalArray) -> Evaluation:
+        done = run_arrays(open_, close, signal, costs, start)
+        returns = metrics.session_returns(done.equity, last, start)
+        found = metrics.chosen(names, done.equity, returns, start, done.trades.net_pnl, done.exposure, rf=config.rf)
+        sharpe = metrics.session_sharpe(returns)
+        return Evaluation(
+            config.objective.score(found), len(done.trades), returns, np.nan if sharpe is None else sharpe,
+            config.search.violations(found),
+        )  # fmt: skip
+
+    return judge
+
+
+def run_study(
+    unit: Unit, config: ResearchConfig, dimensions: Sequence[Dimension], evaluate: Evaluate, *, n_trials: int,
+    seed_of: tuple[int, str, str, str, str],
+) -> Study:  # fmt: skip
+    """The unit's study, gone on with where its record ends if the configuration keeps one."""
+    record = None
+    if config.search.storage != "memory":
+        from algo_royale.research.optuna_study import StudyRecord, open_storage
+
+        name = f"{unit.key} {unit.config_hash} {unit.data_fingerprint} {artifacts.code_version()}"
+        storage = open_storage(config.search.storage, unit.path(config).parent)
+        record = StudyRecord(storage, name, dimensions, config.objective)
+    return optimise(
+        dimensions, evaluate, n_trials=n_trials, next_seed=lambda done: trial_seed(*seed_of, done),
+        objective=config.objective, min_trades=config.min_trades, search=config.search, record=record,
+    )  # fmt: skip
+
+
 def buy_and_hold(data: Series, low: int, high: int) -> FloatArray:
     """Session returns of holding the symbol from the first open, without costs."""
     if high == low:
@@ -136,26 +172,27 @@ def optimise_signal(unit: Unit, config: ResearchConfig) -> Result:
     train = data.bars.slice(origin, high)
     cache = FeatureCache(train)
 
-    def judged(point: Point, full: bool) -> Judged:
+    edges = data.session_edges(low, high, config.search.folds)
+    judges = [quick_judge(config, data, *edges[i : i + 2]) for i in range(config.search.folds)]
+
+    def signal_of(point: Point, start: int) -> SignalArray:
         strategy = build(name, resolve(name, point, config.timeframe), config.timeframe)
-        signal = strategy.run(train, start=low - origin, cache=cache).signal[low - origin :]
-        return judge_interval(config, data, signal, low, high, full=full)
+        return strategy.run(train, start=start - origin, cache=cache).signal
 
-    def evaluate(point: Point, fold: int = 0) -> Evaluation:
-        done = judged(point, full=False)
-        sharpe = metrics.session_sharpe(done.returns)
-        return Evaluation(
-            config.objective.score(done.metrics), len(done.backtest.trades), done.returns,
-            np.nan if sharpe is None else sharpe,
-        )  # fmt: skip
+    def evaluate(point: Point, fold: int) -> Evaluation:
+        start, end = edges[fold : fold + 2]
+        return judges[fold](signal_of(point, start)[start - origin : end - origin])
 
-    seed_of = (config.seed, "signal", unit.symbol, name, window.window_id)
-    study = optimise(
-        space(name, config.timeframe), evaluate, n_trials=config.trials,
-        next_seed=lambda done: trial_seed(*seed_of, done), objective=config.objective, min_trades=config.min_trades,
+    dimensions = space(name, config.timeframe)
+    study = run_study(
+        unit, config, dimensions, evaluate, n_trials=config.trials,
+        seed_of=(config.seed, "signal", unit.symbol, name, window.window_id),
     )  # fmt: skip
-    best = judged(study.best.point, full=True) if study.best else None
-    around = passport.plateau(space(name, config.timeframe), study, evaluate, config.objective, config.min_trades)
+    best = None
+    if study.best:
+        best = judge_interval(config, data, signal_of(study.best.point, low)[low - origin :], low, high)
+    judge = over_folds(evaluate, config.search, config.objective)
+    around = passport.plateau(dimensions, study, judge, config.objective, config.min_trades)
     return _optimised(unit, config, data, study, best, around)
 
 
@@ -239,22 +276,29 @@ def search_block(
         "overfitting": odds,
         "trials": passport.search_size(study),
         "plateau": around,
-        "meta": meta(unit, config, len(study.trials) + len(study.failures))
+        "meta": meta(unit, config, len(study.trials) + len(study.attempts))
         | {
             "multi_objective": len(config.objective.names) > 1,
             "n_feasible": study.n_feasible,
-            "sampler": "TPESampler",
+            "n_pruned": len(study.attempts) - len(study.failures),
+            "n_failed": len(study.failures),
+            "sampler": config.search.sampler,
         },
     }
 
 
 def study_arrays(dimensions: Sequence[Dimension], study: Study) -> Arrays:
     """What is kept of a study: points (a choice as its index), values, trades, Sharpe ratios, and the session returns of
-    its distinct points (`returns[which[i]]` are those of trial i)."""
-    coded = [
-        [d.choices.index(t.point[d.name]) if d.kind == "categorical" else t.point[d.name] for d in dimensions]
-        for t in study.trials
-    ]
+    its distinct points (`returns[which[i]]` are those of trial i). `parts` are the objective after each fold.
+
+    Trials that did not complete are `other_*`: those that failed have the last line of their error, pruned ones none.
+    """
+
+    def coded_point(point: Point) -> list[float]:
+        return [d.choices.index(point[d.name]) if d.kind == "categorical" else point[d.name] for d in dimensions]
+
+    coded = [coded_point(t.point) for t in study.trials]
+    others = study.attempts
     seen: dict[tuple[float, ...], int] = {}
     which = [seen.setdefault(tuple(row), len(seen)) for row in coded]
     first = [which.index(i) for i in range(len(seen))]
@@ -269,6 +313,11 @@ def study_arrays(dimensions: Sequence[Dimension], study: Study) -> Arrays:
         "which": np.array(which, np.int64),
         "returns": np.array([study.trials[i].evaluation.returns for i in first], np.float64),
         "best_point": np.array(coded[study.trials.index(study.best)] if study.best else [], np.float64),
+        "parts": np.array([t.parts for t in study.trials], np.float64),
+        "other_points": np.array([coded_point(a.point) for a in others]).reshape(len(others), len(dimensions)),
+        "other_numbers": np.array([a.number for a in others], np.int64),
+        "other_errors": np.array([a.error.strip().rpartition("\n")[2] for a in others], np.str_),
+        "other_parts": np.array([a.parts[-1] if a.parts else np.nan for a in others], np.float64),
     }
 
 

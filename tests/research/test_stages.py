@@ -132,8 +132,8 @@ def test_optimisation_says_what_the_catalogue_says(base: tuple) -> None:
 
     assert document["window"]["window_id"] == unit.window.window_id
     assert set(document["optimization"]["meta"]) == {
-        "symbol", "timeframe", "objective", "direction", "multi_objective", "n_trials", "n_feasible", "seed", "sampler",
-        "run_time_sec", "created_at", "code_version", "config_hash", "recipe", "data_fingerprint",
+        "symbol", "timeframe", "objective", "direction", "multi_objective", "n_trials", "n_feasible", "n_pruned",
+        "n_failed", "seed", "sampler", "run_time_sec", "created_at", "code_version", "config_hash", "recipe", "data_fingerprint",
     }  # fmt: skip
     assert document["optimization"]["meta"]["created_at"] == "2024-05-01T14:03:22Z"
     assert document["optimization"]["best_value"] == document["optimization"]["metrics"]["sharpe_ratio"]
