@@ -64,8 +64,10 @@ class Catalog:
         self._series = lru_cache(maxsize=None)(self._load)
         self._known_actions = lru_cache(maxsize=None)(self._load_actions)
 
-    def symbols(self) -> tuple[str, ...]:
-        return self._symbols
+    def symbols(self, timeframe: Timeframe | None = None) -> tuple[str, ...]:
+        """All of them, or those that may have bars of that length (all again, if none has)."""
+        holding = () if timeframe is None else tuple(s for s in self._symbols if self.holds(s, timeframe))
+        return holding or self._symbols
 
     def timeframes(self, symbol: str) -> tuple[Timeframe, ...]:
         """Lengths of bars that there are of a symbol, shortest first; a file that does not say is asked what its bars look like."""

@@ -24,7 +24,7 @@ HALF_DAY = {"1Min": 210, "5Min": 42, "15Min": 14, "1Hour": 4, "1Day": 1}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two symbols over seven weeks with their hurricane and their half day; minutes as imported, the rest made of them."""
+    """Two symbols, and one more that has days only, over seven weeks with their hurricane and their half day; minutes as imported, the rest made of them."""
     made = tmp_path_factory.mktemp("minutes")
     for symbol, seed in (("AAA", 1), ("BBB", 2)):
         bars = minutes(symbol, seed, SESSIONS)
@@ -36,6 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert CliRunner().invoke(root, [str(word) for word in words]).exit_code == 0
     longer = [word for name in BARS_A_SESSION if name != "1Min" for word in ("--to", name)]
     assert CliRunner().invoke(root, ["data", "resample", "--data", str(there), *longer]).exit_code == 0
+    (there / "1Day" / "CCC.parquet").write_bytes((there / "1Day" / "AAA.parquet").read_bytes())
     return there
 
 
@@ -53,7 +54,9 @@ def test_a_backtest_on_each_length_of_bar_completes(tmp_path: Path, folder: Path
     document = json.loads(result.stdout)
     assert (document["timeframe"], document["units"]["failed"]) == (timeframe, 0)
     assert len(document["windows"]) >= 2
-    assert document["data_fingerprint"] == open_catalog(folder).fingerprint(["AAA", "BBB"], Timeframe(timeframe))
+    symbols = ["AAA", "BBB", "CCC"] if timeframe == "1Day" else ["AAA", "BBB"]
+    assert document["symbols"] == symbols
+    assert document["data_fingerprint"] == open_catalog(folder).fingerprint(symbols, Timeframe(timeframe))
     manifest = json.loads(next(tmp_path.rglob("run_manifest.json")).read_text())
     assert ("unsupported_timeframe" in str(manifest)) == (timeframe == "1Day")
     assert Path(document["report"]).exists()

@@ -370,6 +370,20 @@ def test_the_fingerprint_notices_a_changed_dividend(tmp_path: Path) -> None:
     assert bundled().fingerprint(["IBM", "AAPL"], DAY) == bundled().fingerprint(["AAPL", "IBM", "AAPL"], DAY)
 
 
+def test_symbols_of_a_length_are_those_that_have_it(tmp_path: Path) -> None:
+    """What a backtest on days takes of a folder in which one symbol has minutes only."""
+    for path in ("1Day/A.csv", "1Min/B.csv", "C.csv"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("\n".join([HEADER, *GOOD]) + "\n")
+    catalog = open_catalog(tmp_path)
+
+    assert catalog.symbols() == ("A", "B", "C")
+    assert catalog.symbols(DAY) == ("A", "C")
+    assert catalog.symbols(Timeframe.MIN_1) == ("B", "C")
+    (tmp_path / "C.csv").unlink()
+    assert open_catalog(tmp_path).symbols(Timeframe.MIN_5) == ("A", "B")
+
+
 # --- changes of name ---------------------------------------------------------------------------------------------------
 
 

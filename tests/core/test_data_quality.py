@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from algo_royale.data.catalog import bundled, open_catalog, write_parquet
 from algo_royale.data.importing import Columns, add_actions, map_columns, merge, read_actions, read_bars, symbol_of
-from algo_royale.data.quality import Finding, examine, order_faults, row_faults, timeframe_of
+from algo_royale.data.quality import Finding, examine, late, order_faults, row_faults, timeframe_of
 from algo_royale.errors import AlgoRoyaleError, BadMarketData
 from algo_royale.market import CorporateAction, Timeframe
 from algo_royale.sessions import calendar, new_york_date, new_york_ns
@@ -177,6 +177,17 @@ def test_a_large_dividend_without_its_fall_and_one_out_of_rhythm_are_found() -> 
     rows = [*range(20, 900, 63)]
     dividends = [CorporateAction(symbol="X", ex_date=session(i), cash_usd=0.01) for i in (*rows, 440)]
     assert found(daily(1000), *dividends) == [("dividend extra", "warning", str(session(440)))]
+
+
+def test_a_symbol_that_stays_behind_the_others_is_said_and_one_that_does_not_is_not() -> None:
+    """Five sessions, weekends and holidays not counted: from Friday 2013-01-18 to 25 there are four, for the 21st is a holiday."""
+    last = date(2013, 1, 18)
+
+    assert late("X", last, date(2013, 1, 25)) == []
+    (found,) = late("X", last, date(2013, 1, 28))
+    assert (found.kind, found.severity, found.count) == ("behind", "warning", 5)
+    assert found.what == "the last bar is 5 sessions before that of the newest symbol, 2013-01-28"
+    assert late("X", last, last) == late("X", last, date(2012, 1, 3)) == []
 
 
 def test_short_series_are_not_judged_by_their_volatility() -> None:

@@ -134,7 +134,7 @@ def research_config(config: "Config", root: Path) -> "ResearchConfig":
     research, timeframe = config.research, Timeframe(config.research.timeframe)
     load_own(research.strategy_path)
     found = ResearchConfig(
-        artifacts_root=root, cache=root.with_name("cache"), symbols=research.symbols or tuple(open_catalog(research.data).symbols()),
+        artifacts_root=root, cache=root.with_name("cache"), symbols=research.symbols or open_catalog(research.data).symbols(timeframe),
         strategies=research.strategies or tuple(STRATEGIES), strategy_path=research.strategy_path, portfolios=research.portfolios or tuple(PORTFOLIOS),
         timeframe=timeframe, data=research.data, start=research.start, end=research.end, windows=research.window_config(),
         trials=research.trials, portfolio_trials=research.portfolio_trials, objective=Objective(names=research.objective),
