@@ -566,7 +566,7 @@ def strategy(
 
     def names(slot: str, given: Any, kind: str) -> tuple[str, ...]:
         found = []
-        for item in (given,) if isinstance(given, str | Own) else tuple(given):
+        for item in given if isinstance(given, Sequence) and not isinstance(given, str) else (given,):
             if isinstance(item, Own):
                 if item.kind != kind:
                     raise BadStrategy(f"{place}: {name}: {item.name} is a {item.kind}, and {slot} takes a {kind}")

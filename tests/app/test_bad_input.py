@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -21,6 +21,7 @@ from algo_royale.app.lock import single_instance
 from algo_royale.research import stages
 from algo_royale.research.viability import Check, ViabilityConfig
 from algo_royale.sessions import calendar
+from algo_royale.strategies import loading
 
 ENV = "dev_integration"
 
@@ -425,3 +426,96 @@ def test_a_message_log_that_is_none_is_refused(tmp_path: Path, words: str) -> No
 
     assert "messages.db" in said(ask(tmp_path, *words.split()), 1)
     assert log.stat().st_size == 816
+
+
+# --- a user's own strategies ---------------------------------------------------------------------------------------------
+
+OWN = "from algo_royale.strategies.own import *\n\n"
+GOOD = "@condition\ndef up(bars):\n    return bars.close[-1] > bars.open[-1]\n\n"
+BROKEN_STRATEGIES = [
+    ("", "mine.py: no strategy in this file: it never calls strategy("),
+    ("def f(:\n", "mine.py:3: invalid syntax"),
+    ("if True:\nx = 1\n", "mine.py:4: expected an indented block"),
+    ("\x00", "source code"),
+    ("import pandaz\n", "mine.py:3: ModuleNotFoundError: No module named 'pandaz'"),
+    ("1 / 0\n", "mine.py:3: ZeroDivisionError: division by zero"),
+    ("raise SystemExit(3)\n", "mine.py:3: SystemExit: 3"),
+    ("strategy('Mine', entry=up, exit='RSIExit')\n", "mine.py:3: NameError: name 'up' is not defined"),
+    ("strategy('Mine', entry='RSIEntri', exit='RSIExit')\n", "mine.py:3: Mine: unknown condition 'RSIEntri'; did you mean 'RSIEntry'?"),
+    ("strategy('Mine', entry='RSIEntry', exit='RSIExit', logic='Trailing')\n", "mine.py:3: Mine: unknown stateful logic 'Trailing'"),
+    ("strategy('RSIStrategy', entry='RSIEntry', exit='RSIExit')\n", "mine.py:3: 'RSIStrategy' is the name of a built-in"),
+    ("strategy('Mine', entry='RSIEntry', exit='RSIExit')\n" * 2, "mine.py:4: 'Mine' is defined twice"),
+    ("strategy('Mine', entry='RSIEntry')\n", "mine.py:3: Mine has neither an exit condition nor a logic that exits"),
+    ("strategy('Mine', exit='RSIExit')\n", "mine.py:3: Mine has neither an entry condition nor a logic that enters"),
+    ("strategy('my strategy', entry='RSIEntry', exit='RSIExit')\n", "mine.py:3: 'my strategy' is no name for a strategy"),
+    ("strategy('Mine', entry=len, exit='RSIExit')\n", "mine.py:3: Mine: entry takes names of the catalogue and functions"),
+    ("strategy('Mine', entry='RSIEntry', exit='RSIExit', limits={'RSIEntry': {'perod': integer(1, 2, 1)}})\n", "limits name RSIEntry.perod"),
+    ("@condition\ndef RSIEntry(bars):\n    return True\nstrategy('Mine', entry=RSIEntry, exit='RSIExit')\n", "mine.py:3: 'RSIEntry' is the name of a built-in"),
+    ("@condition\ndef up(bars, days):\n    return True\n", "mine.py:3: up takes bars, then parameters with what they may be"),
+    ("@condition(lookback='days')\ndef up(bars):\n    return True\n", "mine.py:3: up: lookback 'days' is none of its integer parameters"),
+    ("@condition(lookback=0)\ndef up(bars):\n    return True\nstrategy('Mine', entry=up, exit='RSIExit')\n", "mine.py:3: up: lookback is a number of bars from 1 to 10000"),
+    ("@condition\ndef up(bars, n=integer(5, 9, 3)):\n    return True\n", "mine.py:3: up: the default of n, 3, is not among its values"),
+    ("@condition(uses='rzi')\ndef up(bars):\n    return True\nstrategy('Mine', entry=up, exit='RSIExit')\n", "mine.py:3: up uses 'rzi', which is no feature of the catalogue"),
+    ("@rule\ndef up(bars):\n    return ENTER\nstrategy('Mine', entry=up, exit='RSIExit')\n", "mine.py:6: Mine: up is a rule, and entry takes a condition"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "says"), BROKEN_STRATEGIES, ids=[row[1][:50] for row in BROKEN_STRATEGIES])
+def test_a_broken_strategy_file_names_file_line_and_reason(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(OWN + text)
+    line = said(ask(tmp_path / "home", "strategies", "show", "RSIStrategy", "--strategy-path", str(file)), 1)
+
+    assert says in line and str(file) in line
+    assert not written(tmp_path / "home")
+
+
+FAILING_STRATEGIES = [
+    ("@condition\ndef f(bars):\n    return bars.close[-1]\n", "mine.py:3: f returned np.float64("),
+    ("@condition\ndef f(bars):\n    return bars.close[5] > 0\n", "mine.py:5: f: IndexError: index 5 is out of bounds"),
+    ("@condition\ndef f(bars):\n    return bars.vwop[-1] > 0\n", "mine.py:5: f: AttributeError: bars have no 'vwop'"),
+    ("@condition\ndef f(bars):\n    bars.close[-1] = 1\n    return True\n", "mine.py:5: f: ValueError: assignment destination is read-only"),
+    ("@condition(vectorised=True)\ndef f(bars):\n    return bars.close\n", "mine.py:3: f returned an array of shape ("),
+    ("@condition(vectorised=True)\ndef f(bars):\n    return bars.close[1:] > 1\n", "values of bool, one per bar"),
+    ("@condition(state=(0.0,))\ndef f(bar, state):\n    return True\n", "mine.py:3: f returned True, not its answer and a state of 1 numbers"),
+    ("@condition(lookback=lambda: 1 / 0)\ndef f(bars):\n    return True\n", "mine.py:3: f: ZeroDivisionError: division by zero"),
+    ("import numpy as np\n@condition(vectorised=True)\ndef f(bars):\n    return bars.close < bars.close[-1]\n", "Mine may not be backtested: only bars after the one that was judged were changed"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "says"), FAILING_STRATEGIES, ids=[row[1][:50] for row in FAILING_STRATEGIES])
+def test_a_strategy_that_fails_when_it_runs_is_refused_before_anything_is_written(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(f"{OWN}{text}strategy('Mine', entry=f, exit='RSIExit')\n")
+    wish = ("run-backtest", "--symbols", "AAPL", "--strategies", "Mine", "--strategy-path", str(file))
+    line = said(ask(tmp_path / "home", *wish), 1)
+
+    assert says in line and f"{file}:" in line
+    assert not written(tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("strategies list --strategy-path {0}/none.py", "none.py: cannot read this strategy file: No such file"),
+        ("strategies list --strategy-path {0}", "no strategy files (*.py) in this folder"),
+        ("strategies new my-strategy", "'my-strategy' is no name for a strategy"),
+        ("strategies new RSIStrategy", "'RSIStrategy' is the name of a strategy that is there already"),
+        ("check lookahead RSIStrat", "unknown strategy 'RSIStrat'; did you mean 'RSIStrategy'?"),
+        ("run-backtest --strategies Mine --strategy-path {0}/none.py", "none.py: cannot read this strategy file"),
+    ],
+)
+def test_a_strategy_that_is_not_there_is_said_plainly(tmp_path: Path, words: str, says: str) -> None:
+    (tmp_path / "empty").mkdir()
+    line = said(ask(tmp_path / "home", *words.format(tmp_path / "empty").split()), 1)
+
+    assert says in line
+    assert not written(tmp_path / "home")
+
+
+@pytest.fixture(autouse=True)
+def no_own_strategies() -> Iterator[None]:
+    yield
+    loading.forget()
