@@ -261,7 +261,7 @@ def test_it_says_who_is_viable_and_what_was_missed(made: ResearchConfig, page: s
         summary = document(made, f"signal/{symbol}/summary_result.json")
         assert percent(summary["oos"]["total_return"]) in text
         for check in summary["checks"]:
-            assert check["passed"] or f"{check['name']} {percent(check['value'], sign=False)} (≥ 99.0" in text
+            assert check["passed"] or f"{check['name'].replace('_', ' ')} {percent(check['value'], sign=False)} (≥ 99.0" in text
     assert "its data cover no whole window" in text
     assert "2 of 3 symbols are viable" in text
 
@@ -317,7 +317,7 @@ def test_of_many_symbols_the_best_are_computed_again_and_the_rest_are_rows(
     shown = report.render(few)
     assert f'<section class="subject" id="{best.name}">' in shown
     assert f'<section class="subject" id="{rest.name}">' not in shown and f"<b>{rest.name}</b>" in shown
-    assert "The 1 best symbols are told in full" in shown
+    assert "The 1 best symbols are told in full" in shown and "The other 1 symbols" in shown
 
 
 def test_thousands_of_trades_are_a_few_paths(run: Run) -> None:

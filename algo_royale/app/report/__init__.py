@@ -13,9 +13,12 @@ from algo_royale.app.report.model import DETAILED_MAX, Run, Subject
 from algo_royale.research import artifacts
 
 ROWS_MAX = 200  # trades and transactions listed, the latest
+MISSING_MAX = 40  # symbols without a verdict, said one by one
 VOTERS_MAX = 12  # symbols whose voters a window's row names
 ROLLING = 126  # sessions, half a year
-_FRACTIONS = frozenset({"total_return", "win_rate", "max_drawdown", "cagr", "volatility", "exposure"})
+_FRACTIONS = frozenset(
+    {"total_return", "win_rate", "max_drawdown", "cagr", "volatility", "exposure", "double_costs_total_return"}
+)
 _BARS = {"1Day": "Daily", "1Hour": "Hourly", "15Min": "Quarter-hour", "5Min": "Five-minute", "1Min": "Minute"}
 _COUNTS = frozenset({"num_trades", "n_sessions", "max_drawdown_duration"})
 
@@ -47,8 +50,9 @@ def render(run: Run) -> str:
     sections = [_section(s, found) for s in [*([run.portfolio] if run.portfolio else []), *detailed]]
     return environment.get_template("page.html").render(
         run=run, manifest=run.manifest, config=run.config, ranked=list(run.symbols), detailed={s.name for s in detailed},
-        sections=sections, spark=charts.spark, found=found,
-        first=first(run, found), doubted=_doubts(run, found), trades_max=charts.TRADES_MAX, voters_max=VOTERS_MAX, missed=missed, wanted=wanted, costs=_costs(run),
+        sections=sections, spark=charts.spark, found=found, first=first(run, found), doubted=_doubts(run, found),
+        trades_max=charts.TRADES_MAX, voters_max=VOTERS_MAX, missing_max=MISSING_MAX, missed=missed, wanted=wanted,
+        costs=_costs(run),
         bars=_BARS[run.config.timeframe.value], states=_states(run.manifest["units"]), rows_max=ROWS_MAX,
     )  # fmt: skip
 
@@ -105,13 +109,13 @@ def measure(name: str, value: float | None) -> str:
     """A measure by its name: a share in percent, a count whole, anything else with two digits."""
     if name in _COUNTS:
         return number(value, 0)
-    return percent(value, sign=name in ("total_return", "cagr")) if name in _FRACTIONS else number(value)
+    return percent(value, sign=name.endswith(("total_return", "cagr"))) if name in _FRACTIONS else number(value)
 
 
 def missed(document: Mapping[str, Any]) -> list[str]:
     """The checks that failed, each with its figure and what was wanted."""
     return [
-        f"{check['name']} {measure(check['name'], check['value'])} ({wanted(check)} wanted)"
+        f"{check['name'].replace('_', ' ')} {measure(check['name'], check['value'])} ({wanted(check)} wanted)"
         for check in document["checks"]
         if not check["passed"]
     ]

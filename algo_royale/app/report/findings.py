@@ -294,8 +294,9 @@ def _odds(run: Run, subject: Subject) -> Iterator[Finding]:
         yield Finding(
             level=PROBLEM if deflated < COIN else CAUTION, about=subject.name,
             title=f"It may be luck: deflated Sharpe ratio {number(shown, 3)}",
-            fact=f"The probability that the true Sharpe ratio beats the best of {oos['n_candidates']} worthless strategies"
-            f" is {percent(shown, sign=False)}; {percent(CONFIDENCE, 0, sign=False)} is the usual bar. Against the best of all"
+            fact="The probability that the true Sharpe ratio "
+            + (f"beats the best of {oos['n_candidates']} worthless strategies" if oos["n_candidates"] > 1 else "is above zero")
+            + f" is {percent(shown, sign=False)}; {percent(CONFIDENCE, 0, sign=False)} is the usual bar. Against the best of all"
             f" {passed['n_trials']:,} trials it is {percent(passed['deflated_sharpe_trials'], sign=False)}.",
             advice="Try fewer strategies, or wait for more sessions; paper trading adds them honestly.",
         )  # fmt: skip
