@@ -27,6 +27,7 @@ from actors.messages import (
 )
 from algo_royale.clock import WallClock
 from algo_royale.errors import AlgoRoyaleError
+from algo_royale.research import WORKER_ENVIRONMENT
 
 OnReady = Callable[[int], None]
 Answer = tuple[str, str | None, float, Headline | None]  # unit, error, seconds, what it found
@@ -50,37 +51,50 @@ class Compute(Protocol):
 MakeCompute = Callable[[OnReady, OnAnswer, OnExit], Compute]
 
 
+class Child:
+    """A spawned process that runs `warm()`, is then sent what makes its computer, and computes until its pipe closes."""
+
+    def __init__(self, warm: Callable[[], object] = int) -> None:
+        os.environ.update(WORKER_ENVIRONMENT)
+        context = mp.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_child, args=(theirs, warm), daemon=True)
+        # A terminal sends Ctrl-C to the child too, which is the parent's business; the child inherits this mask. The tracker
+        # that multiprocessing starts before its first child would unblock it again.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
+
+
 class ProcessCompute:
-    """One spawned child process that runs `make()` once and then units until its pipe closes.
+    """A child process that runs `make()` once and then units; one of the `spare` ones while there are any.
 
     `payload(unit)` is what the child is to compute the unit from.
     """
 
     def __init__(
         self, make: Callable[[], RunUnit], payload: Callable[[str], Any], name: str, on_ready: OnReady,
-        on_answer: OnAnswer, on_exit: OnExit,
+        on_answer: OnAnswer, on_exit: OnExit, *, spare: list[Child] | None = None,
     ) -> None:  # fmt: skip
-        context = mp.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_child, args=(theirs, make), name=name, daemon=True)
-        # A terminal sends Ctrl-C to the child too, which is the parent's business; the child inherits this mask. The tracker
-        # that multiprocessing starts before its first child would unblock it again.
-        resource_tracker.ensure_running()
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()
+        child = spare.pop() if spare else Child()
+        self._pipe, self._process = child.pipe, child.process
+        self._send(make)
         self._payload, self._on_answer, self._on_exit = payload, on_answer, on_exit
         spawn_thread(f"{name}-reader", self._read)
         on_ready(self._process.pid or 0)
 
-    def submit(self, unit: str) -> None:
+    def _send(self, what: object) -> None:
         try:
-            self._pipe.send((unit, self._payload(unit)))
+            self._pipe.send(what)
         except OSError:  # the reader sees the end of the pipe and reports it
             return
+
+    def submit(self, unit: str) -> None:
+        self._send((unit, self._payload(unit)))
 
     def kill(self) -> None:
         self._process.kill()
@@ -118,15 +132,20 @@ class Computer:
         return unit, error, self._clock.monotonic_s() - began, found
 
 
-def _child(pipe: Connection, make: Callable[[], RunUnit]) -> None:
+def _child(pipe: Connection, warm: Callable[[], object]) -> None:
     """The child's main loop, which a closed pipe ends; a parent that is gone ends it in the middle of a unit too."""
     spawn_thread("parent-watch", _end_with_parent)
-    compute = Computer(make)
+    warm()
+    compute: Computer | None = None
     while True:
         try:
-            unit, payload = pipe.recv()
+            told = pipe.recv()
         except EOFError:
             return
+        if compute is None:
+            compute = Computer(told)
+            continue
+        unit, payload = told
         answer = compute(unit, payload)
         try:
             pipe.send(answer)

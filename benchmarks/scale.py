@@ -6,7 +6,7 @@
 
 Prices are random walks of a fixed seed. Memory is summed over the parent and its workers, twice: `rss` counts a page once for every
 process that has it, `pss` (Linux) shares it out, which is what the machine really gives. `private` is the most that one worker had
-to itself. The run is from nothing: it reads and prepares the bars, and its report is made. A second run, which finds everything
+to itself, mapped files apart. The run is from nothing: it reads and prepares the bars, and its report is made. A second run, which finds everything
 done, shows what resuming costs.
 """
 
@@ -69,7 +69,7 @@ def memory(parent: psutil.Process) -> tuple[int, int, int]:
             continue
         rss, pss = rss + found.rss, pss + getattr(found, "pss", found.rss)
         if process != parent:
-            private = max(private, found.uss)
+            private = max(private, found.rss - getattr(found, "shared", 0))
     return rss, pss, private
 
 

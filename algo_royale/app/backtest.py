@@ -31,6 +31,7 @@ from actors.kernel import (
 from actors.kernel.journal import MessageLog
 from actors.messages import Headline, StopAfterRunning
 from actors.stage_worker import (
+    Child,
     Compute,
     MakeCompute,
     OnAnswer,
@@ -42,8 +43,9 @@ from actors.stage_worker import (
 )
 from algo_royale.clock import WallClock
 from algo_royale.errors import AlgoRoyaleError
-from algo_royale.research import artifacts, stages
+from algo_royale.research import WORKER_ENVIRONMENT, artifacts, stages
 from algo_royale.research import plan as planning
+from algo_royale.research.optimise import STORAGES
 from algo_royale.research.plan import Plan, ResearchConfig, Unit
 
 
@@ -109,18 +111,19 @@ class MakeRunner:
 
 
 @contextlib.contextmanager
-def engine(name: str, cluster: str, workers: int) -> Iterator[tuple[Computing, int]]:
-    """What units are computed by, and how many workers there are to be, 0 meaning one per processor.
+def engine(name: str, cluster: str, workers: int, spare: list[Child] | None = None) -> Iterator[tuple[Computing, int]]:
+    """What units are computed by, and how many workers there are to be, 0 meaning one per processor. `spare` are processes
+    that were started before they were needed.
 
     `ray`: on the cluster at the address `cluster`, or on one of its own on this machine. Raises ClusterError.
     """
     processors = workers or os.cpu_count() or 1
     if name == "processes":
-        yield ProcessCompute, processors
+        yield partial(ProcessCompute, spare=spare or []), processors
         return
     from actors import ray_compute  # Ray is an extra, and slow to import
 
-    os.environ.update(stages.WORKER_ENVIRONMENT)  # inherited by what Ray starts on this machine
+    os.environ.update(WORKER_ENVIRONMENT)  # inherited by what Ray starts on this machine
     with contextlib.redirect_stdout(sys.stderr):  # where Ray says what it thinks of a lost node
         offered = ray_compute.connect(cluster, processors)
         try:
@@ -207,7 +210,6 @@ def run_backtest(
 
     The first Ctrl-C (or SIGTERM) lets the running units finish; the second one ends their workers at once, code 130.
     """
-    os.environ.update(stages.WORKER_ENVIRONMENT)  # read by the workers when they import numpy
     _tidy(plan, config, fresh=fresh)
     last = Progress(planned=len(plan.units))
 
@@ -254,7 +256,8 @@ def run_backtest(
 
 
 def _tidy(plan: Plan, config: ResearchConfig, *, fresh: bool) -> None:
-    """Remove what a killed run left half-written, and with `fresh` every artifact that this run is going to make.
+    """Remove what a killed run left half-written, and with `fresh` every artifact that this run is going to make
+    and every study that it would go on with.
 
     With the artifacts gone, what is there later is of this run, whoever of it was restarted meanwhile.
     """
@@ -265,3 +268,5 @@ def _tidy(plan: Plan, config: ResearchConfig, *, fresh: bool) -> None:
         for unit in plan.units:
             with contextlib.suppress(IsADirectoryError, PermissionError):  # said when the unit is to be written
                 unit.path(config).unlink(missing_ok=True)
+                for file in filter(None, STORAGES.values()):
+                    unit.path(config).with_name(file).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from algo_royale.errors import AlgoRoyaleError, ArtifactError
-from algo_royale.research import artifacts, portfolio_stages, signal_stages
+from algo_royale.research import WORKER_ENVIRONMENT, artifacts, portfolio_stages, signal_stages
 from algo_royale.research import plan as planning
 from algo_royale.research.plan import STAGES, Plan, ResearchConfig, Unit, plan, reusable, warmup_bars
 from algo_royale.research.signal_stages import Result, sidecar_entry
@@ -19,12 +19,6 @@ __all__ = [
     "STAGES", "WORKER_ENVIRONMENT", "Plan", "ResearchConfig", "Result", "Unit", "commit", "plan", "read_holdout",
     "reusable", "run_all", "run_unit", "write_manifest",
 ]  # fmt: skip
-
-# A stage is one thread of arithmetic: workers are parallel, libraries below them must not be. To be set before a worker
-# process starts, for numpy reads it when it is imported.
-WORKER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "VECLIB_MAXIMUM_THREADS": "1",
-}  # fmt: skip
 
 _RUN: Mapping[str, Callable[[Unit, ResearchConfig], Result]] = {
     "signal_optimization": signal_stages.optimise_signal,

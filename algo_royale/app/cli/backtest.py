@@ -1,5 +1,6 @@
 """`run-backtest`: the research pipeline, its progress and its verdicts."""
 
+import importlib
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +68,9 @@ def _names(option: str, value: str | None) -> tuple[str, ...] | None:
 @click.option("--sampler", type=click.Choice(["tpe", "qmc", "random", "grid"]), help="How the studies search.")
 @click.option("--folds", type=int, help="Parts of the train range that trials are judged on.")
 @click.option("--pruner", type=click.Choice(["none", "median", "hyperband"]), help="Gives trials up after poor folds.")
-@click.option("--storage", type=click.Choice(["memory", "journal", "sqlite"]), help="Where unfinished studies are kept.")
+@click.option(
+    "--storage", type=click.Choice(["memory", "journal", "sqlite"]), help="Where unfinished studies are kept."
+)
 @click.option("--seed", type=int, help="Seed of every study.")
 @click.option("--workers", type=int, help="Worker processes; 0 takes one per core.")
 @click.option("--engine", type=click.Choice(["processes", "ray"]), help="Where the workers compute.")
@@ -159,6 +163,11 @@ def backtest(
     root: Path | None = None,
 ) -> "Outcome":
     """Run the pipeline of `config` and show it. Artifacts land below `root`; None is where the trader looks for them."""
+    from actors.stage_worker import Child
+
+    # A worker imports for a second or two; the first one does so while this process does, too.
+    warm = partial(importlib.import_module, "algo_royale.app.backtest")
+    spare = [Child(warm)] if config.research.engine == "processes" else []
     from actors.kernel.journal import MessageLog, RunInfo
     from algo_royale.app.backtest import engine, iso, run_backtest
     from algo_royale.app.cli.verdicts import show as show_verdicts
@@ -182,7 +191,7 @@ def backtest(
             log = MessageLog(settings.directory / "runs" / run_id / "messages.db", info)
         wanted = (config.research.engine, config.research.cluster, config.research.workers)
         display = Display(plan, verbosity=settings.verbosity, now_s=clock.monotonic_s)
-        with engine(*wanted) as (computing, workers), display:
+        with engine(*wanted, spare) as (computing, workers), display:
             outcome = run_backtest(
                 plan,
                 research,
