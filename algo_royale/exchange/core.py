@@ -15,8 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from dataclasses import replace as changed
 from datetime import timedelta
-from decimal import ROUND_DOWN, Decimal
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from algo_royale.costs import CENT, commission, fees, usd
 from algo_royale.errors import BadInput, BrokerUnavailable
 from algo_royale.exchange import rest
 from algo_royale.exchange.matching import STOPS, Range, Touch, price_now, price_within, shares
+from algo_royale.exchange.records_rest import CONFIGURATIONS
 from algo_royale.exchange.replay import CLOSE, MINUTE, OPEN, DayBar, MarketReplay, Ticks, bar_json
 from algo_royale.exchange.streams import DataStream, Stream, TradingStream, encode
 from algo_royale.exchange.tape import POST_MARKET_NS, PRE_MARKET_NS
@@ -87,6 +89,10 @@ class Exchange:
         self.events: list[Wire] = []
         self.day: Mapping[str, DayBar] | None = None
         self.halted: set[str] = set()
+        self.daily_equity: list[tuple[int, Decimal]] = []
+        self.minute_equity: list[tuple[int, Decimal]] = []
+        self.watchlists: dict[str, Wire] = {}
+        self.configurations: Wire = dict(CONFIGURATIONS)
         self.refuses: Callable[[], bool] = bool  # whether data connections are refused for now: bool() is False
         self.clock_skew_ns = 0  # how far the clock endpoint is from the time, on request
         self._working: Counter[str] = Counter()
@@ -231,6 +237,7 @@ class Exchange:
             if row < len(bars) and bars.end_ns[row] == self.now_ns:
                 batch.append(("bars", symbol, {"T": "b", "S": symbol} | bar_json(bars, row)))
         self._broadcast(batch)
+        self.minute_equity.append((self.now_ns, self.figures().equity))
 
     def _expire(self) -> None:
         """End what has waited until now."""
@@ -267,6 +274,8 @@ class Exchange:
         last = self.marks.get(request.symbol)
         if last is None:
             raise Refusal(422, NOT_ALLOWED, f'asset "{request.symbol}" is not tradable')
+        if self.configurations["suspend_trade"]:
+            raise Refusal(403, FORBIDDEN, "new orders are rejected by user request")
         self._check_window(request)
         reference = self._reference(request, last)
         qty = request.qty if request.qty is not None else request.notional / reference  # type: ignore[operator]  # one is set
@@ -405,7 +414,7 @@ class Exchange:
         fractional = request.qty is None or request.qty != request.qty.to_integral_value()
         if fractional:
             raise Refusal(422, NOT_ALLOWED, "fractional orders cannot be sold short")
-        if not self.config.shorting:
+        if not self.config.shorting or self.configurations["no_shorting"]:
             raise Refusal(422, NOT_ALLOWED, f'asset "{symbol}" cannot be sold short')
         if self.figures().equity < SHORT_EQUITY_USD:
             raise Refusal(403, FORBIDDEN, "account is not allowed to short")
@@ -734,12 +743,26 @@ class Exchange:
         figures = self.figures()
         self.last_equity, self.last_long_value = figures.equity, figures.long_value
         today = self.replay.sessions[session].date
+        if self.config.pay_dividends:
+            for symbol, cash in self.replay.dividends(today).items():
+                self._pay_dividend(symbol, cash, today.isoformat())
         for symbol, ratio in self.replay.splits(today).items():
             self._split(symbol, ratio, today.isoformat())
         self.lastday = dict(self.marks)
         self.intraday_basis = {s: p.quantity * self.marks[s] for s, p in self.account.positions.items()}
         self.day = self.replay.day(session)
         self.marks.update((symbol, bar.open) for symbol, bar in self.day.items())
+
+    def _pay_dividend(self, symbol: str, cash: Decimal, day: str) -> None:
+        """Those who hold the shares overnight are paid, those who owe them pay, on the ex-date."""
+        held = self.account.quantity(symbol)
+        if held:
+            amount = (held * cash).quantize(CENT, ROUND_HALF_EVEN)
+            self.account = changed(self.account, cash=self.account.cash + amount)
+            self._record_other(
+                self._stamp(), "DIV", day, symbol=symbol, qty=plain(held), per_share_amount=plain(cash),
+                net_amount=plain(amount),
+            )  # fmt: skip
 
     def _split(self, symbol: str, ratio: Decimal, day: str) -> None:
         if symbol in self.marks:
@@ -769,6 +792,7 @@ class Exchange:
             self._tell_minute(session)
         self.marks.update((symbol, bar.close) for symbol, bar in day.items())
         self._closing_auction()
+        self.daily_equity.append((self.now_ns, self.figures().equity))
         self.day = None
         for stream in self.streams:
             if isinstance(stream, DataStream):

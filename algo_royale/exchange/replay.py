@@ -224,6 +224,10 @@ class MarketReplay:
         """New shares per old one of the symbols whose split has its ex-date on `day`."""
         return self._splits.get(day, {})
 
+    def dividends(self, day: date) -> Mapping[str, Decimal]:
+        """US dollars per share of the symbols that go without their dividend from `day` on."""
+        return {s: usd(a.cash_usd) for s in self.symbols for a in self.actions[s] if a.ex_date == day and a.cash_usd}
+
     # --- history
 
     def history(self, symbol: str, timeframe: Timeframe, start_ns: int, end_ns: int, now_ns: int) -> Bars:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from algo_royale.exchange import market_rest
+from algo_royale.exchange import market_rest, records_rest
 from algo_royale.exchange.matching import NINE_PLACES, increment
 from algo_royale.exchange.query import Query, choice, count, flag, instant, names
 from algo_royale.exchange.wire import (
@@ -71,6 +71,9 @@ def handle(
 def _route(exchange: Exchange, method: str, path: str, query: Query, body: bytes) -> Answer:
     if method == "POST" and path == "/v2/orders":
         return 200, exchange.submit(order_request(exchange, body))
+    found = records_rest.serve(exchange, method, path, query, body, lambda which: _asset(exchange, which, {}))
+    if found is not None:
+        return found
     if method == "PATCH" and (tail := _tail(path, "/v2/orders/")):
         return 200, exchange.replace(_order(exchange, tail), _changes(body))
     if method == "DELETE":

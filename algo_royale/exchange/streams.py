@@ -27,6 +27,7 @@ ERRORS = {
     402: "auth failed",
     403: "already authenticated",
     404: "auth timeout",
+    405: "symbol limit exceeded",
     406: "connection limit exceeded",
     407: "slow client",
     410: "invalid subscribe action for this feed",
@@ -141,6 +142,9 @@ class DataStream(Stream):
         if not asked.keys() <= self._channels.keys():
             self.error(410)
             return
+        if add and self._too_many(asked):
+            self.error(405)
+            return
         for name, symbols in asked.items():
             for symbol in symbols:
                 if add:
@@ -149,6 +153,12 @@ class DataStream(Stream):
                     self._channels[name].pop(symbol, None)
         lists = {name: list(symbols) for name, symbols in self._channels.items()}
         self._push_control({"T": "subscription", **lists, **dict.fromkeys(FOLLOWERS, lists["trades"])})
+
+    def _too_many(self, asked: Wire) -> bool:
+        """Whether trades and quotes together would be of more symbols than the plan allows."""
+        most = self._exchange.config.symbols_max
+        wanted = {s for name in ("trades", "quotes") for s in (*self._channels[name], *asked.get(name, ()))}
+        return most is not None and len(wanted) > most
 
 
 class TradingStream(Stream):

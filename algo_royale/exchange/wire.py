@@ -57,6 +57,8 @@ class ExchangeConfig:
     `start_ns`/`end_ns`: virtual time of birth and the last instant at which an event is replayed (None: all of them).
     `cash` in US dollars; `multiplier` is the margin multiplier of buying power; `connections` per websocket endpoint;
     `partial_fills` is the share of executions that fill a part only; `requests_per_minute` None never answers 429.
+    `symbols_max` bounds the symbols of trades and quotes on a data stream (30 on Alpaca's basic plan).
+    Alpaca's paper accounts are paid no dividends, its live ones are.
     """
 
     start_ns: int
@@ -68,8 +70,10 @@ class ExchangeConfig:
     keys: Mapping[str, str] = field(default_factory=lambda: {"TWINKEY": "twin-secret"})
     connections: int = 1
     shorting: bool = False
+    pay_dividends: bool = False
     partial_fills: Decimal = Decimal(0)
     requests_per_minute: int | None = None
+    symbols_max: int | None = None
     nyse_listed: frozenset[str] = frozenset({"IBM"})
 
     @property

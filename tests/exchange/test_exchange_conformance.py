@@ -43,6 +43,8 @@ def lived(client: Any) -> Any:
 def answers(client: Any) -> Iterator[tuple[str, str, Any]]:
     """(path in the OpenAPI document, method, answer)."""
     order = client.exchange.orders[0]
+    watchlist = client.ask("POST", "/v2/watchlists", body={"name": "some", "symbols": ["AAPL"]}).json
+    yield "/v2/watchlists", "post", watchlist
     for path, served, query in [
         ("/v2/account", None, {}),
         ("/v2/account/activities", None, {}),
@@ -59,11 +61,22 @@ def answers(client: Any) -> Iterator[tuple[str, str, Any]]:
         ("/v2/stocks/bars", None, {"symbols": "AAPL,IBM", **HISTORY}),
         ("/v2/stocks/bars", None, {"symbols": "AAPL,IBM", "limit": "1", **HISTORY}),
         ("/v2/stocks/{symbol}/bars", "/v2/stocks/AAPL/bars", HISTORY),
+        ("/v2/orders", None, {"status": "all", "nested": "true"}),
+        ("/v2/account/portfolio/history", None, {"timeframe": "1D"}),
+        ("/v2/account/configurations", None, {}),
+        ("/v2/watchlists", None, {}),
+        ("/v2/watchlists/{watchlist_id}", f"/v2/watchlists/{watchlist['id']}", {}),
+        ("/v2/stocks/bars/latest", None, {"symbols": "AAPL,IBM"}),
         ("/v1/corporate-actions", None, {"start": "2012-11-01", "end": "2012-12-01"}),
     ]:
         yield path, "get", client.get(served or path, **query)
     yield "/v2/orders", "post", client.submit("IBM", "1", limit_price="100")
     yield "/v2/orders", "delete", client.ask("DELETE", "/v2/orders").json
+    yield (
+        "/v2/account/configurations",
+        "patch",
+        client.ask("PATCH", "/v2/account/configurations", body={"no_shorting": True}).json,
+    )
 
 
 @pytest.fixture(scope="module")
