@@ -166,13 +166,14 @@ def _last_bar(exchange: Exchange, symbol: str, timeframe: Timeframe, *, back: in
 
 def _snapshot(exchange: Exchange, symbol: str, query: Query) -> Wire:
     """What is known of a symbol in one object; daily bars are those of sessions that have ended."""
-    return {
+    known = {
         "latestTrade": _latest(exchange, "trades", symbol, query),
         "latestQuote": _latest(exchange, "quotes", symbol, query),
         "minuteBar": None if exchange.replay.tape is None else _last_bar(exchange, symbol, Timeframe.MIN_1),
         "dailyBar": _last_bar(exchange, symbol, Timeframe.DAY_1),
         "prevDailyBar": _last_bar(exchange, symbol, Timeframe.DAY_1, back=2),
     }
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _token(symbol: str, kind: str, at_ns: int, told: int = 0) -> str:

@@ -5,12 +5,11 @@ any number of exchanges may share one replay.
 """
 
 import math
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import msgspec
 import numpy as np
@@ -55,6 +54,34 @@ class Event:
     at_ns: int
     kind: str
     session: int
+
+
+class Events(Sequence[Event]):
+    """The events of all sessions in order of time; made one by one when asked for, since there may be a million of them."""
+
+    def __init__(self, sessions: Sequence[Session], *, by_minute: bool) -> None:
+        step = MINUTE_NS if by_minute else 2**62
+        times = [np.append(np.arange(s.open_ns, s.close_ns, step), s.close_ns) for s in sessions]
+        self.at_ns: IntArray = np.concatenate(times)
+        self._last = np.cumsum([len(each) for each in times]) - 1
+
+    def __len__(self) -> int:
+        return len(self.at_ns)
+
+    @overload
+    def __getitem__(self, index: int) -> Event: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Event]: ...
+
+    def __getitem__(self, index: int | slice) -> Event | list[Event]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        session = int(np.searchsorted(self._last, index))
+        first = int(self._last[session - 1]) + 1 if session else 0
+        kind = CLOSE if index == self._last[session] else OPEN if index == first else MINUTE
+        return Event(int(self.at_ns[index]), kind, session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +135,7 @@ class MarketReplay:
         self.sessions: tuple[Session, ...] = tuple(calendar.sessions(new_york_date(first), new_york_date(last)))
         self._starts = np.array([s.label_ns for s in self.sessions], np.int64)
         self._rows = {symbol: self._row_of_session(series) for symbol, series in self._bars.items()}
-        self.events = tuple(
-            event
-            for i, s in enumerate(self.sessions)
-            for event in (
-                Event(s.open_ns, OPEN, i),
-                *(Event(at, MINUTE, i) for at in self._minute_marks(s)),
-                Event(s.close_ns, CLOSE, i),
-            )
-        )
-        self._event_times = [event.at_ns for event in self.events]
+        self.events = Events(self.sessions, by_minute=tape is not None)
         self._days: dict[int, dict[str, DayBar]] = {}
         self._minutes: dict[tuple[str, int], Bars] = {}
         self._splits: dict[date, dict[str, Decimal]] = {}
@@ -150,11 +168,6 @@ class MarketReplay:
             whole = [bar for part in parts if len(part) for bar in resample(part, Timeframe.DAY_1)]
             daily[symbol] = Bars.of(symbol, Timeframe.DAY_1, whole)
         return cls(daily, calendar, tape=tape)
-
-    def _minute_marks(self, session: Session) -> range:
-        if self.tape is None:
-            return range(0)
-        return range(session.open_ns + MINUTE_NS, session.close_ns, MINUTE_NS)
 
     def ticks(self, session: int) -> Ticks:
         """What happens in a session, before and after it too; empty without a tape."""
@@ -196,7 +209,7 @@ class MarketReplay:
 
     def events_after(self, ns: int) -> int:
         """Index of the first event later than `ns`."""
-        return bisect_right(self._event_times, ns)
+        return int(np.searchsorted(self.events.at_ns, ns, side="right"))
 
     def day(self, session: int) -> dict[str, DayBar]:
         """The bars of a session, in symbol order, of the symbols that traded in it."""

@@ -33,6 +33,7 @@ from algo_royale.exchange.core import Exchange
 from algo_royale.exchange.faults import Cut, Faults
 from algo_royale.exchange.faults import Order as FaultOrder
 from algo_royale.exchange.faults import answer as faulty_answer
+from algo_royale.exchange.journal import Journal
 from algo_royale.exchange.streams import DataStream, Stream, TradingStream
 from algo_royale.exchange.wire import SECOND_NS, parse_instant
 from algo_royale.exchange.wire import Response as Answer
@@ -133,10 +134,10 @@ def _packed(frame: str) -> bytes:
 class TwinServer:
     """Serves one exchange. `speed`: virtual seconds per second of wall time, or None for paced."""
 
-    def __init__(self, exchange: Exchange, *, speed: float | None) -> None:
+    def __init__(self, exchange: Exchange, *, speed: float | None, journal: Journal | None = None) -> None:
         if speed is not None and not 0 < speed < float("inf"):
             raise BadInput(f"a speed of {speed} is impossible; it must be a positive number, or max")
-        self.exchange, self.speed = exchange, speed
+        self.exchange, self.speed, self._journal = exchange, speed, journal
         self._clock = WallClock()
         self._anchor_wall_ns, self._anchor_ns = self._clock.now_ns(), exchange.now_ns
         self.connections: list[Connection] = []
@@ -229,6 +230,8 @@ class TwinServer:
         self.stop()
 
     async def _flush(self) -> None:
+        if self._journal is not None:
+            self._journal.time()
         for connection in list(self.connections):
             await connection.flush()
 
@@ -246,9 +249,10 @@ class TwinServer:
         self._catch_up()
 
         def process() -> Answer:
-            return self.exchange.handle(
-                request.method, request.scope["path"], dict(request.query_params), body, dict(request.headers)
-            )
+            asked = (request.method, request.scope["path"], dict(request.query_params), body)
+            if self._journal is not None:
+                self._journal.request(*asked)
+            return self.exchange.handle(*asked, dict(request.headers))
 
         now_s = self._clock.now_ns() // SECOND_NS
         answer = process() if fault is None else faulty_answer(fault, process, now_s)
@@ -418,6 +422,8 @@ class TwinServer:
         if asked.symbol not in self.exchange.replay.symbols:
             return _answer(404, {"message": f"asset not found for {asked.symbol}"})
         self._catch_up()
+        if self._journal is not None:
+            self._journal.halt(asked.symbol, asked.halted)
         self.exchange.halt(asked.symbol, halted=asked.halted)
         await self._flush()
         return _answer(200, {"halted": sorted(self.exchange.halted)})

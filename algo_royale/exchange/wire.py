@@ -223,7 +223,9 @@ def order_json(order: Order, *, stream: bool = False, nested: bool = False) -> W
         "stop_price": _plain(order.stop_price),
         "status": order.status,
         "extended_hours": order.extended_hours,
-        "legs": [order_json(leg, stream=stream) for leg in order.legs] or None if nested or stream else None,
+        "legs": [order_json(leg, stream=stream, nested=True) for leg in order.legs] or None
+        if nested or stream
+        else None,
         "trail_percent": _plain(order.trail_percent),
         "trail_price": _plain(order.trail_price),
         "hwm": _plain(order.high_water_mark),
@@ -231,6 +233,8 @@ def order_json(order: Order, *, stream: bool = False, nested: bool = False) -> W
     if not stream:
         out |= {"subtag": None, "source": None}
     out["expires_at"] = rfc3339(order.expires_ns)
+    if order.parent is not None and nested:
+        del out["legs"]  # an exit has none, and Alpaca's own description lets a null stand at the top only
     return out
 
 

@@ -3,17 +3,24 @@
 import json
 from collections.abc import Iterator
 from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pytest
 import yaml
 from alpaca.data.models.bars import BarSet
 from alpaca.data.models.corporate_actions import CorporateActionsSet
+from alpaca.data.models.quotes import QuoteSet
+from alpaca.data.models.trades import TradeSet
 from alpaca.trading import models as sdk
 from jsonschema import Draft202012Validator, FormatChecker
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
+from algo_royale.exchange.core import Exchange, ExchangeConfig
+from algo_royale.exchange.replay import MarketReplay
+from algo_royale.exchange.tape import PathTape
+from algo_royale.market import Timeframe
 from conftest import shared
 
 REQUIRED = {
@@ -118,6 +125,64 @@ def _pointer(path: str, method: str, status: str) -> str:
 def test_every_answer_is_valid_by_alpacas_openapi_documents(client: Any, documents: dict[str, Any]) -> None:
     problems = [p for path, method, answer in answers(lived(client)) for p in _errors(documents, path, method, answer)]
     assert problems == []
+
+
+def complex_answers(client: Any) -> Iterator[tuple[str, str, Any]]:
+    """Orders of every class and type, replaced and closed, short and long, of money and of shares."""
+    exits = {"take_profit": {"limit_price": "25.00"}, "stop_loss": {"stop_price": "15.00", "limit_price": "14.90"}}
+    for fields in (
+        {"type": "stop", "stop_price": "30.00"}, {"type": "stop_limit", "stop_price": "30.00", "limit_price": "31.00"},
+        {"type": "trailing_stop", "trail_percent": "5"}, {"type": "trailing_stop", "trail_price": "1"},
+        {"qty": None, "notional": "100"}, {"time_in_force": "cls"}, {"time_in_force": "gtc", "order_class": "bracket", **exits},
+    ):  # fmt: skip
+        yield "/v2/orders", "post", client.submit(**fields)
+    yield "/v2/orders", "post", client.submit("IBM", "5", "sell")
+    client.step()
+    resting = client.submit(limit_price="10.00")
+    changed = client.ask("PATCH", f"/v2/orders/{resting['id']}", body={"qty": "3"})
+    yield "/v2/orders/{order_id}", "patch", changed.json
+    yield "/v2/orders", "get", client.get("/v2/orders", status="all", nested="true")
+    yield "/v2/positions", "get", client.get("/v2/positions")
+    yield "/v2/positions/{symbol_or_asset_id}", "delete", client.ask("DELETE", "/v2/positions/IBM").json
+    yield "/v2/positions", "delete", client.ask("DELETE", "/v2/positions", {"cancel_orders": "true"}).json
+    yield "/v2/account", "get", client.get("/v2/account")
+
+
+def tape_answers(client: Any) -> Iterator[tuple[str, str, Any]]:
+    """Market data within a session."""
+    span = {"start": "2012-11-01", "end": "2012-12-31"}
+    for path, query in [
+        ("/v2/stocks/bars", {"timeframe": "5Min", **span}), ("/v2/stocks/trades", span), ("/v2/stocks/quotes", span),
+        ("/v2/stocks/bars/latest", {}), ("/v2/stocks/trades/latest", {}), ("/v2/stocks/quotes/latest", {}),
+        ("/v2/stocks/snapshots", {}),
+    ]:  # fmt: skip
+        yield path, "get", client.get(path, symbols="AAPL,IBM", **query)
+    for kind in ("trades", "quotes"):
+        yield f"/v2/stocks/{{symbol}}/{kind}", "get", client.get(f"/v2/stocks/AAPL/{kind}", **span)
+        yield f"/v2/stocks/{{symbol}}/{kind}/latest", "get", client.get(f"/v2/stocks/AAPL/{kind}/latest")
+    yield "/v2/stocks/{symbol}/bars/latest", "get", client.get("/v2/stocks/AAPL/bars/latest")
+    yield "/v2/stocks/{symbol}/snapshot", "get", client.get("/v2/stocks/AAPL/snapshot")
+    yield "/v2/account/portfolio/history", "get", client.get("/v2/account/portfolio/history", period="1D")
+
+
+def test_every_kind_of_order_is_valid_by_alpacas_openapi_documents(start: Any, documents: dict[str, Any]) -> None:
+    client = start(shorting=True, partial_fills=Decimal("0.5"))
+    problems = [p for path, method, answer in complex_answers(client) for p in _errors(documents, path, method, answer)]
+    assert problems == []
+    assert [sdk.Order(**order).legs for order in client.get("/v2/orders", status="all", nested="true")]
+
+
+def test_market_data_within_a_session_is_valid_by_alpacas_openapi_documents(
+    start: Any, replay: Any, documents: dict[str, Any]
+) -> None:
+    bars = {s: replay.history(s, Timeframe.DAY_1, 0, 2**62, 2**62) for s in replay.symbols}
+    tape = MarketReplay(bars, replay.calendar, replay.actions, PathTape(bars, trades=40))
+    client = type(start())(Exchange(tape, ExchangeConfig(start_ns=tape.sessions[1].open_ns)))
+    client.exchange.advance(tape.sessions[1].open_ns + 7_200_000_000_000)
+    found = list(tape_answers(client))
+
+    assert [p for path, method, answer in found for p in _errors(documents, path, method, answer)] == []
+    assert TradeSet(found[1][2]["trades"]).data["AAPL"] and QuoteSet(found[2][2]["quotes"]).data["IBM"]
 
 
 def test_the_validation_sees_a_wrong_answer(client: Any, documents: dict[str, Any]) -> None:

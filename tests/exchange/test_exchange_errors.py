@@ -321,3 +321,55 @@ def test_no_query_makes_the_exchange_stumble_or_changes_it(start: Any, path: str
 
     assert answer.status in (200, 400, 404, 422)
     assert json.dumps(client.exchange.truth()) == before
+
+
+ROUTES = [
+    "/v2/orders", "/v2/orders/{order}", "/v2/orders/nobody", "/v2/positions", "/v2/positions/AAPL", "/v2/positions/ZZZZ",
+    "/v2/watchlists", "/v2/watchlists/{watchlist}", "/v2/watchlists/{watchlist}/AAPL", "/v2/watchlists:by_name",
+    "/v2/account/configurations", "/v2/account/portfolio/history", "/v2/account", "/v2/stocks/AAPL/trades", "/v2/", "/",
+]  # fmt: skip
+ANY = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.sampled_from(WORDS)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=4,
+)
+FIELDS = st.dictionaries(
+    st.sampled_from(
+        ["symbol", "symbols", "name", "qty", "notional", "side", "type", "time_in_force", "order_class", "limit_price",
+         "stop_price", "trail", "trail_price", "trail_percent", "take_profit", "stop_loss", "client_order_id", "extended_hours",
+         "suspend_trade", "no_shorting", "trade_confirm_email", "max_margin_multiplier", "percentage", "cancel_orders"]
+    ),
+    ANY,
+    max_size=6,
+)  # fmt: skip
+
+
+@given(
+    method=st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE"]), route=st.sampled_from(ROUTES), query=QUERY,
+    body=FIELDS.map(lambda fields: json.dumps(fields).encode()) | st.binary(max_size=20),
+)  # fmt: skip
+@settings(max_examples=250)
+def test_no_request_of_any_kind_makes_the_exchange_stumble_and_a_refused_one_changes_nothing(
+    start: Any, method: str, route: str, query: dict[str, str], body: bytes
+) -> None:
+    client = start(shorting=True)
+    client.hold()
+    order = client.submit(limit_price="10.00", time_in_force="gtc")
+    watchlist = client.ask("POST", "/v2/watchlists", body={"name": "some", "symbols": ["IBM"]}).json
+    path = route.replace("{order}", order["id"]).replace("{watchlist}", watchlist["id"])
+
+    def state() -> str:
+        return json.dumps([client.exchange.truth(), client.exchange.watchlists, client.exchange.configurations])
+
+    before = state()
+    answer = client.ask(method, path, query, body)
+
+    assert answer.status < 500
+    if answer.status >= 400:
+        assert state() == before
+        assert isinstance(answer.json["message"], str)

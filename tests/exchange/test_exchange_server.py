@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -657,3 +658,33 @@ def test_a_fault_that_nobody_knows_is_refused(twin: Running) -> None:
     answer = twin.http.post(f"{twin.url}/sim/faults", json={"requests": [{"kind": "magic"}]}, timeout=WAIT_S)
 
     assert answer.status_code == 400
+
+
+# ------------------------------------------------------------------------------------------------------ kept on disk
+
+
+def test_a_killed_twin_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Orders, fills, halts and the time are there again, byte for byte, also after a line that was cut off."""
+    options = ["--speed", "max", "--symbols", "AAPL,IBM", "--state", str(tmp_path / "state.jsonl"), "--market", "path"]
+    with ExchangeProcess(options) as twin:
+        order = {"symbol": "AAPL", "qty": "3", "side": "buy", "type": "market", "time_in_force": "day"}
+        requests.post(f"{twin.url}/v2/orders", headers=HEADERS, json=order, timeout=WAIT_S)
+        for _ in range(30):
+            requests.post(f"{twin.url}/sim/advance", json={}, timeout=WAIT_S)
+        requests.post(f"{twin.url}/sim/halt", json={"symbol": "IBM"}, timeout=WAIT_S)
+        waits = {**order, "symbol": "IBM", "time_in_force": "gtc"}
+        requests.post(f"{twin.url}/v2/orders", headers=HEADERS, json=waits, timeout=WAIT_S)
+        before = requests.get(f"{twin.url}/sim/truth", timeout=WAIT_S).json()
+        psutil.Process(twin.pid).kill()
+    with (tmp_path / "state.jsonl").open("ab") as file:
+        file.write(b'{"at_ns":1353')
+    with ExchangeProcess(options) as twin:
+        after = requests.get(f"{twin.url}/sim/truth", timeout=WAIT_S).json()
+        requests.post(f"{twin.url}/v2/orders", headers=HEADERS, json=order, timeout=WAIT_S)
+
+    assert len(before["orders"]) == 2 and before["fills"]
+    assert {**after, "sent": None} == {**before, "sent": None}
+    with ExchangeProcess(options) as twin:
+        assert len(requests.get(f"{twin.url}/sim/truth", timeout=WAIT_S).json()["orders"]) == 3
+    with pytest.raises(BadInput, match="is the state of another exchange"), ExchangeProcess([*options, "--seed", "9"]):
+        pass

@@ -51,12 +51,16 @@ DAY = click.DateTime(["%Y-%m-%d"])
 @click.option(
     "--rate-limit", type=click.IntRange(1), metavar="N", help="Requests a minute before 429; default no limit."
 )
+@click.option(
+    "--state", type=click.Path(dir_okay=False), metavar="FILE",
+    help="Write down what is asked, and go on from there where FILE has something already.",
+)  # fmt: skip
 @click.option("--exit-with-parent", type=int, metavar="PID", help="End when the parent process PID is gone.")
 @click.pass_obj
 def run_exchange_command(
     settings: "Settings", host: str, port: int, data: str, symbols: str, start: datetime | None, end: datetime | None,
     speed: str, seed: int, cash: str, costs: tuple[str, ...], market: str, shorting: bool, partial_fills: str,
-    rate_limit: int | None, exit_with_parent: int | None,
+    rate_limit: int | None, state: str | None, exit_with_parent: int | None,
 ) -> None:  # fmt: skip
     """Serve a simulated Alpaca on loopback until SIGTERM or Ctrl-C.
 
@@ -70,6 +74,7 @@ def run_exchange_command(
       run-exchange --data ./bars --cash 25000 --cost slippage_bps=2
       run-exchange --market path --partial-fills 0.1 --shorting --speed 60
     """
+    from algo_royale.exchange.journal import Journal
     from algo_royale.exchange.server import TwinServer
 
     rules = {
@@ -77,7 +82,10 @@ def run_exchange_command(
         "partial_fills": _decimal("--partial-fills", partial_fills), "requests_per_minute": rate_limit,
     }  # fmt: skip
     exchange = _exchange(data, symbols, start and start.date(), end and end.date(), market, rules)
-    server = TwinServer(exchange, speed=_speed(speed))
+    told = {**rules, "data": data, "symbols": symbols, "market": market, "start": str(start), "end": str(end)}
+    identity = json.dumps({name: str(value) for name, value in told.items()}, sort_keys=True)
+    journal = None if state is None else Journal(Path(state), exchange, identity)
+    server = TwinServer(exchange, speed=_speed(speed), journal=journal)
 
     def on_ready(url: str) -> None:
         found = _description(exchange, url, speed)
