@@ -20,6 +20,7 @@ from algo_royale.research.viability import Dimension, unit_value
 W, H = 1000, 300  # user units of every drawing; its real size is the style sheet's
 POINTS_MAX = 1000  # as many as there are pixels; of more points the extremes of each pixel pair are drawn
 LABELS_MAX = 8
+EDGE = 0.03  # of the width
 TOOLTIPS_MAX = 60  # trades drawn one by one
 TRADES_MAX = 1500  # trades drawn at all: more of them hide the price
 MONTH_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -93,13 +94,18 @@ def _plot(
     labels = "".join(f'<span class="y" style="top:{_fixed(100 * at)}%">{escape(text)}</span>' for at, text in ticks)
     if years:
         labels += "".join(
-            f'<span class="x" style="left:{_fixed(x_of(i, n) / W * 100)}%">{text}</span>'
+            f'<span class="x{_edge(x_of(i, n) / W)}" style="left:{_fixed(x_of(i, n) / W * 100)}%">{text}</span>'
             for i, text in year_labels(dates)
         )
     return (
         f'<div class="plot {size}{"" if years else " bare"}"><svg viewBox="0 0 {W} {H}" preserveAspectRatio="none" role="img"'
         f' aria-label="{escape(title)}">{bands}{lines}{drawing}</svg>{labels}</div>'
     )
+
+
+def _edge(place: float) -> str:
+    """A class for a label that would stick out of its chart if it stood in the middle of its place."""
+    return " begin" if place < EDGE else " end" if place > 1.0 - EDGE else ""
 
 
 def year_labels(dates: Sequence[date]) -> list[tuple[int, str]]:
