@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
@@ -17,6 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from algo_royale.app.cli import data_fetch, root
+from algo_royale.broker.alpaca_wire import parse_time_ns
 from algo_royale.data.catalog import bundled, open_catalog, read_columns, write_parquet
 from algo_royale.data.resample import resample
 from algo_royale.exchange import market_rest
@@ -121,16 +125,21 @@ def twin() -> Iterator[Twin]:
         yield one
 
 
-def fetch(twin: Twin, folder: Path, *words: object, key: str = KEY) -> Result:
+def line(twin: Twin, folder: Path, *words: object, key: str = KEY) -> tuple[list[str], dict[str, str]]:
+    """The command line of a fetch from the twin since 2012-06-01, and the variables that it needs."""
     config = folder.parent / f"{twin.url.rpartition(':')[2]}.toml"
     stream = twin.url.replace("http:", "ws:")
     config.write_text(
         f'[broker]\ntrading_url = "{twin.url}"\ndata_url = "{twin.url}"\n'
         f'trading_stream_url = "{stream}/stream"\ndata_stream_url = "{stream}/v2/iex"\n'
     )
-    line = ["--config", config, "data", "fetch", *words, "--to", folder, "--start", "2012-06-01"]
-    keys = {"APCA_API_KEY_ID": key, "APCA_API_SECRET_KEY": SECRET}
-    return CliRunner(env=keys).invoke(root, [str(word) for word in line])
+    typed = ["--config", config, "data", "fetch", *words, "--to", folder, "--start", "2012-06-01"]
+    return [str(word) for word in typed], {"APCA_API_KEY_ID": key, "APCA_API_SECRET_KEY": SECRET}
+
+
+def fetch(twin: Twin, folder: Path, *words: object, key: str = KEY) -> Result:
+    typed, keys = line(twin, folder, *words, key=key)
+    return CliRunner(env=keys).invoke(root, typed)
 
 
 def is_the_source(folder: Path, symbol: str, until: date = LAST) -> bool:
@@ -291,6 +300,37 @@ def test_what_was_interrupted_goes_on_where_it_ended(
     assert fetch(twin, tmp_path, "AAPL").exit_code == 0
     assert is_the_source(tmp_path, "AAPL")
     assert len(twin.asked) <= 6 - pages
+
+
+KILLER = """
+import os, signal, sys
+from algo_royale.app.cli import data_fetch, root
+data_fetch.PAGE, left, real = 40, [2], os.replace
+def deadly(*args):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(*args)
+os.replace = deadly
+root.main(sys.argv[1:])
+"""
+
+
+def test_a_fetch_that_was_killed_goes_on_where_it_ended(tmp_path: Path, twin: Twin) -> None:
+    """kill -9 before the third page is in place: two are there, the folder is not locked, and the rest comes with the next command."""
+    words, keys = line(twin, tmp_path / "bars", "AAPL")
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLER, *words], env=os.environ | keys, capture_output=True, check=False
+    )
+    assert killed.returncode == -9
+    assert len(open_catalog(tmp_path / "bars").bars("AAPL", DAY)) == 80
+    twin.asked.clear()
+
+    assert fetch(twin, tmp_path / "bars", "AAPL").exit_code == 0
+    assert is_the_source(tmp_path / "bars", "AAPL")
+    assert [parse_time_ns(a["start"].replace("%3A", ":").replace("%2B", "+")) for a in twin.asked] == [
+        bundled().bars("AAPL", DAY, START).start_ns[79]
+    ]
 
 
 def test_a_bar_that_is_not_over_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
