@@ -542,9 +542,10 @@ def from_recipe(
     are those to plan where the recipe does not depend on them. Raises KeyError, TypeError or ValueError for what is none."""
 
     def costs(values: Mapping[str, Any]) -> CostRules:
-        return CostRules(**{name: None if x is None else Decimal(x) for name, x in values.items()})
+        exact: dict[str, Any] = {name: None if x is None else Decimal(x) for name, x in values.items()}
+        return CostRules(**exact)
 
-    given = {name: tuple(x) if isinstance(x, list) else x for name, x in found.items()}
+    given: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in found.items()}
     code: Mapping[str, str] = found.get("strategy_versions", {})
     given.pop("strategy_versions", None)
     for name, version in code.items():
