@@ -76,8 +76,9 @@ def load_plan(root: Path, *, symbols: Sequence[str] | None = None, strategy_path
     """Read the viable artifacts below `root` (an optimization root). `strategy_path` is where own strategies are now, if not
     where the backtest had them.
 
-    Raises BadStrategy when one of those that are to be traded is not there or not what was judged, ArtifactError, saying what to do, when nothing is viable, the portfolio stage found nothing, or a file is
-    missing, corrupt or of another schema. A symbol that is not viable is in `skipped` with the reason.
+    Raises BadStrategy when one of those is not there or not what was judged; ArtifactError, saying what to do, when nothing is
+    viable, the portfolio stage found nothing, or a file is missing, corrupt or of another schema. A symbol that is not viable
+    is in `skipped` with the reason.
     """
     manifest = artifacts.read(root / "run_manifest.json")
     versions = manifest.get("settings", {}).get("strategy_versions", {})
@@ -98,23 +99,9 @@ def load_plan(root: Path, *, symbols: Sequence[str] | None = None, strategy_path
         if not voters:
             skipped[symbol] = f"not viable (best: {summary['strategy']}, score {summary['viability_score']:.2f})"
             continue
-        members = []
-        for voter in voters:
-            if voter["strategy"] in versions:
-                loading.load(paths)
-                loading.require(voter["strategy"], versions[voter["strategy"]])
-            evaluation = artifacts.read(artifacts.evaluation_path(root, symbol, voter["strategy"]))
-            members.append(
-                Member(
-                    strategy=voter["strategy"],
-                    strategy_id=voter["strategy_id"],
-                    weight=voter["weight"],
-                    params=evaluation["best_params"],
-                    version=versions.get(voter["strategy"], ""),
-                )
-            )
         viability = max(v["viability_score"] for v in voters)
-        plans.append(SymbolPlan(symbol=symbol, viability=viability, members=tuple(members)))
+        members = tuple(_member(root, symbol, voter, versions, paths) for voter in voters)
+        plans.append(SymbolPlan(symbol=symbol, viability=viability, members=members))
     if not plans:
         reasons = "; ".join(f"{symbol}: {why}" for symbol, why in skipped.items())
         raise ArtifactError(f"nothing is viable in {root}: {reasons}. Run `run-backtest` with other data or thresholds")
@@ -144,6 +131,21 @@ def load_plan(root: Path, *, symbols: Sequence[str] | None = None, strategy_path
         skipped=skipped,
         strategy_path=paths,
     )
+
+
+def _member(
+    root: Path, symbol: str, voter: Mapping[str, Any], versions: Mapping[str, str], paths: Sequence[str]
+) -> Member:  # fmt: skip
+    """A voter with its arguments; one of the user's own only in the version that was judged."""
+    name = voter["strategy"]
+    if name in versions:
+        loading.load(paths)
+        loading.require(name, versions[name])
+    evaluation = artifacts.read(artifacts.evaluation_path(root, symbol, name))
+    return Member(
+        strategy=name, strategy_id=voter["strategy_id"], weight=voter["weight"], params=evaluation["best_params"],
+        version=versions.get(name, ""),
+    )  # fmt: skip
 
 
 def _unfinished(manifest: Mapping[str, Any], root: Path, path: Path) -> str:

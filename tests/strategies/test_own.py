@@ -5,6 +5,8 @@ import math
 import runpy
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,11 @@ from algo_royale.app.cli import root
 from algo_royale.app.cli.strategies import STRATEGY_FILES
 from algo_royale.errors import BadStrategy
 from algo_royale.market import ENTER, EXIT, HOLD, Bars, Timeframe
+from algo_royale.research import artifacts, stages
+from algo_royale.research.handover import load_plan
+from algo_royale.research.plan import ResearchConfig, config_hash, plan
+from algo_royale.research.viability import Check, ViabilityConfig
+from algo_royale.research.windows import WindowConfig
 from algo_royale.strategies import (
     CONDITIONS,
     LOGICS,
@@ -270,3 +277,75 @@ def test_a_test_of_ones_own_gives_plain_numbers() -> None:
         made_read_only = window(close=[1.0]).close
         made_read_only.flags.writeable = False
         made_read_only[0] = 2.0
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small backtest of an own strategy in this process; viable by thresholds that everything passes."""
+    folder = tmp_path_factory.mktemp("own")
+    file = write(folder, DIP)
+    config = ResearchConfig(
+        artifacts_root=folder / "artifacts", symbols=("AAPL",), strategies=("Mine",), portfolios=("EqualWeightPortfolioStrategy",),
+        windows=replace(WindowConfig.default(DAY), count=1), trials=2, portfolio_trials=1, min_trades=0, strategy_path=(file,),
+        viability=ViabilityConfig(checks=(Check(name="max_drawdown", op="<=", threshold=1.0),), hard_checks=()),
+    )  # fmt: skip
+    stages.run_all(config)
+    loading.forget()
+    return folder
+
+
+@pytest.mark.usefixtures("nothing_is_left")
+def test_the_trader_takes_over_only_the_code_that_was_judged(judged: Path) -> None:
+    """From the file where the backtest found it, or where it is now; a changed one is refused with the reason."""
+    plan = load_plan(judged / "artifacts")
+    (member,) = plan.symbols[0].members
+    assert (member.strategy, member.version) == ("Mine", loading.versions()["Mine"])
+    assert plan.combined("AAPL").strategies[0].id == member.strategy_id
+
+    loading.forget()
+    moved = judged / "moved"
+    moved.mkdir()
+    (moved / "mine.py").write_text((judged / "mine.py").read_text())
+    assert load_plan(judged / "artifacts", strategy_path=[str(moved)]).names == ("AAPL",)
+
+    loading.forget()
+    (moved / "mine.py").write_text((judged / "mine.py").read_text() + "# better\n")
+    with pytest.raises(
+        BadStrategy, match=r"mine\.py:7: Mine has changed since the backtest \(version .*run `run-backtest` again"
+    ):
+        load_plan(judged / "artifacts", strategy_path=[str(moved)])
+
+
+def test_a_changed_file_makes_nothing_of_the_old_results_again(judged: Path) -> None:
+    """Artifacts hold the version; a unit of another one is not reusable, one of a built-in strategy does not care."""
+    document = artifacts.read(
+        next((judged / "artifacts" / "signal" / "AAPL" / "Mine").rglob("optimization_result.json"))
+    )
+    meta = document["optimization"]["meta"]
+    assert (
+        meta["strategy_version"] == meta["recipe"]["strategy_versions"]["Mine"] and len(meta["strategy_version"]) == 16
+    )
+
+    changed = judged / "changed"
+    changed.mkdir()
+    hashes = []
+    for text in (DIP, DIP, DIP.replace("20)", "21)")):
+        file = write(changed, text)
+        config = ResearchConfig(
+            artifacts_root=changed, symbols=("AAPL",), strategies=("Mine", "RSIStrategy"), strategy_path=(file,)
+        )
+        hashes.append(
+            [config_hash(config, "signal", (date(2005, 1, 1), date(2010, 1, 1)), n) for n in config.strategies]
+        )
+    assert hashes[0] == hashes[1] and hashes[1][0] != hashes[2][0] and hashes[1][1] == hashes[2][1]
+
+
+def test_a_run_notices_that_its_strategy_changed_meanwhile(tmp_path: Path) -> None:
+    file = write(tmp_path, DIP)
+    config = ResearchConfig(
+        artifacts_root=tmp_path / "a", symbols=("AAPL",), strategies=("Mine",), strategy_path=(file,)
+    )
+    write(tmp_path, DIP + "\n")
+
+    with pytest.raises(BadStrategy, match="has changed"):
+        plan(config)
