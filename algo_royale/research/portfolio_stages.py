@@ -99,7 +99,7 @@ def select_as_of(config: ResearchConfig, inputs: Sequence[Input], window: Window
         scores = {}
         for name in current:
             values, _ = stitched_values(config, parts[name], list(parts.values()))
-            score = viability.judge(values, config.viability).score
+            score = viability.judge(values, config.viability.among(values)).score
             if score >= config.viability.threshold and current[name].params is not None:
                 scores[name] = score
         shares = viability.vote_weights(scores)

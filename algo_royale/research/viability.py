@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -92,6 +92,12 @@ class ViabilityConfig:
             raise BadInput(f"viability: hard check {unknown[0]!r} is not among the checks {', '.join(sorted(names))}")
         if not sum(check.weight for check in self.checks) > 0:
             raise BadInput("viability: the weights of the checks sum to zero")
+
+    def among(self, known: Container[str]) -> "ViabilityConfig":
+        """The checks whose values are `known` and that weigh something, or all where there is none of them: what can be
+        judged before a passport can be made."""
+        checks = tuple(check for check in self.checks if check.name in known and check.weight > 0)
+        return ViabilityConfig(checks=checks, threshold=self.threshold, hard_checks=()) if checks else self
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,19 @@ def test_by_default_a_line_of_the_passport_that_fails_is_the_end_too() -> None:
     ]  # fmt: skip
 
 
+def test_before_there_is_a_passport_the_other_checks_make_the_score() -> None:
+    """As of an early window the allocator's voters are chosen by what test sessions alone can say."""
+    weighted = ViabilityConfig(
+        checks=(*SCORED_CHECKS, Check(name="pbo", op="<=", threshold=0.5, weight=6.0)), hard_checks=("pbo",)
+    )
+
+    assert judge(EXAMPLE, weighted).score == pytest.approx(5 / 12)
+    assert judge(EXAMPLE, weighted.among(EXAMPLE)).score == pytest.approx(5 / 6)
+    assert judge(EXAMPLE, weighted.among(EXAMPLE)).is_viable
+    assert ViabilityConfig().among(EXAMPLE).checks == SCORED_CHECKS
+    assert weighted.among(()) is weighted
+
+
 def test_no_trades_scores_zero_and_a_missing_value_fails() -> None:
     assert judge(EXAMPLE | {"num_trades": 0}, DEFAULT).score == 0.0
     assert judge(EXAMPLE | {"win_rate": None}, DEFAULT).score == pytest.approx(4 / 6)
