@@ -38,7 +38,7 @@ OPERATIONS = (
     "ratio", "change", "strength", "index", "imbalance", "position", "percent", "pressure",
     "lag", "sum", "mean", "sd0", "sd1", "ema", "rma", "run_above", "since_above", "highest", "cumulative",
     "above", "below", "at_least", "at_most", "above_level", "below_level", "at_least_level", "at_most_level",
-    "number", "both", "either", "always", "never", "cross_up",
+    "number", "both", "either", "always", "never", "cross_up", "cross_both_ways",
 )  # fmt: skip
 NUMBER = {name: number for number, name in enumerate(OPERATIONS)}
 (
@@ -47,7 +47,7 @@ NUMBER = {name: number for number, name in enumerate(OPERATIONS)}
     _RATIO, _CHANGE, _STRENGTH, _INDEX, _IMBALANCE, _POSITION, _PERCENT, _PRESSURE,
     _LAG, _SUM, _MEAN, _SD0, _SD1, _EMA, _RMA, _RUN_ABOVE, _SINCE_ABOVE, _HIGHEST, _CUMULATIVE,
     _ABOVE, _BELOW, _AT_LEAST, _AT_MOST, _ABOVE_LEVEL, _BELOW_LEVEL, _AT_LEAST_LEVEL, _AT_MOST_LEVEL,
-    _NUMBER, _BOTH, _EITHER, _ALWAYS, _NEVER, _CROSS_UP,
+    _NUMBER, _BOTH, _EITHER, _ALWAYS, _NEVER, _CROSS_UP, _CROSS_BOTH_WAYS,
 ) = range(len(OPERATIONS))  # fmt: skip
 _LAST_PLAIN, _LAST_RATIO, _LAST_WINDOW = _LOGARITHM, _PRESSURE, _CUMULATIVE
 FIRST_FLAG = _ABOVE  # from here on the result is true or false
@@ -170,6 +170,11 @@ def exact_sums(x: FloatArray, n: int, divisor: float, out: FloatArray, high: Int
 
     x has at least len(out) + n - 1 values, `high` and `low` one place more to work in. Changes nothing in x.
     """
+    skipped = 0  # the missing past of a beginning
+    while skipped < len(out) and not np.isfinite(x[skipped]):
+        out[skipped] = np.nan
+        skipped += 1
+    x, out = x[skipped:], out[skipped:]
     if len(out) == 0 or _narrow_sums(x, n, divisor, out, high) or _wide_sums(x, n, divisor, out, high, low):
         return
     bad = 0
@@ -404,6 +409,20 @@ def _cross(a: FloatArray, b: FloatArray, memory: FloatArray, out: BoolArray) -> 
         memory[0] = a[n - 1] - b[n - 1]
 
 
+@compiled(VOID, FLOATS_IN, FLOATS_IN, FLOATS_OUT, BOOLS_OUT, BOOLS_OUT)
+def _cross_both_ways(a: FloatArray, b: FloatArray, memory: FloatArray, up: BoolArray, down: BoolArray) -> None:
+    """`_cross` of a over b and of b over a."""
+    n = len(up)
+    if n:
+        gap = a[0] - b[0]
+        up[0], down[0] = (memory[0] <= 0.0) & (gap > 0.0), (memory[0] >= 0.0) & (gap < 0.0)
+        for t in range(1, n):
+            before, gap = a[t - 1] - b[t - 1], a[t] - b[t]
+            up[t] = (before <= 0.0) & (gap > 0.0)
+            down[t] = (before >= 0.0) & (gap < 0.0)
+        memory[0] = a[n - 1] - b[n - 1]
+
+
 @compiled(VOID, I64, BOOLS_IN, BOOLS_IN, BOOLS_OUT)
 def _combine(op: int, p: BoolArray, q: BoolArray, out: BoolArray) -> None:
     n = len(out)
@@ -479,6 +498,8 @@ def advance(
         b = given[-1 - row[_B], first:last] if row[_B] < 0 else numbers[row[_B], :n]
         if op == _CROSS_UP:
             _cross(a, b, kept, flags[row[_OUT], :n])
+        elif op == _CROSS_BOTH_WAYS:
+            _cross_both_ways(a, b, kept, flags[row[_OUT], :n], flags[row[_C], :n])
         elif op >= FIRST_FLAG:
             _compare(op, level, a, b, flags[row[_OUT], :n])
         else:

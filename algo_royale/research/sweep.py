@@ -6,7 +6,6 @@ machine, block by block, that fills orders as it goes and keeps neither signals 
 """
 
 import itertools
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,16 +17,16 @@ from algo_royale.compiled import BOOLS_OUT, F64, FLOATS_IN, FLOATS_OUT, I64, com
 from algo_royale.costs import CostRules
 from algo_royale.errors import BadInput
 from algo_royale.features import FeatureCache
-from algo_royale.machine import BLOCK, FLOAT_ROWS, INT_ROWS, INTS_IN, WINDOW_MAX, advance, decide
+from algo_royale.machine import BLOCK, FLOAT_ROWS, INTS_IN, WINDOW_MAX, Code, advance, decide
 from algo_royale.market import Bars, BoolArray, FloatArray, IntArray
 from algo_royale.research.backtest import cost_array, purchase, run_arrays, sale
 from algo_royale.strategies import Strategy, build, resolve, space
-from algo_royale.strategies.compiling import columns
+from algo_royale.strategies.compiling import Pattern, columns
 from algo_royale.strategies.space import Params, Value
 
-_tuple_of: Any = types.Tuple  # numba has no annotations
-Prices = tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]
+_PROGRAMS = types.Array(types.int64, 3, "C", readonly=True)
 _CASH, _SHARES, _TRADES = range(3)
+_EACH_BYTE = 0x0101010101010101
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,62 +50,69 @@ def _fills(
     e, g, x = enter.view(np.int64), gate.view(np.int64), leave.view(np.int64)
     cash, shares, trades = account[_CASH], account[_SHARES], account[_TRADES]
     for word in range(first // 8, (last + 7) // 8):
-        if not ((e[word] & g[word]) | x[word]):
-            continue
-        for t in range(max(first, 8 * word), min(last, 8 * word + 8)):
-            if leave[t]:
+        left = (e[word] & g[word]) | x[word]
+        while left:
+            lowest = left & -left
+            left ^= lowest
+            t = 8 * word + ((((lowest - 1) & _EACH_BYTE) * _EACH_BYTE) >> 56)  # as many bytes lie below it
+            if t < first or t >= last:
+                continue
+            if x[word] & lowest:
                 if shares > 0.0:
                     _, proceeds = sale(shares, open_[t + 1], costs)
                     cash += proceeds
                     shares = 0.0
                     trades += 1.0
-            elif enter[t] and gate[t] and shares == 0.0:
+            elif shares == 0.0:
                 shares, _, cash = purchase(cash, open_[t + 1], lot, costs)
     account[_CASH], account[_SHARES], account[_TRADES] = cash, shares, trades
 
 
 @compiled(
-    _tuple_of((F64, F64)), INT_ROWS, FLOATS_IN, *[FLOATS_IN] * 5, FLOAT_ROWS, FLOATS_OUT, I64, I64, INTS_IN, FLOATS_IN,
-    FLOATS_OUT, types.boolean, I64, FLOATS_IN, F64, F64,
+    types.void, _PROGRAMS, FLOATS_IN, *[FLOATS_IN] * 5, FLOAT_ROWS, FLOAT_ROWS, I64, I64, INTS_IN, FLOATS_IN, FLOAT_ROWS,
+    types.boolean, I64, FLOATS_IN, F64, FLOAT_ROWS,
 )  # fmt: skip
 def _tally(
-    rows: IntArray, levels: FloatArray, open_: FloatArray, high: FloatArray, low: FloatArray, close: FloatArray,
-    volume: FloatArray, given: FloatArray, memory: FloatArray, n_numbers: int, n_flags: int, verdicts: IntArray,
-    rules: FloatArray, position: FloatArray, has_rules: bool, start: int, costs: FloatArray, lot: float, cash: float,
-) -> tuple[float, float]:  # fmt: skip
-    """(round trips, final equity) of a program on the bars from `start` on: `judge` and the backtest in one pass."""
-    n = len(close)
-    size = BLOCK
+    programs: IntArray, levels: FloatArray, open_: FloatArray, high: FloatArray, low: FloatArray, close: FloatArray,
+    volume: FloatArray, given: FloatArray, memories: FloatArray, n_numbers: int, n_flags: int, verdicts: IntArray,
+    rules: FloatArray, positions: FloatArray, has_rules: bool, start: int, costs: FloatArray, lot: float,
+    accounts: FloatArray,
+) -> None:  # fmt: skip
+    """`judge` and the backtest in one pass over the bars, for programs that differ in the places of their inputs only.
+
+    Block by block, and within a block one program after the other, so that what they share is still in the cache.
+    `accounts` begin with the cash and end with cash and round trips.
+    """
+    n, size = len(close), BLOCK
     numbers, flags = np.empty((n_numbers + 1, size)), np.zeros((n_flags, size), np.bool_)
     wide, places = np.empty(size + WINDOW_MAX), np.empty(size + WINDOW_MAX, np.int64)
     more, signal, state_in = np.empty(size + WINDOW_MAX, np.int64), np.zeros(size, np.int8), np.zeros(size, np.bool_)
-    gate, account = np.ones(size, np.bool_), np.zeros(3)
-    leave = np.zeros(size, np.bool_)
-    account[_CASH] = cash
+    gate, leave = np.ones(size, np.bool_), np.zeros(size, np.bool_)
     for first in range(0, n, BLOCK):
-        last = min(first + BLOCK, n)
-        advance(
-            rows, levels, open_, high, low, close, volume, given, memory, numbers, flags, wide, places, more, first, last
-        )  # fmt: skip
-        begin = max(first, start)
+        last, begin = min(first + BLOCK, n), max(first, start)
         a, b, filled = begin - first, last - first, min(last, n - 1) - first  # the last bar's signal has no next open
-        if a >= b:
-            continue
-        enter = flags[verdicts[0]]
-        if has_rules:
-            decide(
-                open_[begin:last], close[begin:last], enter[a:b], flags[verdicts[1], a:b], flags[verdicts[2], a:b],
-                flags[verdicts[3], a:b], flags[verdicts[4], a:b], rules, position, signal[a:b], state_in[a:b],
+        for k in range(len(programs)):
+            advance(
+                programs[k], levels, open_, high, low, close, volume, given, memories[k], numbers, flags, wide, places, more,
+                first, last,
             )  # fmt: skip
-            for t in range(a, b):
-                state_in[t], leave[t] = signal[t] > 0, signal[t] < 0
-            _fills(state_in, gate, leave, open_[first:], a, filled, lot, costs, account)
-        else:
-            _fills(enter, flags[verdicts[1]], flags[verdicts[2]], open_[first:], a, filled, lot, costs, account)
-    if account[_SHARES] > 0.0:
-        account[_CASH] += sale(account[_SHARES], close[n - 1], costs)[1]
-        account[_TRADES] += 1.0
-    return account[_TRADES], account[_CASH]
+            if a >= b:
+                continue
+            enter = flags[verdicts[0]]
+            if has_rules:
+                decide(
+                    open_[begin:last], close[begin:last], enter[a:b], flags[verdicts[1], a:b], flags[verdicts[2], a:b],
+                    flags[verdicts[3], a:b], flags[verdicts[4], a:b], rules, positions[k], signal[a:b], state_in[a:b],
+                )  # fmt: skip
+                for t in range(a, b):
+                    state_in[t], leave[t] = signal[t] > 0, signal[t] < 0
+                _fills(state_in, gate, leave, open_[first:], a, filled, lot, costs, accounts[k])
+            else:
+                _fills(enter, flags[verdicts[1]], flags[verdicts[2]], open_[first:], a, filled, lot, costs, accounts[k])
+    for account in accounts:
+        if account[_SHARES] > 0.0:
+            account[_CASH] += sale(account[_SHARES], close[n - 1], costs)[1]
+            account[_TRADES] += 1.0
 
 
 def grid(values: Mapping[str, Sequence[Value]]) -> list[Params]:
@@ -129,25 +135,66 @@ def sweep(
     if unknown := {key for point in complete for key in point} - set(defaults):
         raise BadInput(f"{name} has no dimension {', '.join(sorted(unknown))} (it has: {', '.join(defaults)})")
     strategies = [build(name, resolve(name, point, bars.timeframe), bars.timeframe) for point in complete]
-    cache = FeatureCache(bars, bytes_max)
-    uses = Counter(f.key for s in strategies if s.plan is not None for _, f in s.plan.dear)
-    costs, prices = cost_array(rules), columns(bars)
-    done = [_one(bars, s, cache, uses, prices, costs, lot, start, start_equity) for s in strategies]
-    return Sweep(complete, np.array([x for x, _ in done], np.int64), np.array([x for _, x in done], np.float64))
+    judge = _Judge(bars, FeatureCache(bars, bytes_max), cost_array(rules), lot, start, start_equity)
+    trades, final = judge.all(strategies).T
+    return Sweep(complete, trades.astype(np.int64), final.copy())
 
 
-def _one(
-    bars: Bars, strategy: Strategy, cache: FeatureCache, uses: Mapping[str, int], prices: Prices,
-    costs: FloatArray, lot: float | None, start: int, cash: float,
-) -> tuple[float, float]:  # fmt: skip
-    if strategy.plan is None or not len(bars):
-        signal = strategy.run(bars, start=start, cache=cache).signal[start:]
-        done = run_arrays(bars.open[start:], bars.close[start:], signal, costs, cash, lot=lot)
-        return len(done.trades), float(done.equity[-1]) if len(done.equity) else cash
-    strategy.plan.fill(cache, [(at, f) for at, f in strategy.plan.dear if uses[f.key] > 1])
-    code, verdicts = strategy.plan.code(cache.rows)
-    trades, final = _tally(
-        code.rows, code.levels, *prices, cache.values, code.memory, code.n_numbers, code.n_flags, verdicts,
-        strategy.rules, strategy.flat(), strategy.logic is not None, start, costs, lot or 0.0, cash,
-    )  # fmt: skip
-    return trades, final
+class _Judge:
+    """Round trips and final equity of strategies on the same bars."""
+
+    def __init__(
+        self, bars: Bars, cache: FeatureCache, costs: FloatArray, lot: float | None, start: int, cash: float
+    ) -> None:
+        self._bars, self._cache, self._costs, self._lot, self._start, self._cash = bars, cache, costs, lot, start, cash
+        self._prices = columns(bars)
+
+    def all(self, strategies: Sequence[Strategy]) -> FloatArray:
+        """(round trips, final equity) of each."""
+        out = np.array([[0.0, self._cash]] * len(strategies)).reshape(len(strategies), 2)
+        if not len(self._bars):
+            return out
+        patterns: dict[tuple[Any, ...], Pattern | None] = {}
+        alike: dict[tuple[Any, ...], list[tuple[int, IntArray]]] = {}
+        for i, strategy in enumerate(strategies):
+            conditions = strategy.in_order
+            # Tests without a closure say the same of any inputs: then only the inputs differ from one to the next.
+            pure = strategy.logic is None and all(c.test.__closure__ is None for c in conditions)
+            kind = tuple(c.test.__code__ for c in conditions) if pure else ()
+            pattern = patterns.get(kind)
+            rows = pattern.filled(conditions, self._cache) if pattern else None
+            if rows is None and strategy.plan is not None:
+                strategy.plan.fill(self._cache)
+                if pattern is None and pure:
+                    pattern = patterns[kind] = strategy.plan.pattern(self._cache)
+                rows = pattern.filled(conditions, self._cache) if pattern else None
+            if rows is not None:
+                alike.setdefault(kind, []).append((i, rows))
+            else:
+                out[i] = self._alone(strategy)
+        for kind, found in alike.items():
+            pattern, places = patterns[kind], [i for i, _ in found]
+            assert pattern is not None
+            programs = np.array([rows for _, rows in found])
+            out[places] = self._tally(strategies[places[0]], pattern.code, programs, pattern.verdicts)
+        return out
+
+    def _alone(self, strategy: Strategy) -> FloatArray:
+        """One strategy, whose program nobody shares."""
+        if strategy.plan is not None:
+            code, verdicts = strategy.plan.code(self._cache.rows)
+            return self._tally(strategy, code, code.rows[np.newaxis], verdicts)
+        bars, start = self._bars, self._start
+        signal = strategy.run(bars, start=start, cache=self._cache).signal[start:]
+        done = run_arrays(bars.open[start:], bars.close[start:], signal, self._costs, self._cash, lot=self._lot)
+        return np.array([len(done.trades), done.equity[-1] if len(done.equity) else self._cash])
+
+    def _tally(self, like: Strategy, code: Code, programs: IntArray, verdicts: IntArray) -> FloatArray:
+        accounts = np.zeros((len(programs), 3))
+        accounts[:, _CASH] = self._cash
+        _tally(
+            programs, code.levels, *self._prices, self._cache.values, np.tile(code.memory, (len(programs), 1)),
+            code.n_numbers, code.n_flags, verdicts, like.rules, np.tile(like.flat(), (len(programs), 1)),
+            like.logic is not None, self._start, self._costs, self._lot or 0.0, accounts,
+        )  # fmt: skip
+        return accounts[:, [_TRADES, _CASH]]

@@ -19,7 +19,7 @@ from algo_royale.strategies.conditions import Condition
 _COLUMNS = {"open": 0, "high": 1, "low": 2, "close": 3, "volume": 4}
 _OURS = "algo_royale.strategies.conditions"  # whose tests are known to be pure
 _ARITHMETIC = ("subtract", "scaled", "times", "larger")  # what a test may do with its inputs: NaN in, NaN out
-_EMPTY = np.empty(0)
+_EMPTY, _NO_GAP = np.empty(0), np.full(1, np.nan)
 
 
 class _Untraceable(Exception):
@@ -94,6 +94,7 @@ class Graph:
         self.nodes: list[_Node] = []
         self._index: dict[tuple[Any, ...], int] = {}
         self._features: dict[str, int] = {}
+        self.asked: list[list[int]] = []  # the inputs of each condition, in order
 
     def node(
         self, op: str, inputs: tuple[int, ...] = (), n: int = 0, level: float = 0.0, feature: Feature | None = None
@@ -128,6 +129,7 @@ class Graph:
         if c.test.__module__ != _OURS:
             raise _Untraceable(c.name)
         inputs = [self.feature(f) for f in c.inputs.values()]
+        self.asked.append(inputs)
         said: object = c.test(*(_Traced(self, at) for at in inputs))
         if not isinstance(said, _Traced):
             raise _Untraceable(c.name)
@@ -199,12 +201,15 @@ class Graph:
         they are the program's own and fresh.
         """
         place: dict[int, int] = {}
-        rows, levels, memories = [], [], []
+        rows: list[list[int]] = []
+        levels, memories = [], []
+        crosses: dict[tuple[int, ...], int] = {}  # the row of a cross, for the one the other way
         n_numbers = n_flags = end = 0
         for at in self.needed(roots, given):
             node = self.nodes[at]
-            if node.feature is not None and node.feature.key in given and at not in made:
-                place[at] = -1 - given[node.feature.key]
+            feature = node.feature
+            if feature is not None and feature.key in given and at not in made:
+                place[at] = -1 - given[feature.key]
                 continue
             number = NUMBER[node.op]
             if at in made:
@@ -216,16 +221,21 @@ class Graph:
                 place[at] = n_numbers
                 n_numbers += 1
             low, high = end, end
-            if slots is not None and node.feature is not None:
-                low, high = slots[node.feature.key].start, slots[node.feature.key].stop
+            if slots is not None and feature is not None:
+                low, high = slots[feature.key].start, slots[feature.key].stop
             elif node.op == "cross_up":
-                memories.append(np.full(1, np.nan))
+                other = crosses.get(node.inputs[::-1])
+                if other is not None:
+                    rows[other][0], rows[other][4] = NUMBER["cross_both_ways"], place[at]
+                    continue
+                crosses[node.inputs] = len(rows)
+                memories.append(_NO_GAP)
                 high = end = low + 1
-            elif node.feature is not None and node.feature.operation is not None:
-                memories.append(node.feature.operation.memory(node.n))
+            elif feature is not None and feature.operation is not None:
+                memories.append(feature.operation.memory(node.n))
                 high = end = low + len(memories[-1])
             a, b, c, d = ([place[x] for x in node.inputs] + [0, 0, 0, 0])[:4]
-            rows.append((number, place[at], a, b, c, d, node.n, low, high))
+            rows.append([number, place[at], a, b, c, d, node.n, low, high])
             levels.append(node.level)
         memory = np.concatenate(memories) if memories else _EMPTY
         table = np.array(rows, np.int64).reshape(len(rows), 9)
@@ -255,6 +265,20 @@ class Plan:
             code, _ = self.graph.code(list(made), ready, made, None)
             evaluate(code.rows, code.levels, *columns(cache.bars), cache.values, code.memory, code.n_numbers)
 
+    def pattern(self, cache: FeatureCache) -> "Pattern | None":
+        """The program as a pattern for strategies that differ in features only, all of which a cache holds."""
+        emitted = [self.fast.nodes[at] for at in self.fast.needed(self.roots, cache.rows)]
+        if any(x.feature is not None and x.feature.key not in cache.rows for x in emitted):
+            return None
+        code, verdicts = self.code(cache.rows)
+        by_place = {-1 - cache.rows[f.key]: at for at, x in enumerate(self.graph.nodes) if (f := x.feature) is not None
+                    and f.key in cache.rows}  # fmt: skip
+        inputs = code.rows[:, 2:4]
+        holes = [
+            (int(r), int(c) + 2, by_place[int(inputs[r, c])]) for r, c in zip(*np.nonzero(inputs < 0), strict=True)
+        ]
+        return Pattern(self.graph, code, verdicts, holes)
+
     def given(self, bars: Bars) -> tuple[dict[str, int], FloatArray]:
         """Rows with the columns that are not plain prices."""
         if not self.columns:
@@ -269,6 +293,42 @@ class Plan:
             named = [at for at, node in enumerate(self.graph.nodes) if node.feature is not None]
             code, place = self.graph.code([*self.roots, *named], given, {}, slots)
         return code, np.array([place[at] for at in self.roots], np.int64)
+
+
+class Pattern(NamedTuple):
+    """A program in which only the places of some rows depend on the strategy."""
+
+    graph: Graph
+    code: Code
+    verdicts: IntArray
+    holes: list[tuple[int, int, int]]  # row and column of the program, and the node whose row of a cache belongs there
+
+    def filled(self, conditions: Sequence[Condition], cache: FeatureCache) -> IntArray | None:
+        """The rows for these conditions; None if they are made differently, or the cache lacks one of their features."""
+        found: dict[int, Feature] = {}
+        waiting = [
+            (f, at) for c, asked in zip(conditions, self.graph.asked, strict=True)
+            for f, at in zip(c.inputs.values(), asked, strict=True)
+        ]  # fmt: skip
+        while waiting:
+            feature, at = waiting.pop()
+            before = found.get(at)
+            if before is not None:
+                if before.key != feature.key:
+                    return None
+                continue
+            like = self.graph.nodes[at].feature
+            if like is None or like.op != feature.op or len(like.inputs) != len(feature.inputs):
+                return None
+            found[at] = feature
+            waiting += zip(feature.inputs, self.graph.nodes[at].inputs, strict=True)
+        rows = self.code.rows.copy()
+        for row, place, at in self.holes:
+            kept = cache.rows.get(found[at].key)
+            if kept is None:
+                return None
+            rows[row, place] = -1 - kept
+        return rows
 
 
 def columns(bars: Bars) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:

@@ -134,6 +134,14 @@ class Strategy:
         """The position before the first bar, as `decide` takes it."""
         return _POSITION.copy()
 
+    @property
+    def in_order(self) -> list[Condition]:
+        """Its conditions in the order in which `plan` looks at them."""
+        slots = self._slots
+        return [
+            *slots["entry"], *slots["trend"], *slots["filter"], *slots["exit"], *self._logic_entry, *self._logic_exit
+        ]  # fmt: skip
+
     @cached_property
     def plan(self) -> Plan | None:
         """All of it as one program of the compiled machine; None if some of it has to be computed array by array."""
