@@ -343,6 +343,19 @@ def test_a_bar_that_is_not_over_is_not_fetched(tmp_path: Path, monkeypatch: pyte
     assert is_the_source(tmp_path, "AAPL", until=date(2013, 2, 28))
 
 
+@pytest.mark.parametrize(("feed", "until"), [("iex", LAST), ("sip", date(2013, 2, 28))])
+def test_the_last_quarter_of_an_hour_of_all_exchanges_waits(
+    tmp_path: Path, twin: Twin, feed: str, until: date, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten minutes after the close: one exchange's day is over for us, that of all of them would be refused without a subscription."""
+    at = new_york_ns(LAST) + (16 * 60 + 10) * 60 * 10**9
+    monkeypatch.setattr("algo_royale.clock.WallClock.now_ns", lambda _: at)
+
+    assert fetch(twin, tmp_path, "AAPL", "--feed", feed).exit_code == 0
+    assert {asked["feed"] for asked in twin.asked} == {feed}
+    assert is_the_source(tmp_path, "AAPL", until=until)
+
+
 def test_a_bar_that_contradicts_is_refused_until_it_may_replace(tmp_path: Path, twin: Twin) -> None:
     fetch(twin, tmp_path, "AAPL")
     path = tmp_path / "1Day" / "AAPL.parquet"

@@ -32,6 +32,8 @@ RETRIES = 5
 """Times that one request is repeated by the transport, which waits as long as it is told, or up to half a minute."""
 LOST_MAX = 3
 """Times in a row that an answer may be lost half way before we give up."""
+SIP_DELAY_NS = 16 * 60 * 1_000_000_000
+"""Without a subscription the last quarter of an hour of all exchanges is refused; so it waits for the next time."""
 _RESOLUTION_NS = 1_000
 """Of the times in a request."""
 EARLIEST = "2016-01-01"
@@ -87,7 +89,8 @@ def fetch_command(
     for symbol in symbols:
         if not TICKER.fullmatch(symbol):
             raise BadInput(f"{symbol}: must be a ticker in capitals, such as AAPL or BRK.B")
-    now_ns = WallClock().now_ns()
+    feed = feed or settings.config.broker.feed
+    now_ns = WallClock().now_ns() - (SIP_DELAY_NS if feed == "sip" else 0)
     span_ns = _span(span["start"].date(), span["end"].date() if span["end"] else None, now_ns)
     rest = _client(settings, feed)
     fetching = _Fetching(rest, target, Timeframe(timeframe), now_ns, replace=replace)
@@ -117,7 +120,7 @@ def _span(start: date, end: date | None, now_ns: int) -> tuple[int, int]:
     return new_york_ns(start), until
 
 
-def _client(settings: "Settings", feed: str | None) -> "AlpacaRest":
+def _client(settings: "Settings", feed: str) -> "AlpacaRest":
     broker = settings.config.broker
     if broker.is_twin:
         raise BadConfiguration(
@@ -130,7 +133,7 @@ def _client(settings: "Settings", feed: str | None) -> "AlpacaRest":
 
     key, secret = keys.pair()
     return AlpacaRest(
-        key=key, secret=secret, trading_url=broker.trading_url, data_url=broker.data_url, feed=feed or broker.feed,
+        key=key, secret=secret, trading_url=broker.trading_url, data_url=broker.data_url, feed=feed,
         data_retries=RETRIES,
     )  # fmt: skip
 
