@@ -29,7 +29,7 @@ OBJECTIVES = ("total_return", *RATIOS)
 CONSTRAINED = (*OBJECTIVES, "cagr", "max_drawdown", "win_rate", "num_trades", "exposure")
 SAMPLERS = ("tpe", "qmc", "random", "grid")
 PRUNERS = ("none", "median", "hyperband")
-STORAGES = ("memory", "journal", "sqlite")
+STORAGES = {"memory": "", "journal": "study.journal", "sqlite": "study.db"}  # and the file beside the unit's artifact
 
 Point = dict[str, Any]
 

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from algo_royale.errors import ArtifactError
 from algo_royale.market import FloatArray
 from algo_royale.research import samplers
-from algo_royale.research.optimise import CLIP, Attempt, Evaluation, Objective, Trial
+from algo_royale.research.optimise import CLIP, STORAGES, Attempt, Evaluation, Objective, Trial
 from algo_royale.research.samplers import COMPLETE, INFEASIBLE, PRUNED
 from algo_royale.research.viability import Dimension
 
@@ -31,9 +31,10 @@ _CONSTRAINTS = "constraints"  # optuna's own name, which every version reads
 def open_storage(kind: str, folder: Path) -> optuna.storages.BaseStorage:
     """The storage of kind "journal" or "sqlite" in `folder`, made if there is none."""
     folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / STORAGES[kind]).absolute()
     if kind == "sqlite":
-        return optuna.storages.RDBStorage(f"sqlite:///{(folder / 'study.db').absolute()}")
-    return optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+        return optuna.storages.RDBStorage(f"sqlite:///{file}")
+    return optuna.storages.JournalStorage(JournalFileBackend(str(file)))
 
 
 class StudyRecord:

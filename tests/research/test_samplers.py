@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import qmc, truncnorm
 
 from algo_royale.errors import ArtifactError, BadInput
-from algo_royale.research import samplers
+from algo_royale.research import backtest, samplers, signal_stages
+from algo_royale.research.artifacts import identity
 from algo_royale.research.optimise import (
     SAMPLERS,
     Evaluation,
@@ -24,7 +25,10 @@ from algo_royale.research.optimise import (
     trial_seed,
 )
 from algo_royale.research.optuna_study import CompiledTPESampler, StudyRecord, open_storage
+from algo_royale.research.plan import ResearchConfig, plan, series, warmup_bars
 from algo_royale.research.viability import Check
+from algo_royale.research.windows import WindowConfig
+from algo_royale.strategies import build
 from algo_royale.strategies.space import choice, integer, number, return_threshold
 
 SPACE = (
@@ -419,7 +423,7 @@ def test_a_killed_study_goes_on_with_the_very_same_trials_and_computes_none_twic
         asked.append((*point.values(), fold))
         if len(asked) in deaths:
             raise KeyboardInterrupt
-        if 40 <= point["c_window"] <= 43:
+        if point["c_window"] % 13 == 0:
             raise LookupError("no such window")
         return evaluation(height(point, 0.5 + 0.05 * fold), trades=20 - point["c_window"] // 5)
 
@@ -451,3 +455,63 @@ def test_a_record_with_a_foreign_trial_is_refused(tmp_path) -> None:
 
     with pytest.raises(ArtifactError, match="not ours"):
         record.finished()
+
+
+# --- in the pipeline -----------------------------------------------------------------------------------------------------
+
+
+def unit_result(root, how: Search, **rest):
+    """One signal optimisation on real bars, and the configuration and unit it is of."""
+    config = ResearchConfig(
+        artifacts_root=root, symbols=("AAPL",), strategies=("RSIStrategy",), portfolios=(), trials=25, min_trades=0,
+        windows=WindowConfig(unit="sessions", train=300, test=60, embargo=2, holdout=0, count=1), search=how, **rest,
+    )  # fmt: skip
+    unit = plan(config).units[0]
+    return signal_stages.optimise_signal(unit, config), config, unit
+
+
+def test_a_unit_over_folds_is_chosen_by_the_mean_of_its_parts(tmp_path) -> None:
+    result, config, unit = unit_result(tmp_path, Search(folds=3, pruner="median"))
+    data, found = series("bundled", "AAPL", config.timeframe), result.document["optimization"]
+
+    low, high = data.span(unit.window.train_start_ns, unit.window.train_end_ns)
+    assert high - low == 300
+    origin = max(0, low - warmup_bars(config, "RSIStrategy"))
+    strategy, sharpes = build("RSIStrategy", found["best_params"], config.timeframe), []
+    for start in (low, low + 100, low + 200):
+        signal = strategy.run(data.bars.slice(origin, start + 100), start=start - origin).signal[start - origin :]
+        done = backtest.run(data.bars.slice(start, start + 100), signal, config.costs, config.start_equity)
+        daily = np.diff(np.append(config.start_equity, done.equity)) / np.append(config.start_equity, done.equity[:-1])
+        sharpes.append(daily.mean() / daily.std(ddof=1) * math.sqrt(252) if daily.std() > 1e-12 else 0.0)
+    assert found["best_value"] == pytest.approx(statistics.mean(sharpes), rel=1e-9)
+
+    arrays, meta = result.arrays, found["meta"]
+    assert meta["n_pruned"] == len(arrays["other_points"]) > 0 and meta["n_failed"] == 0
+    assert sorted([*arrays["numbers"], *arrays["other_numbers"]]) == list(range(25))
+    assert arrays["parts"].shape == (len(arrays["numbers"]), 3) and set(arrays["other_errors"]) == {""}
+
+
+def test_a_unit_with_a_storage_goes_on_with_it_and_makes_the_same_artifact(tmp_path, monkeypatch) -> None:
+    plain, _, _ = unit_result(tmp_path / "a", Search())
+    kept, config, unit = unit_result(tmp_path / "b", Search(storage="journal"))
+    assert (unit.path(config).parent / "study.journal").is_file()
+    assert identity(kept.document) == identity(plain.document)
+
+    judged = []
+    real = signal_stages.quick_judge
+    monkeypatch.setattr(
+        signal_stages, "quick_judge", lambda *of: lambda signal: judged.append(signal) or real(*of)(signal)
+    )
+    again, _, _ = unit_result(tmp_path / "b", Search(storage="journal"))
+    neighbours = again.document["optimization"]["plateau"]
+    assert len(judged) == (neighbours["neighbours"] if neighbours else 0)  # the plateau's, and no trial
+    assert identity(again.document) == identity(plain.document)
+
+
+def test_what_is_chosen_in_a_unit_keeps_within_the_constraint(tmp_path) -> None:
+    free, _, _ = unit_result(tmp_path, Search())
+    limit = free.document["optimization"]["metrics"]["max_drawdown"] * 0.8
+    bound, _, _ = unit_result(tmp_path, Search(constraints=(Check(name="max_drawdown", op="<=", threshold=limit),)))
+
+    assert bound.document["optimization"]["metrics"]["max_drawdown"] <= limit
+    assert bound.document["optimization"]["meta"]["n_feasible"] < free.document["optimization"]["meta"]["n_feasible"]
