@@ -18,6 +18,7 @@ A file of works (see crosses.py) says what there is to do and who does it:
 - Engines live in processes of their own, on one thread each (`threads` for more), and take turns round by round, so that
   a slow minute of the machine hits all of them. `repeats` limits the turns of slow engines. `part` runs a part of the work
   (keyword arguments of `make`, and the factor to the whole): the table says so.
+- "x reference, CPU" compares processor time instead of time on the wall: the fairer figure while the machine does other work.
 - Peak memory is that of the engine's process during its runs, and what it was before them.
 
 Command: `python benchmarks/FILE.py [WORK ...] [--quick] [--rounds N] [--engines NAME,...] [--keep]`; --keep writes the table
@@ -98,6 +99,7 @@ class Measured:
     """What an engine took in each of its turns, and what it gave."""
 
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     check: dict[str, Any] = field(default_factory=dict)
     peak_mb: float = 0.0
     before_mb: float = 0.0
@@ -106,6 +108,10 @@ class Measured:
     @property
     def median(self) -> float:
         return statistics.median(self.seconds)
+
+    @property
+    def median_cpu(self) -> float:
+        return statistics.median(self.cpu)
 
 
 # The engine's side: a process that answers one line per turn.
@@ -142,11 +148,11 @@ def _child(file: str, work_name: str, engine_name: str, quick_folder: str, folde
     before = _memory_mb("VmRSS")
     for _ in sys.stdin:
         gc.collect()
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         check = run(arrays)
-        seconds = time.perf_counter() - began
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu_began
         check = {name: np.asarray(value, float).tolist() for name, value in check.items()}
-        turn = {"seconds": seconds, "check": check, "peak_mb": _memory_mb("VmHWM"), "before_mb": before}
+        turn = {"seconds": seconds, "cpu": cpu, "check": check, "peak_mb": _memory_mb("VmHWM"), "before_mb": before}
         print(json.dumps(turn), file=answers, flush=True)
 
 
@@ -201,6 +207,7 @@ class _Contestant:
             return
         told = json.loads(line)
         measured.seconds.append(told["seconds"])
+        measured.cpu.append(told["cpu"])
         measured.check, measured.peak_mb, measured.before_mb = told["check"], told["peak_mb"], told["before_mb"]
         if time.monotonic() - began > self.engine.limit_s:
             measured.failed = f"a run took more than {self.engine.limit_s:.0f} s"
@@ -262,10 +269,10 @@ def _compare(work: Work, engine: Engine, found: Mapping[str, Measured], size: st
 
 def table(work: Work, found: Mapping[str, Measured], size: str) -> list[str]:
     """The result as Markdown, in the order the work lists its engines."""
-    base = found[work.reference].median
+    base, base_cpu = found[work.reference].median, found[work.reference].median_cpu
     lines = [
-        "| engine | median | best | turns | x reference | peak memory | of it before |",
-        "|---|---|---|---|---|---|---|",
+        "| engine | median | best | turns | x reference | x reference, CPU | peak memory | of it before |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     notes = []
     for engine in work.engines:
@@ -273,7 +280,7 @@ def table(work: Work, found: Mapping[str, Measured], size: str) -> list[str]:
         if m is None:
             continue
         if not m.seconds:
-            lines.append(f"| {engine.name} | {m.failed} | | | | | |")
+            lines.append(f"| {engine.name} | {m.failed} | | | | | | |")
             continue
         part = engine.part if size == "full" else None
         factor = part.factor if part else 1.0
@@ -284,7 +291,7 @@ def table(work: Work, found: Mapping[str, Measured], size: str) -> list[str]:
             notes.append(f"{mark} " + "; ".join(f"{name}: {why}" for name, why in engine.unlike.items()) + ".")
         lines.append(
             f"| {engine.name}{mark} | {_time(m.median * factor)} | {_time(min(m.seconds) * factor)} | {len(m.seconds)} "
-            f"| {m.median * factor / base:.3g} | {m.peak_mb:.0f} MB | {m.before_mb:.0f} MB |"
+            f"| {m.median * factor / base:.3g} | {m.median_cpu * factor / base_cpu:.3g} | {m.peak_mb:.0f} MB | {m.before_mb:.0f} MB |"
         )
     return [*lines, *(["", *notes] if notes else [])]
 

@@ -5,10 +5,12 @@ close of a bar fills at the open of the next, and what is open at the end is sol
 1/64 dollar: sums of them are exact in every engine, however it sums, so that trades can be compared one for one.
 """
 
+from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from _harness import Arrays, Engine, Part, Run, Work, main
+from _harness import OURS, Arrays, Engine, Part, Run, Work, main
 
 CASH, LOT, FEE = 1_000_000.0, 100.0, 1e-4
 BARS_PER_SESSION = 390
@@ -44,6 +46,7 @@ def arrays(bars: int, fasts: int = len(FASTS), slows: int = len(SLOWS)) -> Array
 # The bare loops: what one writes with numba for this one strategy.
 
 
+@lru_cache(maxsize=1)
 def _loops() -> Any:
     import numba
 
@@ -58,9 +61,9 @@ def _loops() -> Any:
         for t in range(n):
             if wanted == 1 and shares == 0.0:
                 shares = LOT
-                cash -= LOT * open_[t] * (1.0 + FEE)
+                cash -= LOT * open_[t] + LOT * (open_[t] * FEE)
             elif wanted == -1 and shares > 0.0:
-                cash += LOT * open_[t] * (1.0 - FEE)
+                cash += LOT * open_[t] - FEE * (LOT * open_[t])
                 shares = 0.0
                 trades += 1
             wanted = 0
@@ -110,10 +113,10 @@ def _loops() -> Any:
                     if now != side:
                         if now == 1 and side <= 0 and shares == 0.0:
                             shares = LOT
-                            cash -= LOT * open_[t + 1] * (1.0 + FEE)
+                            cash -= LOT * open_[t + 1] + LOT * (open_[t + 1] * FEE)
                         elif now == -1 and side != 2 and shares > 0.0:
                             shares = 0.0
-                            cash += LOT * open_[t + 1] * (1.0 - FEE)
+                            cash += LOT * open_[t + 1] - FEE * (LOT * open_[t + 1])
                             count[i, j] += 1
                         side = now
                 final[i, j] = cash + shares * close[-1] * (1.0 - FEE)
@@ -139,10 +142,10 @@ def _loops() -> Any:
                         if now != side:
                             if now == 1 and side <= 0 and held == 0.0:
                                 held = LOT
-                                final[i, j] -= LOT * open_[t + 1] * (1.0 + FEE)
+                                final[i, j] -= LOT * open_[t + 1] + LOT * (open_[t + 1] * FEE)
                             elif now == -1 and side != 2 and held > 0.0:
                                 held = 0.0
-                                final[i, j] += LOT * open_[t + 1] * (1.0 - FEE)
+                                final[i, j] += LOT * open_[t + 1] - FEE * (LOT * open_[t + 1])
                                 count[i, j] += 1
                             side = now
                     above[i, j], shares[i, j] = side, held
@@ -170,6 +173,62 @@ def load_grid(which: int) -> Run:
     def run(a: Arrays) -> dict[str, Any]:
         final, count = grid(a["open"], a["close"], a["fast"], a["slow"])
         return {"trades": count.ravel(), "final_equity": final.ravel()}
+
+    return run
+
+
+# Ours: the public steps of the product, and nothing made for this.
+
+
+def _bars(a: Arrays) -> Any:
+    from algo_royale.market import Bars, Timeframe
+
+    n = len(a["close"])
+    return Bars(
+        symbol="WALK", timeframe=Timeframe.MIN_1, start_ns=a["start"], end_ns=a["end"], open=a["open"], high=a["high"],
+        low=a["low"], close=a["close"], volume=a["volume"], vwap=np.broadcast_to(np.nan, n),
+        trade_count=np.broadcast_to(np.int64(-1), n),
+    )  # fmt: skip
+
+
+def _costs() -> Any:
+    from algo_royale.costs import CostRules
+
+    return CostRules(slippage_bps=Decimal(0), commission_bps=Decimal(1))
+
+
+def load_ours() -> Run:
+    """Strategy, run, backtest and every metric that the product has: what a unit of research does with one point."""
+    from algo_royale.research import backtest, metrics
+    from algo_royale.strategies import build, resolve
+
+    def run(a: Arrays) -> dict[str, Any]:
+        bars = _bars(a)
+        point = {"shared.short_window": 20, "shared.gap": 30}
+        params = resolve("MovingAverageStrategy", point, bars.timeframe)
+        signal = build("MovingAverageStrategy", params, bars.timeframe).run(bars).signal
+        done = backtest.run(bars, signal, _costs(), CASH, lot=LOT)
+        found = metrics.compute(
+            equity=done.equity, last_bar=a["last_bar"], start_equity=CASH, exposure=done.exposure, notional=done.notional,
+            trades=metrics.TradeResults(done.trades.net_pnl, done.trades.returns),
+        )  # fmt: skip
+        return {
+            "trades": len(done.trades), "final_equity": done.equity[-1], "mean_equity": done.equity.mean(),
+            "max_drawdown": found["max_drawdown"],
+        }  # fmt: skip
+
+    return run
+
+
+def load_our_grid() -> Run:
+    from algo_royale.research.sweep import sweep
+
+    def run(a: Arrays) -> dict[str, Any]:
+        points = [
+            {"shared.short_window": f, "shared.gap": s - f} for f in a["fast"].tolist() for s in a["slow"].tolist()
+        ]
+        done = sweep(_bars(a), "MovingAverageStrategy", points, _costs(), CASH, lot=LOT)
+        return {"trades": done.trades, "final_equity": done.final_equity}
 
     return run
 
@@ -330,6 +389,7 @@ W1 = Work(
     tolerance={"trades": 0.0, "final_equity": 1e-11, "mean_equity": 1e-11, "max_drawdown": 1e-8},
     engines=[
         Engine("numba loop", "numba", load_loop),
+        Engine("AlgoRoyale", OURS, load_ours),
         Engine("vectorbt (Rust)", "vectorbt", lambda: load_vectorbt("auto")),
         Engine("vectorbt (numba)", "vectorbt", lambda: load_vectorbt("numba")),
         Engine("backtesting.py", "backtesting", load_backtesting, repeats=1),
@@ -345,6 +405,7 @@ W2 = Work(
     tolerance={"trades": 0.0, "final_equity": 1e-11},
     engines=[
         Engine("numba loop", "numba", lambda: load_grid(1)),
+        Engine("AlgoRoyale", OURS, load_our_grid),
         Engine("numba loop (tiled)", "numba", lambda: load_grid(2)),
         Engine("vectorbt (Rust)", "vectorbt", lambda: load_vectorbt_grid("auto"), repeats=3),
         Engine("vectorbt (numba)", "vectorbt", lambda: load_vectorbt_grid("numba"), repeats=3),
