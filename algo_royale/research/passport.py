@@ -23,13 +23,18 @@ COST_MULTIPLE = 2
 
 
 def search_size(study: Study) -> dict[str, Any]:
-    """How much was tried: complete trials, distinct points, and how many independent trials these amount to."""
+    """How much was tried: complete trials, pruned ones, distinct points, and how many independent trials these amount to.
+
+    A pruned trial has no returns to compare, so it counts for as much as a complete one does on average.
+    """
     distinct = {tuple(t.point.values()): t.evaluation.returns for t in study.trials}
     rho, independent = None, 0.0
     if distinct:
         rho, independent = overfitting.independent_trials(np.column_stack(list(distinct.values())))
+    pruned = len(study.attempts) - len(study.failures)
     return {
-        "recorded": len(study.trials), "distinct": len(distinct), "independent": independent, "mean_correlation": rho,
+        "recorded": len(study.trials), "pruned": pruned, "distinct": len(distinct), "mean_correlation": rho,
+        "independent": independent * (1.0 + pruned / len(study.trials)) if study.trials else 0.0,
     }  # fmt: skip
 
 

@@ -417,7 +417,7 @@ def _passport(
     compared = [
         passport.Candidate(
             returns=end_to_end(parts, "test_returns"),
-            recorded=sum(s.document["optimization"]["trials"]["recorded"] for s in parts),
+            recorded=sum(t["recorded"] + t["pruned"] for t in (s.document["optimization"]["trials"] for s in parts)),
             independent=sum(s.document["optimization"]["trials"]["independent"] for s in parts),
         )
         for parts in candidates

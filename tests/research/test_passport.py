@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from algo_royale.costs import CostRules
 from algo_royale.research import metrics, overfitting, passport
-from algo_royale.research.optimise import Evaluation, Objective, Point, Study, Trial
+from algo_royale.research.optimise import Attempt, Evaluation, Objective, Point, Study, Trial
 from algo_royale.strategies.space import choice, integer, number, return_threshold
 
 SPACE = (
@@ -89,8 +89,13 @@ def test_a_point_that_was_tried_twice_is_one_trial() -> None:
     assert (found["recorded"], found["distinct"]) == (3, 2)
     assert found["independent"] == pytest.approx(2.0, abs=0.1)
     assert passport.search_size(Study((), None, ())) == {
-        "recorded": 0, "distinct": 0, "independent": 0.0, "mean_correlation": None,
+        "recorded": 0, "pruned": 0, "distinct": 0, "independent": 0.0, "mean_correlation": None,
     }  # fmt: skip
+    pruned = passport.search_size(
+        Study(tuple(trials), trials[0], (Attempt(3, {"n": 7}), Attempt(4, {"n": 8}, error="broken")))
+    )
+    assert pruned["pruned"] == 1, "a trial that raised was no chance"
+    assert pruned["independent"] == pytest.approx(found["independent"] * 4 / 3)
 
 
 # --- the plateau ---------------------------------------------------------------------------------------------------------
