@@ -34,7 +34,7 @@ from algo_royale.research.windows import WindowConfig
 def told(symbol: str, strategy: str, value: float | None, window: str = "", **more: Any) -> Headline:
     """A headline: of a window, or without one of the judgement over all."""
     stage = "signal_optimization" if window else "signal_evaluation"
-    given = {
+    given: dict[str, Any] = {
         "stage": stage, "symbol": symbol, "strategy": strategy, "window_id": window, "objective": "sharpe_ratio",
         "in_sample": 9.0, "out_of_sample": value, "viable": None, "score": None,
     }  # fmt: skip
