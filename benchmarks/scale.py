@@ -76,7 +76,7 @@ def memory(parent: psutil.Process) -> tuple[int, int, int]:
 def run(command: list[str]) -> dict[str, float]:
     """Run to the end; what it took and the peaks of memory, in seconds and MiB."""
     began = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with tempfile.TemporaryFile() as out, subprocess.Popen(command, stdout=out) as process:
         watched, peaks = psutil.Process(process.pid), (0, 0, 0)
         while process.poll() is None:
             try:
@@ -84,9 +84,10 @@ def run(command: list[str]) -> dict[str, float]:
             except psutil.Error:
                 break
             time.sleep(PERIOD_S)
-        out = process.communicate()[0]
-    took = time.perf_counter() - began
-    units = json.loads(out)["units"]
+        process.wait()
+        took = time.perf_counter() - began
+        out.seek(0)
+        units = json.load(out)["units"]
     if process.returncode or units["failed"]:
         raise SystemExit(f"the run ended with {process.returncode}: {units}")
     rss, pss, private = (round(peak / 2**20) for peak in peaks)

@@ -188,7 +188,7 @@ def _private(places: dict[str, Path], asked: ResearchConfig, answer: "mp.connect
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system must say which pages belong to files")
 def test_what_a_worker_has_to_itself_does_not_grow_with_the_bars(tmp_path: Path) -> None:
-    """80 MB of prepared bars, read in a process of its own, cost it less than 8 MB."""
+    """64 MB of prepared bars, read in a process of its own, cost it less than 8 MB."""
     rows, symbols = 40_000, tuple(f"S{i}" for i in range(20))
     arrays = {name: np.arange(rows, dtype=np.int64) for name in ("start_ns", "end_ns", "trade_count", "session")}
     arrays |= {name: np.arange(rows, dtype=np.float64) for name in ("open", "high", "low", "close", "volume", "vwap")}
