@@ -269,8 +269,12 @@ def test_it_prints_a_page_per_subject_and_no_more_than_it_must(browser: Browser,
     printed = browser.do("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"]
     sheets = len(re.findall(rb"/Type\s*/Page\b", base64.b64decode(printed)))
     sections = browser.evaluate("document.querySelectorAll('section.subject').length")
+    browser.open(page, PAPER, "light", "print")
+    begins = browser.evaluate(
+        "[...document.querySelectorAll('section.subject')].map(s => getComputedStyle(s).breakBefore)"
+    )
 
-    assert sections == 3
+    assert begins == ["page"] * 3 and sections == 3
     assert sections + 1 < sheets < 6 * (sections + 1)
     keep("printed.pdf", printed)
 
