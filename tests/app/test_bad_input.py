@@ -43,9 +43,9 @@ def said(result: Result, code: int) -> str:
 
 
 def written(home: Path) -> list[str]:
-    """Files that are there although nothing was made; an empty lock says nothing."""
+    """Files that are there although nothing was made; an empty lock says nothing, nor do bars that are prepared and whole."""
     return (
-        [str(p.relative_to(home)) for p in home.rglob("*") if p.is_file() and p.suffix != ".lock"]
+        [str(p.relative_to(home)) for p in home.rglob("*") if p.is_file() and p.suffix not in (".lock", ".bars")]
         if home.is_dir()
         else []
     )
@@ -69,6 +69,8 @@ OPTIONS = [
         "the hyperband pruner can compare trials by one objective, not by several",
     ),
     ("run-backtest --symbols aapl --windows 0", 1, "research.windows: should be greater than or equal to 1"),
+    ("run-backtest --engine spark", 2, "'spark' is not one of 'processes', 'ray'"),
+    ("run-backtest --engine ray --cluster 127.0.0.1:1", 1, "no Ray cluster at 127.0.0.1:1: Connection refused"),
     ("run-backtest --name ../elsewhere", 1, "--name '../elsewhere': letters, digits, dot, dash and underscore"),
     ("run-backtest --estimate --symbols AAPLE", 1, "unknown symbol 'AAPLE'; did you mean 'AAPL'?"),
     ("run-backtest --estimate --train 40", 1, "no walk-forward window fits in 2000-03-01 .. 2013-03-01"),
