@@ -33,6 +33,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
+from operator import attrgetter
 from typing import Protocol
 
 import msgspec
@@ -41,7 +42,7 @@ from msgspec.structs import replace as replaced
 
 from algo_royale.costs import BUY, SELL
 from algo_royale.errors import BadConfiguration
-from algo_royale.ids import client_order_id, decision_id
+from algo_royale.ids import client_order_id, decision_prefix
 from algo_royale.ledger import Account, Position
 from algo_royale.market import FloatArray, IntArray
 from algo_royale.orders import Fill, Order, OrderEvent, OrderIntent, OrderStatus, apply, order_of
@@ -60,6 +61,7 @@ from algo_royale.sessions import calendar
 from algo_royale.strategies.space import Value
 
 _ZERO = Decimal(0)
+_ADJUSTED_CLOSE, _STATE_IN = attrgetter("adjusted_close"), attrgetter("state_in")
 SESSION_MINUTES = 390  # of a whole session
 REBALANCES = ("on_signal_change", "every_bar")
 
@@ -85,6 +87,9 @@ class EngineConfig:
     lookback: int = field(init=False)
     cash_at_close_ns: int | None = field(init=False)  # a session's end minus this is when all goes to cash; None: never
     viability_array: FloatArray = field(init=False, compare=False, repr=False)
+    none_missed: tuple[int, ...] = field(init=False, compare=False, repr=False)  # these two: what most bars say
+    nothing: tuple[Decimal, ...] = field(init=False, compare=False, repr=False)
+    decision_prefix: str = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.symbols or len(set(self.symbols)) != len(self.symbols):
@@ -98,6 +103,9 @@ class EngineConfig:
         object.__setattr__(self, "lookback", lookback(self.strategy, params, per_year))
         bar_ns = DAILY * SESSION_MINUTES // per_year * MINUTE_NS
         object.__setattr__(self, "cash_at_close_ns", bar_ns if params.get(CASH_AT_CLOSE) else None)
+        object.__setattr__(self, "none_missed", (0,) * len(symbols))
+        object.__setattr__(self, "nothing", (_ZERO,) * len(symbols))
+        object.__setattr__(self, "decision_prefix", decision_prefix(self.ledger_id))
         object.__setattr__(self, "viability_array", np.array([self.viability.get(s, 1.0) for s in symbols]))
 
 
@@ -105,10 +113,10 @@ class EngineConfig:
 
 
 class SymbolBar(msgspec.Struct, frozen=True, gc=False):
-    """One symbol at a bar time: the close orders are sized at (US dollars), the adjusted close that returns are made of,
-    and the symbol's combined signal after this bar."""
+    """One symbol at a bar time: the close orders are sized at (US dollars; None: unknown, after a restart), the adjusted close
+    that returns are made of, and the symbol's combined signal after this bar."""
 
-    close_usd: Decimal
+    close_usd: Decimal | None
     adjusted_close: float
     state_in: bool
     score: float
@@ -213,12 +221,10 @@ class EngineState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     account: Account
     history: tuple[tuple[float, ...], ...]  # lookback + 1 times the last known adjusted closes, oldest first
     missed: tuple[int, ...]  # bar times since each symbol's last bar
-    signal_in: tuple[bool, ...]
-    scores: tuple[float, ...]
     decided: tuple[bool, ...]  # effective states of the last decision with targets
     weights: tuple[float, ...]  # its weights
     goals: tuple[Decimal, ...]  # its target quantities
-    prices: Mapping[str, Decimal] = {}  # last known close
+    last: Mapping[str, SymbolBar] = {}  # each symbol's last bar
     orders: Mapping[str, Order] = {}  # open ones by client_order_id
     bar_end_ns: int = 0
     session: str = ""
@@ -229,14 +235,18 @@ class EngineState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     halted_reason: str | None = None
     ignored_fills: int = 0
 
+    @property
+    def prices(self) -> dict[str, Decimal]:
+        """Last known closes in US dollars."""
+        return {symbol: bar.close_usd for symbol, bar in self.last.items() if bar.close_usd is not None}
+
 
 def start(config: EngineConfig, cash_usd: Decimal, history: FloatArray | None = None) -> EngineState:
     """State of a flat account before the first bar; `history` as `history_before` gives it."""
     n = len(config.symbols)
     return EngineState(
         account=Account(cash=cash_usd), history=((math.nan,) * n,) * (config.lookback + 1) if history is None else _rows(history),
-        missed=(0,) * n, signal_in=(False,) * n, scores=(0.0,) * n, decided=(False,) * n, weights=(0.0,) * n,
-        goals=(_ZERO,) * n,
+        missed=(0,) * n, decided=(False,) * n, weights=(0.0,) * n, goals=(_ZERO,) * n,
     )  # fmt: skip
 
 
@@ -293,12 +303,12 @@ def _reconcile(state: EngineState, event: AccountReconciled, config: EngineConfi
 
 
 def _split(state: EngineState, event: SymbolSplit, config: EngineConfig) -> EngineState:
-    prices = dict(state.prices)
-    if event.symbol in prices:
-        prices[event.symbol] /= event.ratio
+    last, known = dict(state.last), state.last.get(event.symbol)
+    if known is not None and known.close_usd is not None:
+        last[event.symbol] = replaced(known, close_usd=known.close_usd / event.ratio)
     pairs = zip(config.symbols, state.goals, strict=True)
     goals = tuple(goal * event.ratio if symbol == event.symbol else goal for symbol, goal in pairs)
-    return replaced(state, account=state.account.split(event.symbol, event.ratio), prices=prices, goals=goals)
+    return replaced(state, account=state.account.split(event.symbol, event.ratio), last=last, goals=goals)
 
 
 def observe(state: EngineState, event: BarsClosed, config: EngineConfig) -> EngineState:
@@ -307,39 +317,47 @@ def observe(state: EngineState, event: BarsClosed, config: EngineConfig) -> Engi
 
 
 def _observe(state: EngineState, event: BarsClosed, config: EngineConfig, *, mark: bool) -> EngineState:
-    closes, prices, bars = list(state.history[-1]), dict(state.prices), event.bars
-    missed, signal_in, scores = list(state.missed), list(state.signal_in), list(state.scores)
-    for i, symbol in enumerate(config.symbols):
-        bar = bars.get(symbol)
-        if bar is None:
-            missed[i] += 1
-            continue
-        closes[i] = bar.adjusted_close
-        prices[symbol] = bar.close_usd
-        missed[i], signal_in[i], scores[i] = 0, bar.state_in, bar.score
+    last, bars, missed = event.bars, tuple(map(event.bars.get, config.symbols)), state.missed
+    if None in bars:
+        missed = tuple([0 if bar else before + 1 for bar, before in zip(bars, missed, strict=True)])
+        last = {**state.last, **event.bars}
+        closes = tuple([b.adjusted_close if b else old for b, old in zip(bars, state.history[-1], strict=True)])
+    else:
+        missed = config.none_missed
+        closes = tuple(map(_ADJUSTED_CLOSE, bars))
     equity, base, session = state.equity, state.session_start_equity, state.session
     if mark:
-        equity = state.account.equity(prices)
+        equity = _equity(state.account, last)
         if event.session != session or base is None:
             base, session = equity if state.equity is None else state.equity, event.session
     recent = state.recent_ns
     if recent:
         recent = tuple(t for t in recent if t > event.bar_end_ns - MINUTE_NS)
     return replaced(
-        state, history=(*state.history[1:], tuple(closes)), missed=tuple(missed), signal_in=tuple(signal_in),
-        scores=tuple(scores), prices=prices, bar_end_ns=event.bar_end_ns, session=session, session_start_equity=base,
-        equity=equity, recent_ns=recent,
+        state, history=(*state.history[1:], closes), missed=missed, last=last, bar_end_ns=event.bar_end_ns,
+        session=session, session_start_equity=base, equity=equity, recent_ns=recent,
     )  # fmt: skip
+
+
+def _equity(account: Account, last: Mapping[str, SymbolBar]) -> Decimal:
+    """As `Account.equity`, without spelling out every price first."""
+    value = account.cash
+    for symbol, position in account.positions.items():
+        price = last[symbol].close_usd if symbol in last else None
+        value += position.quantity * (position.average_cost_usd if price is None else price)
+    return value
 
 
 def _decide(state: EngineState, event: BarsClosed, config: EngineConfig) -> tuple[EngineState, tuple[Decision, ...]]:
     assert state.equity is not None
     symbols, effective = config.symbols, _effective(state, event, config)
     changed = config.rebalance == "every_bar" or effective != state.decided
-    held = tuple([state.account.quantity(symbol) for symbol in symbols])
+    held = config.nothing
+    if state.account.positions:
+        held = tuple([state.account.quantity(symbol) for symbol in symbols])
     missing = tuple(s for s in symbols if s not in event.bars) if len(event.bars) < len(symbols) else ()
     decision = Decision(
-        decision_id=decision_id(config.ledger_id, event.bar_end_ns), bar_end_ns=event.bar_end_ns,
+        decision_id=f"{config.decision_prefix}{event.bar_end_ns}", bar_end_ns=event.bar_end_ns,
         session_date=event.session, equity_usd=state.equity, cash_usd=state.account.cash, strategy=config.strategy,
         missing=missing,
     )  # fmt: skip
@@ -349,18 +367,27 @@ def _decide(state: EngineState, event: BarsClosed, config: EngineConfig) -> tupl
     unfinished = [h != g and s not in in_flight for s, h, g in zip(symbols, held, state.goals, strict=True)]
     if not changed and not any(unfinished):
         return state, (decision,)
-    weights, fallback = _weigh(state, effective, config) if changed else (state.weights, False)
+    prices, scores = state.prices, [state.last[s].score if s in state.last else 0.0 for s in symbols]
+    weights, fallback = _weigh(state, effective, scores, config) if changed else (state.weights, False)
     desires = [
-        _desire(state, symbol, weights[i], held[i] + in_flight.get(symbol, _ZERO), state.goals[i], config)
+        _desire(
+            state,
+            symbol,
+            prices.get(symbol),
+            weights[i],
+            held[i] + in_flight.get(symbol, _ZERO),
+            state.goals[i],
+            config,
+        )
         if changed or unfinished[i]
         else Desire(symbol=symbol, target_quantity=state.goals[i], ordered=_ZERO)
         for i, symbol in enumerate(symbols)
     ]
-    approved, refused = _judge(state, desires, in_flight, config)
+    approved, refused = _judge(state, prices, desires, in_flight, config)
     targets = tuple(
         Target(
-            symbol=symbol, state_in=effective[i], score=state.scores[i], viability=float(config.viability_array[i]),
-            weight=weights[i], price_usd=state.prices.get(symbol, _ZERO), held_quantity=held[i],
+            symbol=symbol, state_in=effective[i], score=scores[i], viability=float(config.viability_array[i]),
+            weight=weights[i], price_usd=prices.get(symbol, _ZERO), held_quantity=held[i],
             target_quantity=desires[i].target_quantity,
         )
         for i, symbol in enumerate(symbols)
@@ -377,11 +404,16 @@ def _decide(state: EngineState, event: BarsClosed, config: EngineConfig) -> tupl
 def _effective(state: EngineState, event: BarsClosed, config: EngineConfig) -> tuple[bool, ...]:
     if config.cash_at_close_ns is not None and _ends_in_cash(event, config.cash_at_close_ns):
         return (False,) * len(config.symbols)
-    stale, oldest, missed = config.max_stale_bars, state.history[0], state.missed
+    last, stale, oldest, missed = state.last, config.max_stale_bars, state.history[0], state.missed
+    if missed is config.none_missed and math.isfinite(sum(oldest)):  # as on most bars
+        return tuple(map(_STATE_IN, map(last.__getitem__, config.symbols)))
     return tuple(
         [
-            inside and missed[i] <= stale and oldest[i] == oldest[i]  # not a number where history is too short
-            for i, inside in enumerate(state.signal_in)
+            symbol in last
+            and last[symbol].state_in
+            and missed[i] <= stale
+            and oldest[i] == oldest[i]  # not a number where history is too short
+            for i, symbol in enumerate(config.symbols)
         ]
     )
 
@@ -392,11 +424,15 @@ def _ends_in_cash(event: BarsClosed, before_ns: int) -> bool:
     return session is not None and event.bar_end_ns >= session.close_ns - before_ns
 
 
-def _weigh(state: EngineState, effective: tuple[bool, ...], config: EngineConfig) -> tuple[tuple[float, ...], bool]:
-    history = np.array(state.history)
-    returns = history[1:] / history[:-1] - 1.0
+def _weigh(
+    state: EngineState, effective: tuple[bool, ...], scores: Sequence[float], config: EngineConfig
+) -> tuple[tuple[float, ...], bool]:
+    returns = np.empty((0, len(effective)))
+    if config.lookback:
+        history = np.array(state.history)
+        returns = history[1:] / history[:-1] - 1.0
     allocation = allocate(
-        config.strategy, config.params, returns, np.array(effective), np.array(state.scores), config.viability_array,
+        config.strategy, config.params, returns, np.array(effective), np.array(scores), config.viability_array,
         config.weights,
     )  # fmt: skip
     return tuple(allocation.weights.tolist()), allocation.fallback
@@ -412,9 +448,9 @@ def _in_flight(state: EngineState) -> dict[str, Decimal]:
 
 
 def _desire(
-    state: EngineState, symbol: str, weight: float, projected: Decimal, goal: Decimal, config: EngineConfig
-) -> Desire:
-    price = state.prices.get(symbol)
+    state: EngineState, symbol: str, price: Decimal | None, weight: float, projected: Decimal, goal: Decimal,
+    config: EngineConfig,
+) -> Desire:  # fmt: skip
     if price is None:  # cannot be sized; a sale still goes to risk, which names the missing price
         price = _ZERO
         if weight > 0.0:
@@ -424,11 +460,15 @@ def _desire(
 
 
 def _judge(
-    state: EngineState, desires: Sequence[Desire], in_flight: Mapping[str, Decimal], config: EngineConfig
+    state: EngineState,
+    prices: Mapping[str, Decimal],
+    desires: Sequence[Desire],
+    in_flight: Mapping[str, Decimal],
+    config: EngineConfig,
 ) -> tuple[list[ApprovedOrder], list[RefusedOrder]]:
     """Intents of `desires`, sells before buys, each judged with the ones approved before it already in flight."""
-    rules, prices = config.rules, state.prices
-    snapshot = _risk_snapshot(state, in_flight, config)
+    rules = config.rules
+    snapshot = _risk_snapshot(state, prices, in_flight, config)
     proceeds_count = rules.account == "margin"
     if rules.shortfall == "borrow":
         power = snapshot.buying_power_usd
@@ -458,13 +498,15 @@ def _judge(
     return approved, refused
 
 
-def _risk_snapshot(state: EngineState, in_flight: Mapping[str, Decimal], config: EngineConfig) -> RiskSnapshot:
+def _risk_snapshot(
+    state: EngineState, prices: Mapping[str, Decimal], in_flight: Mapping[str, Decimal], config: EngineConfig
+) -> RiskSnapshot:
     assert state.equity is not None and state.session_start_equity is not None
     rules, power = config.rules, None
     if rules.shortfall == "borrow":
         power = state.account.settled_cash
         for order in state.orders.values():
-            reference = state.prices.get(order.symbol, order.reference_price_usd)
+            reference = prices.get(order.symbol, order.reference_price_usd)
             if order.side == BUY:
                 power -= buy_cost(order.open_quantity, reference, rules)
             elif rules.account == "margin":
@@ -473,7 +515,7 @@ def _risk_snapshot(state: EngineState, in_flight: Mapping[str, Decimal], config:
     return RiskSnapshot(
         at_ns=state.bar_end_ns, equity_usd=state.equity, session_start_equity_usd=state.session_start_equity,
         held={symbol: position.quantity for symbol, position in state.account.positions.items()}, in_flight=in_flight,
-        prices_usd=state.prices, stale=frozenset(stale), open_symbols=frozenset(o.symbol for o in state.orders.values()),
+        prices_usd=prices, stale=frozenset(stale), open_symbols=frozenset(o.symbol for o in state.orders.values()),
         known_orders=frozenset(state.orders), orders_recent_ns=state.recent_ns, buying_power_usd=power,
         halted_reason=state.halted_reason,
     )  # fmt: skip
@@ -614,10 +656,9 @@ def rebuild(
     decided = tuple(t.state_in if t else q > 0 for t, q in zip(known, held, strict=True))
     state = EngineState(
         account=Account(cash=snapshot.cash_usd, positions=positions), history=_rows(history), missed=missed,
-        signal_in=decided, scores=tuple(t.score if t else 0.0 for t in known), decided=decided,
+        last=_as_decided(config, targets, decided, closes, history), decided=decided,
         weights=tuple(t.weight if t else 0.0 for t in known),
         goals=tuple(t.target_quantity if t else q for t, q in zip(known, held, strict=True)),
-        prices={s: c.close_usd for s, c in closes.items() if c.close_usd is not None and s in config.symbols},
         orders={o.client_order_id: _order(o) for o in snapshot.open_orders}, session=snapshot.last_session_date,
         session_start_equity=snapshot.session_start_equity_usd, equity=snapshot.last_equity_usd,
         recent_ns=tuple(snapshot.orders_recent_ns), halted_reason=snapshot.halted_reason,
@@ -625,6 +666,19 @@ def rebuild(
     if not decide or last.bar_end_ns <= snapshot.last_decision_bar_end_ns:
         return observe(state, last, config), ()
     return step(state, last, config)
+
+
+def _as_decided(
+    config: EngineConfig, targets: Mapping[str, TargetFacts], decided: Sequence[bool], closes: Mapping[str, RecentCloses],
+    history: FloatArray,
+) -> dict[str, SymbolBar]:  # fmt: skip
+    """What each symbol last said, as far as the ledger and the recent closes know."""
+    last = {}
+    for i, symbol in enumerate(config.symbols):
+        close = closes[symbol].close_usd if symbol in closes else None
+        score = targets[symbol].score if symbol in targets else 0.0
+        last[symbol] = SymbolBar(close, float(history[-1, i]), decided[i], score)
+    return last
 
 
 def _order(facts: OrderFacts) -> Order:

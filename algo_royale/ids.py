@@ -8,9 +8,14 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_.]")
 ID_LENGTH_MAX = 48
 
 
+def decision_prefix(ledger_id: str) -> str:
+    """What the id of every decision of a ledger begins with; the bar's end (UTC ns) follows."""
+    return f"d-{_digest(ledger_id)}-"
+
+
 def decision_id(ledger_id: str, bar_end_ns: int) -> str:
     """Id of a ledger's decision for the bars that ended at `bar_end_ns` (UTC ns)."""
-    return f"d-{_digest(ledger_id)}-{bar_end_ns}"
+    return f"{decision_prefix(ledger_id)}{bar_end_ns}"
 
 
 def client_order_id(ledger_id: str, bar_end_ns: int, symbol: str, n: int = 0) -> str:

@@ -247,7 +247,7 @@ def _weights(close: Any) -> Any:
     """Weights by pandas, at the closes that decide; else missing."""
     inverse = 1.0 / close.pct_change().rolling(LOOKBACK).std()
     weights = inverse.mul(INVESTED / inverse.sum(axis=1), axis=0)
-    return weights.where(rebalanced(len(close))[:, None])
+    return weights.where(np.broadcast_to(rebalanced(len(close))[:, None], weights.shape))
 
 
 def load_vectorbt_portfolio(engine: str) -> Run:

@@ -304,7 +304,7 @@ def allocate(
     if rows > len(returns):
         return Allocation(weights, False)
     window = np.ascontiguousarray(returns[len(returns) - rows :], np.float64)
-    sd = solvers.deviations(window)
+    sd = solvers.deviations(window) if rows else np.full(len(state_in), np.nan)
     chosen = np.flatnonzero(state_in & (sd > FLAT_SD)) if rows else np.flatnonzero(state_in)
     n = len(chosen)
     if n == 0:

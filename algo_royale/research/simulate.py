@@ -68,10 +68,9 @@ class SymbolInput:
 
 
 class MarketStep(msgspec.Struct, frozen=True, gc=False):
-    """One bar time: what closed, in which row of its bars each symbol with a bar is, and the splits before the open."""
+    """One bar time: what closed, and the splits before its open."""
 
     closed: BarsClosed
-    rows: Mapping[str, int]
     new_session: bool
     splits: tuple[SymbolSplit, ...]
 
@@ -101,19 +100,26 @@ class Market:
         heads, names, session = {symbol: next(column, _END) for symbol, column in columns.items()}, _Names(), ""
         for end in self.bar_end_ns.tolist():
             bars: dict[str, SymbolBar] = {}
-            rows, day = {}, 2**62
-            for symbol, head in heads.items():
+            day = 2**62
+            for symbol, column in columns.items():
+                head = heads[symbol]
                 if head[0] == end:
-                    bars[symbol], rows[symbol], day = head[1], head[2], min(day, head[3])
-                    heads[symbol] = next(columns[symbol], _END)
+                    bars[symbol] = head[1]
+                    day = head[2] if head[2] < day else day
+                    heads[symbol] = next(column, _END)
             today = names[day]
             splits = () if today == session else _splits(self.inputs, session, today)
-            yield MarketStep(BarsClosed(end, today, bars), rows, today != session, splits)
+            yield MarketStep(BarsClosed(end, today, bars), today != session, splits)
             session = today
 
+    def opening(self, symbol: str, bar_end_ns: int) -> tuple[Decimal, int]:
+        """The open of the symbol's bar that ends then, and its label."""
+        bars = self.inputs[symbol].traded
+        row = np.searchsorted(bars.end_ns, bar_end_ns)
+        return usd(bars.open[row]), int(bars.start_ns[row])
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FillRow:
+
+class FillRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A fill as it is reported (catalogue §14.6). US dollars; `timestamp` is the label of the bar it filled at the open of."""
 
     fill_id: str
@@ -162,8 +168,8 @@ def prepare(inputs: Mapping[str, SymbolInput], start_ns: int, end_ns: int) -> Ma
     return Market(inputs=ordered, spans=spans, bar_end_ns=union)
 
 
-_Row = tuple[int, SymbolBar, int, int]  # bar end, what closed, row of the symbol's bars, day since 1970 in New York
-_END: _Row = (-1, SymbolBar(_ZERO, 0.0, False, 0.0), -1, -1)
+_Row = tuple[int, SymbolBar, int]  # bar end, what closed, day since 1970 in New York
+_END: _Row = (-1, SymbolBar(None, 0.0, False, 0.0), -1)
 
 
 def _rows(one: SymbolInput, low: int, high: int) -> Iterator[_Row]:
@@ -172,7 +178,7 @@ def _rows(one: SymbolInput, low: int, high: int) -> Iterator[_Row]:
     days = (bars.start_ns[cut] - NEW_YORK_LATEST_OFFSET_NS) // DAY_NS
     closes = one.adjusted_close[cut].tolist()
     shown = map(SymbolBar, _usd_of(bars.close[cut]), closes, one.state_in[cut].tolist(), one.score[cut].tolist())
-    return zip(bars.end_ns[cut].tolist(), shown, range(low, high), days.tolist(), strict=True)
+    return zip(bars.end_ns[cut].tolist(), shown, days.tolist(), strict=True)
 
 
 def _usd_of(prices: FloatArray) -> Iterator[Decimal]:
@@ -214,14 +220,17 @@ class _Run:
     equity: list[float] = field(default_factory=list)
     cash: list[float] = field(default_factory=list)
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: Event) -> EngineState:
         self.state, decisions = step(self.state, event, self.config)
-        for decision in decisions:
-            if decision.targets:
-                self.decisions.append(decision)
-                for approved in decision.approved:
-                    order_id = approved.intent.client_order_id
-                    self.orders[order_id] = self.state.orders[order_id]
+        if decisions and decisions[0].targets:
+            self._keep(decisions[0])
+        return self.state
+
+    def _keep(self, decision: Decision) -> None:
+        self.decisions.append(decision)
+        for approved in decision.approved:
+            order_id = approved.intent.client_order_id
+            self.orders[order_id] = self.state.orders[order_id]
 
 
 def simulate(market: Market, config: EngineConfig, cash_usd: Decimal) -> SimulationResult:
@@ -242,12 +251,11 @@ def simulate(market: Market, config: EngineConfig, cash_usd: Decimal) -> Simulat
                 run.tell(SessionStarted(moment.closed.session))
         if run.state.orders:
             _open(run, market, moment)
-        run.tell(moment.closed)
-        state = run.state
+        state = run.tell(moment.closed)
         assert state.equity is not None
         if state.account.cash is not cash:
             cash, cash_float = state.account.cash, float(state.account.cash)
-        run.equity.append(float(state.equity))
+        run.equity.append(cash_float if state.equity is cash else float(state.equity))
         run.cash.append(cash_float)
     final = run.state.equity if run.state.equity is not None else cash_usd
     return SimulationResult(
@@ -262,21 +270,19 @@ def _open(run: _Run, market: Market, moment: MarketStep) -> None:
     """Fill what can be filled at this bar time's opens, then let every remaining order expire."""
     rules = run.config.rules
     waiting = sorted(run.state.orders.values(), key=lambda o: (o.side == BUY, o.symbol))
-    rows = {order.symbol: moment.rows[order.symbol] for order in waiting if order.symbol in moment.rows}
-    opens = {symbol: usd(market.inputs[symbol].traded.open[row]) for symbol, row in rows.items()}
-    starts = {symbol: int(market.inputs[symbol].traded.start_ns[row]) for symbol, row in rows.items()}
-    filled = [order for order in waiting if order.symbol in opens]
+    filled = [order for order in waiting if order.symbol in moment.closed.bars]
+    opening = {order.symbol: market.opening(order.symbol, moment.closed.bar_end_ns) for order in filled}
     for order in filled:
         if order.side != BUY:
             quantity = min(order.quantity, run.state.account.quantity(order.symbol))
-            _execute(run, order, quantity, opens[order.symbol], starts[order.symbol])
+            _execute(run, order, quantity, *opening[order.symbol])
     buys = [order for order in filled if order.side == BUY]
     quantities: Sequence[Decimal] = [order.quantity for order in buys]
     if rules.shortfall == "scale":
-        references = [opens[order.symbol] for order in buys]
+        references = [opening[order.symbol][0] for order in buys]
         quantities = scale_buys(quantities, references, run.state.account.settled_cash, rules)
     for order, quantity in zip(buys, quantities, strict=True):
-        _execute(run, order, quantity, opens[order.symbol], starts[order.symbol])
+        _execute(run, order, quantity, *opening[order.symbol])
     for order in waiting:
         if order.client_order_id in run.state.orders:
             run.tell(OrderEnded(order.client_order_id, OrderStatus.EXPIRED))
@@ -309,7 +315,7 @@ def _execute(run: _Run, order: Order, quantity: Decimal, reference: Decimal, at_
 
 
 def _closed_equity(state: EngineState, rules: AccountRules) -> Decimal:
-    cash = state.account.cash
+    cash, prices = state.account.cash, state.prices
     for symbol, position in sorted(state.account.positions.items()):
-        cash += sell_proceeds(position.quantity, state.prices[symbol], rules)
+        cash += sell_proceeds(position.quantity, prices[symbol], rules)
     return cash

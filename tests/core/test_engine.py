@@ -343,7 +343,7 @@ def test_observing_a_bar_takes_prices_and_leaves_the_books_alone() -> None:
 
     seen = observe(state, bars(9, A=(120, True), B=(50, False)), cfg)
 
-    assert seen.prices["A"] == 120 and seen.signal_in == (True, False)
+    assert seen.prices["A"] == 120 and [seen.last[s].state_in for s in seen.last] == [True, False]
     assert (seen.equity, seen.session, seen.session_start_equity) == (
         state.equity,
         state.session,
@@ -426,9 +426,10 @@ def test_a_restart_at_any_bar_decides_what_an_uninterrupted_run_decides(
     moments = list(market.steps)
     for index, now in enumerate(moments):
         for order in sorted(state.orders.values(), key=lambda o: (o.side == "buy", o.symbol)):
-            if order.symbol in now.rows:
-                opened = D(repr(float(inputs[order.symbol].traded.open[now.rows[order.symbol]])))
-                price = engine_price(order.side, opened, cfg.rules)
+            if order.symbol in now.closed.bars:
+                traded = inputs[order.symbol].traded
+                opened = traded.open[traded.end_ns.tolist().index(now.closed.bar_end_ns)]
+                price = engine_price(order.side, D(repr(float(opened))), cfg.rules)
                 state, _ = step(state, filled(state, order.client_order_id, price=price), cfg)
             else:
                 state, _ = step(state, OrderEnded(order.client_order_id, OrderStatus.EXPIRED), cfg)

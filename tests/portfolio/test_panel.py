@@ -1,6 +1,7 @@
 """The compiled research account: by hand, and against the event-driven simulation on random markets."""
 
 import dataclasses
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -12,16 +13,19 @@ from hypothesis import strategies as st
 
 from algo_royale.costs import CostRules
 from algo_royale.engine import EngineConfig
-from algo_royale.portfolio.sizing import AccountRules
+from algo_royale.errors import BadInput
+from algo_royale.market import Bars, CorporateAction, Timeframe
+from algo_royale.portfolio.sizing import TRADER_RULES, AccountRules
 from algo_royale.portfolio.weights import PORTFOLIOS, WeightConfig
-from algo_royale.research.panel import PanelResult, panel, simulate_panel
+from algo_royale.research.panel import Panel, PanelResult, panel, simulate_panel
 from algo_royale.research.simulate import FillRow, SimulationResult, SymbolInput, prepare, simulate
-from markets import day_ns, random_symbol
+from algo_royale.sessions import calendar
+from markets import daily, day_ns, random_symbol, traded
 
 D = Decimal
 CASH = D(100_000)
 EQUAL = "EqualWeightPortfolioStrategy"
-FREE = CostRules(slippage_bps=D(0))
+HOUR_NS = 3_600_000_000_000
 RESEARCH = [
     AccountRules(),
     AccountRules(costs=CostRules(slippage_bps=D(0), commission_bps=D(1)), drift_band=D(0), min_notional=D(0)),
@@ -117,3 +121,99 @@ def test_round_trips_of_the_kernel_are_those_of_the_fills(world: tuple[Any, Any,
 
     assert len(fast.trades) == len(expected)
     assert fast.trades.ravel() == pytest.approx(np.array(expected).ravel(), rel=1e-6, abs=1e-3)
+
+
+def test_a_quotient_a_hair_below_a_whole_share_is_that_share() -> None:
+    """0.35 * 100,000 / 1.12 is 31,250, but 31,249.999999999996 in binary."""
+    a = traded(daily("A", [1, 2], [1.12, 1.12], [1.12, 1.12]), [True, True])
+
+    _, fast = both({"A": a}, 0, rules=AccountRules(lot=D(1)))
+
+    assert [f.quantity for f in fast.fills] == [31_250.0]
+
+
+def test_four_days_worked_by_hand() -> None:
+    """In after day 1, out after day 3, 5 bp each way: 35 % of 100,000 at 100 are 350 shares."""
+    a = traded(daily("A", [1, 2, 3, 4], [99, 101, 104, 110], [100, 102, 105, 111]), [True, True, False, False])
+    _, fast = both({"A": a}, 0)
+
+    assert [(f.action, f.quantity, f.cash_after, f.position_after, f.timestamp) for f in fast.fills] == [
+        ("buy", 350.0, pytest.approx(64_632.325), 350.0, day_ns(2)),
+        ("sell", 350.0, pytest.approx(103_113.075), 0.0, day_ns(4)),
+    ]
+    assert fast.equity.tolist() == pytest.approx([100_000, 100_332.325, 101_382.325, 103_113.075])
+    assert fast.trades.tolist() == [[pytest.approx(3_113.075), pytest.approx(350 * 109.945 / 35_367.675 - 1)]]
+    assert fast.notional == pytest.approx(350 * (101.0505 + 109.945)) and fast.closed_equity == fast.equity[-1]
+
+
+def test_a_portfolio_rebalanced_at_given_closes_is_what_a_plain_loop_makes_of_it() -> None:
+    """Inverse volatility at every fifth close, filled whole at the next open: the loop knows nothing of lots or orders."""
+    days, n, lookback, slip = 120, 6, 20, 5e-4
+    rng = np.random.default_rng(3)
+    close = 50 * np.exp(np.cumsum(rng.normal(0, 0.02, (days, n)), axis=0))
+    opens = np.vstack((np.full((1, n), 50.0), close[:-1])) * np.exp(rng.normal(0, 0.003, (days, n)))
+    at = np.arange(1, days + 1) % 5 == 0
+    at[:lookback] = False
+    cash, shares, wanted, equity = float(CASH), np.zeros(n), None, []
+    for t in range(days):
+        if wanted is not None:
+            change = wanted - shares
+            cash -= float((change * opens[t] * (1 + slip * np.sign(change))).sum())
+            shares, wanted = wanted, None
+        equity.append(cash + float((shares * close[t]).sum()))
+        if at[t]:
+            window = close[t - lookback : t + 1]
+            inverse = 1 / np.std(window[1:] / window[:-1] - 1, axis=0, ddof=1)
+            wanted = 0.98 * inverse / inverse.sum() * equity[-1] / close[t]
+    names = tuple("ABCDEF")
+    starts = np.array([day_ns(t) for t in range(days)], np.int64)
+    config = EngineConfig(
+        ledger_id="t", symbols=names, strategy="InverseVolatilityPortfolioStrategy", params={"lookback": lookback},
+        rules=AccountRules(drift_band=D(0), min_notional=D(0)), weights=WeightConfig(max_weight=1.0),
+    )  # fmt: skip
+
+    done = simulate_panel(Panel.whole(names, starts, starts + 1, opens, close), config, float(CASH), rebalance_at=at)
+
+    np.testing.assert_allclose(done.equity, equity, rtol=1e-6)
+    assert done.num_fills == n * (int(at.sum()) - 1)
+
+
+def test_sessions_end_in_cash_in_the_arrays_too() -> None:
+    """Hourly bars, the second day: the exit decided at the last close but one fills at the last open."""
+    days = calendar().sessions(dt.date(2012, 11, 20), dt.date(2012, 11, 21))
+    starts = np.array([d.label_ns + hour * HOUR_NS for d in days for hour in range(9, 16)], np.int64)
+    close = 100 + np.arange(len(starts)) * 0.1 + np.arange(len(starts)) % 2
+    bars = Bars(
+        symbol="A", timeframe=Timeframe.HOUR_1, start_ns=starts, end_ns=starts + HOUR_NS, open=close, high=close, low=close,
+        close=close, volume=np.ones(len(starts)), vwap=np.full(len(starts), np.nan), trade_count=np.full(len(starts), -1),
+    )  # fmt: skip
+    slow, fast = both(
+        {"A": traded(bars, [True] * len(starts))}, 0, strategy="WinnerTakesAllPortfolioStrategy",
+        weights=WeightConfig(bars_per_year=Timeframe.HOUR_1.bars_per_year),
+        params={"lookback": 5, "move_to_cash_at_end_of_day": True},
+    )  # fmt: skip
+
+    assert_same(slow, fast, D("0.000001"))
+    assert [(f.action, (f.timestamp - days[1].label_ns) // HOUR_NS) for f in fast.fills] == [("buy", 10), ("sell", 15)]
+
+
+def test_what_only_the_events_know_is_refused() -> None:
+    config = EngineConfig(ledger_id="t", symbols=("A",), strategy=EQUAL)
+    laid_out = panel(prepare({"A": random_symbol("A", 1, 5)}, 0, 2**62))
+    split = CorporateAction(symbol="A", ex_date=dt.date(2010, 1, 2), ratio=2.0)
+    one = dataclasses.replace(random_symbol("A", 1, 5), actions=(split,))
+
+    with pytest.raises(BadInput, match="no price tick and no borrowing"):
+        simulate_panel(laid_out, dataclasses.replace(config, rules=TRADER_RULES), 1.0)
+    with pytest.raises(BadInput, match="the market has"):
+        simulate_panel(laid_out, dataclasses.replace(config, symbols=("B",)), 1.0)
+    with pytest.raises(BadInput, match="event-driven"):
+        panel(prepare({"A": one}, 0, 2**62))
+    with pytest.raises(BadInput, match="open is"):
+        dataclasses.replace(laid_out, open=laid_out.open[1:])
+
+
+def test_an_empty_range_leaves_the_cash() -> None:
+    _, fast = both({"A": random_symbol("A", 1, 5)}, 2**61)
+
+    assert (len(fast.equity), fast.closed_equity, fast.num_fills) == (0, 100_000.0, 0)
