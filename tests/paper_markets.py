@@ -33,10 +33,14 @@ def reverting(seed: int, n: int, half_life: float = 3.0, deviation: float = 0.04
     return np.cumsum(rng.normal(0.0, 0.008, n)) + part
 
 
-def trending(seed: int, n: int, length: float = 60.0, drift: float = 0.003) -> FloatArray:
-    """A walk (1 % a session) whose drift of 0.3 % changes sign every 60 sessions on average; worth about 2."""
+def trending(seed: int, n: int, drift: float = 0.0035) -> FloatArray:
+    """A walk (1 % a session) whose drift of 0.35 % changes sign every 40 to 80 sessions; worth about 2.
+
+    The lengths are bounded so that the edge has a size: with lengths of pure chance some symbols have next to none of it.
+    """
     rng = np.random.default_rng(seed)
-    sign = np.cumprod(np.where(rng.random(n) < 1.0 / length, -1.0, 1.0))
+    lengths = rng.integers(40, 81, n // 40 + 1)
+    sign = np.repeat(np.where(np.arange(len(lengths)) % 2 == seed % 2, 1.0, -1.0), lengths)[:n]
     return np.cumsum(sign * drift + rng.normal(0.0, 0.01, n))
 
 
