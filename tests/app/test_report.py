@@ -261,7 +261,10 @@ def test_it_says_who_is_viable_and_what_was_missed(made: ResearchConfig, page: s
         summary = document(made, f"signal/{symbol}/summary_result.json")
         assert percent(summary["oos"]["total_return"]) in text
         for check in summary["checks"]:
-            assert check["passed"] or f"{check['name'].replace('_', ' ')} {percent(check['value'], sign=False)} (≥ 99.0" in text
+            assert (
+                check["passed"]
+                or f"{check['name'].replace('_', ' ')} {percent(check['value'], sign=False)} (≥ 99.0" in text
+            )
     assert "its data cover no whole window" in text
     assert "2 of 3 symbols are viable" in text
 
