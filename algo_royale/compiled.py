@@ -25,20 +25,42 @@ SIGNALS_OUT = types.Array(types.int8, 1, "C")
 
 
 def compiled(result: Any, *arguments: Any) -> Callable[[F], F]:
-    """Compile a function for exactly one signature, and keep the machine code on disk where a folder is writable."""
+    """Compile a function for exactly one signature, and keep the machine code on disk where a folder is writable.
+
+    It is compiled, or read from disk, when it is first called: a process pays for nothing that it does not use.
+    """
 
     def decorate(function: F) -> F:
-        def build(cache: bool) -> F:
-            made = numba.njit(result(*arguments), cache=cache, fastmath=False, error_model="numpy", nogil=True)(
-                function
-            )
-            return cast(F, made)
-
         try:
-            return build(cache=True)
+            return cast(F, _on_first_use(_dispatcher(function, cache=True), result(*arguments)))
         except RuntimeError as error:  # numba's way to say that neither the package nor the home is writable
             if "cannot cache" not in str(error):
                 raise
-            return build(cache=False)
+            return cast(F, _on_first_use(_dispatcher(function, cache=False), result(*arguments)))
 
     return decorate
+
+
+def _dispatcher(function: Any, cache: bool) -> Any:
+    return numba.njit(cache=cache, fastmath=False, error_model="numpy", nogil=True)(function)
+
+
+def _on_first_use(made: Any, signature: Any) -> Any:
+    """Where numba would compile `made` for the types it is called with, compile `signature` and nothing after it."""
+    template = made.get_call_template
+
+    def ready() -> None:
+        if not made.overloads:
+            made.compile(signature)
+            made.disable_compile()
+
+    def called(*_: Any, **__: Any) -> Any:  # from Python; numba calls what it gets with the arguments
+        ready()
+        return made
+
+    def called_by_kernel(args: Any, kws: Any) -> Any:
+        ready()
+        return template(args, kws)
+
+    made._compile_for_args, made.get_call_template = called, called_by_kernel
+    return made
