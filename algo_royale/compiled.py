@@ -4,14 +4,17 @@ No fast math (it reorders sums), numpy's error model (x/0 is inf, not an excepti
 in the last bit from the scalar ones), explicit signatures (a fixed, small number of compilations).
 """
 
+import contextlib
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 os.environ.setdefault("NUMBA_DISABLE_INTEL_SVML", "1")  # read once, when numba is imported
 
 import numba
 from numba import types
+from numba.core.compiler_lock import global_compiler_lock
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,8 +54,10 @@ def _on_first_use(made: Any, signature: Any) -> Any:
 
     def ready() -> None:
         if not made.overloads:
-            made.compile(signature)
-            made.disable_compile()
+            with _one_compiler():
+                if not made.overloads:  # another thread was here
+                    made.compile(signature)
+                    made.disable_compile()
 
     def called(*_: Any, **__: Any) -> Any:  # from Python; numba calls what it gets with the arguments
         ready()
@@ -64,3 +69,21 @@ def _on_first_use(made: Any, signature: Any) -> Any:
 
     made._compile_for_args, made.get_call_template = called, called_by_kernel
     return made
+
+
+_depth = 0  # of kernels that are compiled because others call them; changes under numba's lock only
+
+
+@contextlib.contextmanager
+def _one_compiler() -> Iterator[None]:
+    """One process compiles at a time: the others wait, and then read from disk what it made."""
+    global _depth
+    with global_compiler_lock, contextlib.ExitStack() as held:
+        if not _depth:
+            with contextlib.suppress(OSError):  # a file system without locks costs time only
+                fcntl.flock(held.enter_context(open(__file__, "rb")), fcntl.LOCK_EX)  # closing it lets go
+        _depth += 1
+        try:
+            yield
+        finally:
+            _depth -= 1
