@@ -334,6 +334,8 @@ def _arrays(old: Path, first: Mapping[str, Any], new: Path, second: Mapping[str,
     except ArtifactError as error:
         return [str(error)]
     differing = [
-        n for n in sorted({*a, *b}) if n not in a or n not in b or not np.array_equal(a[n], b[n], equal_nan=True)
+        n
+        for n in sorted({*a, *b})
+        if n not in a or n not in b or not np.array_equal(a[n], b[n], equal_nan=a[n].dtype.kind == "f")
     ]
     return [f"array {name} of {first['sidecar']['file']} differs" for name in differing]

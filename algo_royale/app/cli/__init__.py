@@ -76,7 +76,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     ),
     "final": (
         f"{_CLI}.artifacts:final_command",
-        "Judge what the last backtest found viable on the range that it held back. Look once.",
+        "Judge what the last backtest found viable on the range that it held back.",
     ),
     "data": (
         f"{_CLI}.data:data_group",
