@@ -280,26 +280,16 @@ def test_shares_that_split_are_counted_at_the_close_of_that_very_session() -> No
 def in_parts(account: SteppedTrader, *, expire: bool) -> None:
     """From now on the twin fills every order in three parts; with `expire` the last part never comes and the day ends."""
     exchange: Any = account.exchange
-    fill, tell = exchange._fill, exchange._tell
+    fill = exchange._fill
 
-    def part(order: Any, whole: Any, quantity: Any, price: Any, status: str) -> None:
-        def told(order: Any, event: str, at_ns: int, **extra: str) -> None:
-            order.qty, order.status = whole, status
-            tell(order, "partial_fill" if status == "partially_filled" else event, at_ns, **extra)
-
-        order.qty, exchange._tell = order.filled_qty + quantity, told
-        fill(order, price)
-        exchange._tell = tell
-        if status == "partially_filled":
-            exchange.open_orders[order.id] = order
-
-    def fill_in_parts(order: Any, price: Any) -> None:
-        whole = order.qty
-        third = max(whole // 3, 1) if whole >= 3 else whole
-        while order.filled_qty + third < whole:
-            part(order, whole, third, price, "partially_filled")
+    def fill_in_parts(order: Any, price: Any, quantity: Any) -> None:
+        third = max(quantity // 3, 1) if quantity >= 3 else quantity
+        left = quantity
+        while left > third:
+            fill(order, price, third)
+            left -= third
         if not expire:
-            part(order, whole, whole - order.filled_qty, price, "filled")
+            fill(order, price, left)
 
     exchange._fill = fill_in_parts
 
