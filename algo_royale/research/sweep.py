@@ -8,7 +8,7 @@ machine, block by block, that fills orders as it goes and keeps neither signals 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
@@ -16,16 +16,17 @@ from numba import types
 from algo_royale.compiled import BOOLS_OUT, F64, FLOATS_IN, FLOATS_OUT, I64, compiled
 from algo_royale.costs import CostRules
 from algo_royale.errors import BadInput
-from algo_royale.features import FeatureCache
-from algo_royale.machine import BLOCK, FLOAT_ROWS, INTS_IN, WINDOW_MAX, Code, advance, decide
+from algo_royale.features import Feature, FeatureCache, column
+from algo_royale.machine import BLOCK, FLOAT_ROWS, INTS_IN, WINDOW_MAX, Code, advance, decide, evaluate
 from algo_royale.market import Bars, BoolArray, FloatArray, IntArray
 from algo_royale.research.backtest import cost_array, purchase, run_arrays, sale
 from algo_royale.strategies import Strategy, build, resolve, space
-from algo_royale.strategies.compiling import Pattern, columns
+from algo_royale.strategies.compiling import Pattern, Plan, columns
 from algo_royale.strategies.space import Params, Value
 
 _PROGRAMS = types.Array(types.int64, 3, "C", readonly=True)
 _CASH, _SHARES, _TRADES = range(3)
+_STRETCH = 4 * BLOCK  # bars whose shared features are kept at a time
 _EACH_BYTE = 0x0101010101010101
 
 
@@ -70,26 +71,27 @@ def _fills(
 
 @compiled(
     types.void, _PROGRAMS, FLOATS_IN, *[FLOATS_IN] * 5, FLOAT_ROWS, FLOAT_ROWS, I64, I64, INTS_IN, FLOATS_IN, FLOAT_ROWS,
-    types.boolean, I64, FLOATS_IN, F64, FLOAT_ROWS,
+    types.boolean, I64, I64, FLOATS_IN, F64, FLOAT_ROWS,
 )  # fmt: skip
 def _tally(
     programs: IntArray, levels: FloatArray, open_: FloatArray, high: FloatArray, low: FloatArray, close: FloatArray,
     volume: FloatArray, given: FloatArray, memories: FloatArray, n_numbers: int, n_flags: int, verdicts: IntArray,
-    rules: FloatArray, positions: FloatArray, has_rules: bool, start: int, costs: FloatArray, lot: float,
-    accounts: FloatArray,
+    rules: FloatArray, positions: FloatArray, has_rules: bool, start: int, stop: int, costs: FloatArray,
+    lot: float, accounts: FloatArray,
 ) -> None:  # fmt: skip
     """`judge` and the backtest in one pass over the bars, for programs that differ in the places of their inputs only.
 
     Block by block, and within a block one program after the other, so that what they share is still in the cache.
-    `accounts` begin with the cash and end with cash and round trips.
+    Only the bars before `stop` are judged, of which `given` holds what it holds; memories, positions and accounts
+    (cash, shares, round trips) then go on from there, and at the last bar of all everything is sold.
     """
     n, size = len(close), BLOCK
     numbers, flags = np.empty((n_numbers + 1, size)), np.zeros((n_flags, size), np.bool_)
     wide, places = np.empty(size + WINDOW_MAX), np.empty(size + WINDOW_MAX, np.int64)
     more, signal, state_in = np.empty(size + WINDOW_MAX, np.int64), np.zeros(size, np.int8), np.zeros(size, np.bool_)
     gate, leave = np.ones(size, np.bool_), np.zeros(size, np.bool_)
-    for first in range(0, n, BLOCK):
-        last, begin = min(first + BLOCK, n), max(first, start)
+    for first in range(0, stop, BLOCK):
+        last, begin = min(first + BLOCK, stop), max(first, start)
         a, b, filled = begin - first, last - first, min(last, n - 1) - first  # the last bar's signal has no next open
         for k in range(len(programs)):
             advance(
@@ -110,7 +112,7 @@ def _tally(
             else:
                 _fills(enter, flags[verdicts[1]], flags[verdicts[2]], open_[first:], a, filled, lot, costs, accounts[k])
     for account in accounts:
-        if account[_SHARES] > 0.0:
+        if stop == n and account[_SHARES] > 0.0:
             account[_CASH] += sale(account[_SHARES], close[n - 1], costs)[1]
             account[_TRADES] += 1.0
 
@@ -135,27 +137,69 @@ def sweep(
     if unknown := {key for point in complete for key in point} - set(defaults):
         raise BadInput(f"{name} has no dimension {', '.join(sorted(unknown))} (it has: {', '.join(defaults)})")
     strategies = [build(name, resolve(name, point, bars.timeframe), bars.timeframe) for point in complete]
-    judge = _Judge(bars, FeatureCache(bars, bytes_max), cost_array(rules), lot, start, start_equity)
+    judge = _Judge(bars, bytes_max, cost_array(rules), lot, start, start_equity)
     trades, final = judge.all(strategies).T
     return Sweep(complete, trades.astype(np.int64), final.copy())
 
 
+class _Alike(NamedTuple):
+    """Strategies whose programs differ in the places of their inputs only, and how far each has come."""
+
+    places: list[int]
+    like: Strategy
+    code: Code
+    verdicts: IntArray
+    programs: IntArray
+    memories: FloatArray
+    positions: FloatArray
+    accounts: FloatArray
+
+
 class _Judge:
-    """Round trips and final equity of strategies on the same bars."""
+    """Round trips and final equity of strategies on the same bars, of which it goes through one stretch after another:
+
+    the features that strategies share are kept for one stretch only, which the processor's cache holds.
+    """
 
     def __init__(
-        self, bars: Bars, cache: FeatureCache, costs: FloatArray, lot: float | None, start: int, cash: float
+        self, bars: Bars, bytes_max: int, costs: FloatArray, lot: float | None, start: int, cash: float
     ) -> None:
-        self._bars, self._cache, self._costs, self._lot, self._start, self._cash = bars, cache, costs, lot, start, cash
-        self._prices = columns(bars)
+        self._bars, self._bytes_max, self._costs, self._lot = bars, bytes_max, costs, lot
+        self._start, self._cash = start, cash
+        self._cache = FeatureCache(bars.slice(0, min(_STRETCH, len(bars))), bytes_max)
+        self._made: list[Code] = []
+        self._columns: dict[str, Feature] = {}
 
     def all(self, strategies: Sequence[Strategy]) -> FloatArray:
         """(round trips, final equity) of each."""
         out = np.array([[0.0, self._cash]] * len(strategies)).reshape(len(strategies), 2)
         if not len(self._bars):
             return out
+        groups, others = self._grouped(strategies)
+        prices = columns(self._bars)
+        for first in range(0, len(self._bars), _STRETCH):
+            stop = min(_STRETCH, len(self._bars) - first)
+            if first:
+                self._refill(first, stop)
+            open_, high, low, close, volume = (x[first:] for x in prices)
+            for g in groups:
+                _tally(
+                    g.programs, g.code.levels, open_, high, low, close, volume, self._cache.values, g.memories,
+                    g.code.n_numbers, g.code.n_flags, g.verdicts, g.like.rules, g.positions, g.like.logic is not None,
+                    self._start - first, stop, self._costs, self._lot or 0.0, g.accounts,
+                )  # fmt: skip
+        for g in groups:
+            out[g.places] = g.accounts[:, [_TRADES, _CASH]]
+        whole = FeatureCache(self._bars, self._bytes_max) if others else self._cache
+        for i in others:
+            out[i] = self._by_arrays(strategies[i], whole)
+        return out
+
+    def _grouped(self, strategies: Sequence[Strategy]) -> tuple[list[_Alike], list[int]]:
+        """The strategies that the machine computes, and the places of those that it cannot."""
         patterns: dict[tuple[Any, ...], Pattern | None] = {}
         alike: dict[tuple[Any, ...], list[tuple[int, IntArray]]] = {}
+        groups, others = [], []
         for i, strategy in enumerate(strategies):
             conditions = strategy.in_order
             # Tests without a closure say the same of any inputs: then only the inputs differ from one to the next.
@@ -164,37 +208,47 @@ class _Judge:
             pattern = patterns.get(kind)
             rows = pattern.filled(conditions, self._cache) if pattern else None
             if rows is None and strategy.plan is not None:
-                strategy.plan.fill(self._cache)
+                self._fill(strategy.plan)
                 if pattern is None and pure:
                     pattern = patterns[kind] = strategy.plan.pattern(self._cache)
                 rows = pattern.filled(conditions, self._cache) if pattern else None
             if rows is not None:
                 alike.setdefault(kind, []).append((i, rows))
+            elif strategy.plan is not None:  # a program that nobody shares
+                code, verdicts = strategy.plan.code(self._cache.rows)
+                groups.append(self._alike([i], strategy, code, code.rows[np.newaxis], verdicts))
             else:
-                out[i] = self._alone(strategy)
+                others.append(i)
         for kind, found in alike.items():
             pattern, places = patterns[kind], [i for i, _ in found]
             assert pattern is not None
             programs = np.array([rows for _, rows in found])
-            out[places] = self._tally(strategies[places[0]], pattern.code, programs, pattern.verdicts)
-        return out
+            groups.append(self._alike(places, strategies[places[0]], pattern.code, programs, pattern.verdicts))
+        return groups, others
 
-    def _alone(self, strategy: Strategy) -> FloatArray:
-        """One strategy, whose program nobody shares."""
-        if strategy.plan is not None:
-            code, verdicts = strategy.plan.code(self._cache.rows)
-            return self._tally(strategy, code, code.rows[np.newaxis], verdicts)
-        bars, start = self._bars, self._start
-        signal = strategy.run(bars, start=start, cache=self._cache).signal[start:]
-        done = run_arrays(bars.open[start:], bars.close[start:], signal, self._costs, self._cash, lot=self._lot)
-        return np.array([len(done.trades), done.equity[-1] if len(done.equity) else self._cash])
-
-    def _tally(self, like: Strategy, code: Code, programs: IntArray, verdicts: IntArray) -> FloatArray:
+    def _alike(self, places: list[int], like: Strategy, code: Code, programs: IntArray, verdicts: IntArray) -> _Alike:
         accounts = np.zeros((len(programs), 3))
         accounts[:, _CASH] = self._cash
-        _tally(
-            programs, code.levels, *self._prices, self._cache.values, np.tile(code.memory, (len(programs), 1)),
-            code.n_numbers, code.n_flags, verdicts, like.rules, np.tile(like.flat(), (len(programs), 1)),
-            like.logic is not None, self._start, self._costs, self._lot or 0.0, accounts,
-        )  # fmt: skip
-        return accounts[:, [_TRADES, _CASH]]
+        memories, positions = np.tile(code.memory, (len(programs), 1)), np.tile(like.flat(), (len(programs), 1))
+        return _Alike(places, like, code, verdicts, programs, memories, positions, accounts)
+
+    def _fill(self, plan: Plan) -> None:
+        made = plan.fill(self._cache)
+        self._columns |= {f.key: f for f in plan.columns}
+        if made:
+            self._made.append(made)
+
+    def _refill(self, first: int, stop: int) -> None:
+        """The rows of the cache again, for the `stop` bars from bar `first` on."""
+        bars, kept = self._bars.slice(first, first + stop), self._cache
+        for key, feature in self._columns.items():
+            if key in kept.rows:
+                kept.values[kept.rows[key], :stop] = column(feature, bars)
+        for code in self._made:
+            evaluate(code.rows, code.levels, *columns(bars), kept.values, code.memory, code.n_numbers)
+
+    def _by_arrays(self, strategy: Strategy, cache: FeatureCache) -> FloatArray:
+        bars, start = self._bars, self._start
+        signal = strategy.run(bars, start=start, cache=cache).signal[start:]
+        done = run_arrays(bars.open[start:], bars.close[start:], signal, self._costs, self._cash, lot=self._lot)
+        return np.array([len(done.trades), done.equity[-1] if len(done.equity) else self._cash])

@@ -251,8 +251,11 @@ class Plan:
         self.columns = [f for _, f in found if f.operation is None and f.op not in _COLUMNS]
         self.dear = [(at, f) for at, f in found if f.operation and f.operation.dear and not f.searched]
 
-    def fill(self, cache: FeatureCache, dear: Sequence[tuple[int, Feature]] | None = None) -> None:
-        """Put into the cache, as far as there is room, what costs most to compute (or only what is named)."""
+    def fill(self, cache: FeatureCache, dear: Sequence[tuple[int, Feature]] | None = None) -> Code | None:
+        """Put into the cache, as far as there is room, what costs most to compute (or only what is named).
+
+        Gives the program that did it, if one was needed: run again, it goes on with the bars that follow.
+        """
         for f in self.columns:
             if f.key not in cache.rows:
                 cache.put(f, column(f, cache.bars))
@@ -260,10 +263,12 @@ class Plan:
         for at, f in self.dear if dear is None else dear:
             if f.key not in cache.rows and (row := cache.reserve(f)) is not None:
                 made[at] = row
-        if made:
-            ready = {key: row for key, row in cache.rows.items() if row not in made.values()}
-            code, _ = self.graph.code(list(made), ready, made, None)
-            evaluate(code.rows, code.levels, *columns(cache.bars), cache.values, code.memory, code.n_numbers)
+        if not made:
+            return None
+        ready = {key: row for key, row in cache.rows.items() if row not in made.values()}
+        code, _ = self.graph.code(list(made), ready, made, None)
+        evaluate(code.rows, code.levels, *columns(cache.bars), cache.values, code.memory, code.n_numbers)
+        return code
 
     def pattern(self, cache: FeatureCache) -> "Pattern | None":
         """The program as a pattern for strategies that differ in features only, all of which a cache holds."""

@@ -36,13 +36,15 @@ def some(d: ParamSpec) -> list:
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_sweep_is_every_point_on_its_own(name: str, walk) -> None:  # type: ignore[no-untyped-def]
-    """Over more than one block of the machine, all in and with a lot, from the first bar and from a later one."""
+def test_a_sweep_is_every_point_on_its_own(name: str, walk, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """Over more than one block of the machine and one stretch of features, all in and with a lot, from the first bar and
+    from a later one."""
     bars = walk(7, 4500, HOUR)
     points = grid({d.name: some(d) for d in space(name, HOUR)[:3]})
     complete = [{d.name: d.default for d in space(name, HOUR)} | point for point in points]
 
-    for lot, start in ((None, 0), (100.0, 333)):
+    for lot, start, stretch in ((None, 0, 8192), (100.0, 333, 1000)):
+        monkeypatch.setattr("algo_royale.research.sweep._STRETCH", stretch)
         done = sweep(bars, name, points, COSTS, 1e5, lot=lot, start=start)
 
         assert list(done.points) == complete
