@@ -224,11 +224,12 @@ finally:
 def cluster() -> Iterator[subprocess.Popen[str]]:
     """A Ray cluster of two nodes with a processor each, which says its address."""
     place = tempfile.mkdtemp(prefix="ray-")  # pytest's own paths are too long for the sockets in it
+    (Path(place) / "ray").mkdir()  # where Ray writes the address down whatever else it is told
     host = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     with subprocess.Popen(
         [sys.executable, "-c", CLUSTER, place, host], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, env=clean | {"RAY_USAGE_STATS_ENABLED": "0"},
+        stderr=subprocess.DEVNULL, env=clean | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": place},
     ) as process:  # fmt: skip
         yield process
     shutil.rmtree(place)
