@@ -244,8 +244,9 @@ class _Judge:
         for key, feature in self._columns.items():
             if key in kept.rows:
                 kept.values[kept.rows[key], :stop] = column(feature, bars)
+        prices = columns(bars)
         for code in self._made:
-            evaluate(code.rows, code.levels, *columns(bars), kept.values, code.memory, code.n_numbers)
+            evaluate(code.rows, code.levels, *prices, kept.values, code.memory, code.n_numbers)
 
     def _by_arrays(self, strategy: Strategy, cache: FeatureCache) -> FloatArray:
         bars, start = self._bars, self._start
