@@ -33,7 +33,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
-from operator import attrgetter
 from typing import Protocol
 
 import msgspec
@@ -61,7 +60,7 @@ from algo_royale.sessions import calendar
 from algo_royale.strategies.space import Value
 
 _ZERO = Decimal(0)
-_ADJUSTED_CLOSE, _STATE_IN = attrgetter("adjusted_close"), attrgetter("state_in")
+_NOBODY: frozenset[str] = frozenset()
 SESSION_MINUTES = 390  # of a whole session
 REBALANCES = ("on_signal_change", "every_bar")
 
@@ -89,6 +88,7 @@ class EngineConfig:
     viability_array: FloatArray = field(init=False, compare=False, repr=False)
     none_missed: tuple[int, ...] = field(init=False, compare=False, repr=False)  # these two: what most bars say
     nothing: tuple[Decimal, ...] = field(init=False, compare=False, repr=False)
+    no_returns: FloatArray = field(init=False, compare=False, repr=False)  # of a strategy that looks back on none
     decision_prefix: str = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -105,6 +105,7 @@ class EngineConfig:
         object.__setattr__(self, "cash_at_close_ns", bar_ns if params.get(CASH_AT_CLOSE) else None)
         object.__setattr__(self, "none_missed", (0,) * len(symbols))
         object.__setattr__(self, "nothing", (_ZERO,) * len(symbols))
+        object.__setattr__(self, "no_returns", np.empty((0, len(symbols))))
         object.__setattr__(self, "decision_prefix", decision_prefix(self.ledger_id))
         object.__setattr__(self, "viability_array", np.array([self.viability.get(s, 1.0) for s in symbols]))
 
@@ -317,24 +318,25 @@ def observe(state: EngineState, event: BarsClosed, config: EngineConfig) -> Engi
 
 
 def _observe(state: EngineState, event: BarsClosed, config: EngineConfig, *, mark: bool) -> EngineState:
-    last, bars, missed = event.bars, tuple(map(event.bars.get, config.symbols)), state.missed
-    if None in bars:
-        missed = tuple([0 if bar else before + 1 for bar, before in zip(bars, missed, strict=True)])
-        last = {**state.last, **event.bars}
-        closes = tuple([b.adjusted_close if b else old for b, old in zip(bars, state.history[-1], strict=True)])
-    else:
-        missed = config.none_missed
-        closes = tuple(map(_ADJUSTED_CLOSE, bars))
+    last, missed, history = event.bars, config.none_missed, state.history
+    try:
+        closes = tuple([last[symbol].adjusted_close for symbol in config.symbols])
+    except KeyError:  # some had no bar
+        bars = tuple(map(last.get, config.symbols))
+        missed = tuple([0 if bar else before + 1 for bar, before in zip(bars, state.missed, strict=True)])
+        closes = tuple([b.adjusted_close if b else old for b, old in zip(bars, history[-1], strict=True)])
+        last = {**state.last, **last}
+    history = (*history[1:], closes) if len(history) > 1 else (closes,)
     equity, base, session = state.equity, state.session_start_equity, state.session
     if mark:
-        equity = _equity(state.account, last)
+        equity = _equity(state.account, last) if state.account.positions else state.account.cash
         if event.session != session or base is None:
             base, session = equity if state.equity is None else state.equity, event.session
     recent = state.recent_ns
     if recent:
         recent = tuple(t for t in recent if t > event.bar_end_ns - MINUTE_NS)
     return replaced(
-        state, history=(*state.history[1:], closes), missed=missed, last=last, bar_end_ns=event.bar_end_ns,
+        state, history=history, missed=missed, last=last, bar_end_ns=event.bar_end_ns,
         session=session, session_start_equity=base, equity=equity, recent_ns=recent,
     )  # fmt: skip
 
@@ -352,9 +354,9 @@ def _decide(state: EngineState, event: BarsClosed, config: EngineConfig) -> tupl
     assert state.equity is not None
     symbols, effective = config.symbols, _effective(state, event, config)
     changed = config.rebalance == "every_bar" or effective != state.decided
-    held = config.nothing
-    if state.account.positions:
-        held = tuple([state.account.quantity(symbol) for symbol in symbols])
+    held, positions = config.nothing, state.account.positions
+    if positions:
+        held = tuple([positions[symbol].quantity if symbol in positions else _ZERO for symbol in symbols])
     missing = tuple(s for s in symbols if s not in event.bars) if len(event.bars) < len(symbols) else ()
     decision = Decision(
         decision_id=f"{config.decision_prefix}{event.bar_end_ns}", bar_end_ns=event.bar_end_ns,
@@ -406,7 +408,7 @@ def _effective(state: EngineState, event: BarsClosed, config: EngineConfig) -> t
         return (False,) * len(config.symbols)
     last, stale, oldest, missed = state.last, config.max_stale_bars, state.history[0], state.missed
     if missed is config.none_missed and math.isfinite(sum(oldest)):  # as on most bars
-        return tuple(map(_STATE_IN, map(last.__getitem__, config.symbols)))
+        return tuple([last[symbol].state_in for symbol in config.symbols])
     return tuple(
         [
             symbol in last
@@ -427,7 +429,9 @@ def _ends_in_cash(event: BarsClosed, before_ns: int) -> bool:
 def _weigh(
     state: EngineState, effective: tuple[bool, ...], scores: Sequence[float], config: EngineConfig
 ) -> tuple[tuple[float, ...], bool]:
-    returns = np.empty((0, len(effective)))
+    if True not in effective:
+        return (0.0,) * len(effective), False
+    returns = config.no_returns
     if config.lookback:
         history = np.array(state.history)
         returns = history[1:] / history[:-1] - 1.0
@@ -469,32 +473,35 @@ def _judge(
     """Intents of `desires`, sells before buys, each judged with the ones approved before it already in flight."""
     rules = config.rules
     snapshot = _risk_snapshot(state, prices, in_flight, config)
-    proceeds_count = rules.account == "margin"
-    if rules.shortfall == "borrow":
-        power = snapshot.buying_power_usd
-        assert power is not None
+    proceeds_count, power = rules.account == "margin", snapshot.buying_power_usd
+    if power is not None:
         if proceeds_count:
             sells = (d for d in desires if d.ordered < 0 and d.symbol in prices)
             power += sum((sell_proceeds(-d.ordered, prices[d.symbol], rules) for d in sells), _ZERO)
         desires = scale_desires(desires, prices, power, rules)
     approved: list[ApprovedOrder] = []
     refused: list[RefusedOrder] = []
-    for wanted in in_order(desires):
+    orders = in_order(desires)
+    for wanted in orders:
         side, price = (BUY if wanted.ordered > 0 else SELL), prices.get(wanted.symbol, _ZERO)
         intent = OrderIntent(
             client_order_id=client_order_id(config.ledger_id, state.bar_end_ns, wanted.symbol), symbol=wanted.symbol,
             side=side, quantity=abs(wanted.ordered), reference_price_usd=price,
         )  # fmt: skip
-        if side == BUY:
+        cost = _ZERO
+        if power is None:  # the account fills what it can pay, and nobody asks
+            pass
+        elif side == BUY:
             cost = buy_cost(intent.quantity, price, rules)
-        else:
-            cost = -sell_proceeds(intent.quantity, price, rules) if proceeds_count else _ZERO
+        elif proceeds_count:
+            cost = -sell_proceeds(intent.quantity, price, rules)
         verdict = check(intent, snapshot, config.limits, cost_usd=cost)
         if isinstance(verdict, RefusedOrder):
             refused.append(verdict)
         else:
             approved.append(verdict)
-            snapshot = snapshot.with_order(intent, cost)
+            if wanted is not orders[-1]:
+                snapshot = snapshot.with_order(intent, cost)
     return approved, refused
 
 
@@ -511,12 +518,15 @@ def _risk_snapshot(
                 power -= buy_cost(order.open_quantity, reference, rules)
             elif rules.account == "margin":
                 power += sell_proceeds(order.open_quantity, reference, rules)
-    stale = (s for s, missed in zip(config.symbols, state.missed, strict=True) if missed > config.max_stale_bars)
+    stale, orders = _NOBODY, state.orders
+    if state.missed is not config.none_missed:
+        pairs = zip(config.symbols, state.missed, strict=True)
+        stale = frozenset([symbol for symbol, missed in pairs if missed > config.max_stale_bars])
     return RiskSnapshot(
         at_ns=state.bar_end_ns, equity_usd=state.equity, session_start_equity_usd=state.session_start_equity,
         held={symbol: position.quantity for symbol, position in state.account.positions.items()}, in_flight=in_flight,
-        prices_usd=prices, stale=frozenset(stale), open_symbols=frozenset(o.symbol for o in state.orders.values()),
-        known_orders=frozenset(state.orders), orders_recent_ns=state.recent_ns, buying_power_usd=power,
+        prices_usd=prices, stale=stale, open_symbols=frozenset([o.symbol for o in orders.values()]) if orders else _NOBODY,
+        known_orders=frozenset(orders) if orders else _NOBODY, orders_recent_ns=state.recent_ns, buying_power_usd=power,
         halted_reason=state.halted_reason,
     )  # fmt: skip
 

@@ -23,11 +23,15 @@ def client_order_id(ledger_id: str, bar_end_ns: int, symbol: str, n: int = 0) ->
 
     The symbol is readable in it; a symbol whose characters had to be replaced is told apart by the digest.
     """
-    digest = _digest(f"{ledger_id}|{symbol}")
-    return f"ar-{digest}-{bar_end_ns // 1_000_000}-{_UNSAFE.sub('_', symbol)[:12]}-{n}"
+    digest, readable = _named(ledger_id, symbol)
+    return f"ar-{digest}-{bar_end_ns // 1_000_000}-{readable}-{n}"
 
 
-@lru_cache(maxsize=10_000)  # a ledger and its symbols, asked for at every bar
+@lru_cache(maxsize=10_000)  # a ledger and its symbols, asked for at every order
+def _named(ledger_id: str, symbol: str) -> tuple[str, str]:
+    return _digest(f"{ledger_id}|{symbol}"), _UNSAFE.sub("_", symbol)[:12]
+
+
 def _digest(text: str) -> str:
     return hashlib.blake2s(text.encode(), digest_size=5).hexdigest()
 

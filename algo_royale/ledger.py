@@ -40,10 +40,11 @@ class Account:
 
     @property
     def settled_cash(self) -> Decimal:
-        return self.cash - self.unsettled_cash
+        return self.cash - self.unsettled_cash if self.unsettled else self.cash
 
     def quantity(self, symbol: str) -> Decimal:
-        return self.positions.get(symbol, FLAT).quantity
+        position = self.positions.get(symbol)
+        return _ZERO if position is None else position.quantity
 
     def equity(self, prices: Mapping[str, Decimal]) -> Decimal:
         """Cash and positions at `prices`; a position without a price counts at its cost."""

@@ -183,7 +183,7 @@ def apply(order: Order, event: OrderEvent, *, fill: Fill | None = None, broker_o
 
 def _apply_fill(order: Order, fill: Fill) -> Change:
     """Book a fill once; the status follows from the quantities, not from which of the two fill events was named."""
-    if any(cumulative == fill.cumulative_quantity for cumulative, _ in order.booked):
+    if order.booked and any(cumulative == fill.cumulative_quantity for cumulative, _ in order.booked):
         return Change(order=order, anomaly=f"fill up to {fill.cumulative_quantity} told again")
     filled = max(order.filled_quantity, fill.cumulative_quantity)
     event = OrderEvent.FILL if filled >= order.quantity else OrderEvent.PARTIAL_FILL

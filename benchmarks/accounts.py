@@ -5,6 +5,8 @@ spread in inverse proportion to the standard deviation (ddof 1) of each symbol's
 fractional shares, 5 bp of slippage either way, nothing else.
 """
 
+import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -102,6 +104,31 @@ def load_simulation() -> Run:
         return _told(done.equity, sum(fill.action == "sell" for fill in done.fills))
 
     return run
+
+
+def load_orders(count: int) -> Any:
+    """A simulation of `count` bars that decides an order at each of them, in and out in turn."""
+    from decimal import Decimal
+
+    from algo_royale.research.simulate import SymbolInput, prepare, simulate
+
+    _, config, bars_of = _ours()
+    bars, inside = bars_of(arrays(count)), np.arange(count) % 2 == 0
+    one = SymbolInput(traded=bars, adjusted_close=bars.close, state_in=inside, score=inside.astype(float))
+    market = prepare({"A": one}, 0, 2**62)
+    return lambda: simulate(market, config, Decimal(int(CASH)))
+
+
+def flatness() -> str:
+    """What an order costs (processor time of bar, decision, risk and fill) after few and after many."""
+    load_orders(500)()
+    told = []
+    for count in (1_000, 10_000, 100_000):
+        run = load_orders(count)
+        began = time.process_time()
+        orders = len(run().orders)
+        told.append(f"{(time.process_time() - began) / orders * 1e6:.0f} us at {orders:,}")
+    return "An order on every bar, processor time per order: " + ", ".join(told) + "."
 
 
 def load_live() -> Run:
@@ -332,3 +359,5 @@ WORKS = [W4, W5]
 
 if __name__ == "__main__":
     main(WORKS, __file__)
+    if "W5" not in sys.argv and "--quick" not in sys.argv:
+        print(flatness())

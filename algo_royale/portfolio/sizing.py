@@ -126,5 +126,4 @@ def scale_desires(
 
 def in_order(desires: Sequence[Desire]) -> list[Desire]:
     """Those with something to order: sells first, then buys, each in symbol order."""
-    sells = sorted((d for d in desires if d.ordered < 0), key=lambda d: d.symbol)
-    return sells + sorted((d for d in desires if d.ordered > 0), key=lambda d: d.symbol)
+    return sorted([d for d in desires if d.ordered], key=lambda d: (d.ordered > 0, d.symbol))

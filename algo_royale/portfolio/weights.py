@@ -303,9 +303,12 @@ def allocate(
         rows = _rows(params)
     if rows > len(returns):
         return Allocation(weights, False)
-    window = np.ascontiguousarray(returns[len(returns) - rows :], np.float64)
-    sd = solvers.deviations(window) if rows else np.full(len(state_in), np.nan)
-    chosen = np.flatnonzero(state_in & (sd > FLAT_SD)) if rows else np.flatnonzero(state_in)
+    window, sd = returns[len(returns) - rows :], weights
+    if rows:
+        window = np.ascontiguousarray(window, np.float64)
+        sd = solvers.deviations(window)
+        state_in = state_in & (sd > FLAT_SD)
+    chosen = state_in.nonzero()[0]
     n = len(chosen)
     if n == 0:
         return Allocation(weights, False)
@@ -314,7 +317,7 @@ def allocate(
         weights[chosen[0]] = min(config.max_weight, whole)
         return Allocation(weights, False)
     problem = Problem(
-        window, chosen, sd[chosen], score[chosen], viability[chosen],
+        window, chosen, sd[chosen] if rows else np.full(n, np.nan), score[chosen], viability[chosen],
         min(whole, n * config.max_weight), config.max_weight, params, config,
     )  # fmt: skip
     raw = spec.raw(problem)

@@ -97,25 +97,20 @@ class Market:
     def steps(self) -> Iterator[MarketStep]:
         """The bar times in order, made as they are asked for: a long market is never in memory as objects."""
         columns = {symbol: _rows(one, *self.spans[symbol]) for symbol, one in self.inputs.items()}
-        heads, names, session = {symbol: next(column, _END) for symbol, column in columns.items()}, _Names(), ""
-        for end in self.bar_end_ns.tolist():
-            bars: dict[str, SymbolBar] = {}
-            day = 2**62
-            for symbol, column in columns.items():
-                head = heads[symbol]
-                if head[0] == end:
-                    bars[symbol] = head[1]
-                    day = head[2] if head[2] < day else day
-                    heads[symbol] = next(column, _END)
-            today = names[day]
-            splits = () if today == session else _splits(self.inputs, session, today)
-            yield MarketStep(BarsClosed(end, today, bars), today != session, splits)
+        merged = _merged(columns, self.bar_end_ns.tolist()) if len(columns) > 1 else _alone(*columns.items())
+        names, last, session = _Names(), -1, ""
+        for end, bars, day in merged:
+            if day == last:
+                yield MarketStep(BarsClosed(end, session, bars), False, ())
+                continue
+            last, today = day, names[day]
+            yield MarketStep(BarsClosed(end, today, bars), True, _splits(self.inputs, session, today))
             session = today
 
     def opening(self, symbol: str, bar_end_ns: int) -> tuple[Decimal, int]:
         """The open of the symbol's bar that ends then, and its label."""
         bars = self.inputs[symbol].traded
-        row = np.searchsorted(bars.end_ns, bar_end_ns)
+        row = bars.end_ns.searchsorted(bar_end_ns)
         return usd(bars.open[row]), int(bars.start_ns[row])
 
 
@@ -179,6 +174,30 @@ def _rows(one: SymbolInput, low: int, high: int) -> Iterator[_Row]:
     closes = one.adjusted_close[cut].tolist()
     shown = map(SymbolBar, _usd_of(bars.close[cut]), closes, one.state_in[cut].tolist(), one.score[cut].tolist())
     return zip(bars.end_ns[cut].tolist(), shown, days.tolist(), strict=True)
+
+
+_Time = tuple[int, dict[str, SymbolBar], int]  # bar end, what closed then, the first of its days
+
+
+def _alone(one: tuple[str, Iterator[_Row]]) -> Iterator[_Time]:
+    """The bar times of a single symbol."""
+    symbol, column = one
+    return ((end, {symbol: bar}, day) for end, bar, day in column)
+
+
+def _merged(columns: Mapping[str, Iterator[_Row]], ends: Sequence[int]) -> Iterator[_Time]:
+    """The bar times of the union, each with every symbol that has a bar."""
+    heads = {symbol: next(column, _END) for symbol, column in columns.items()}
+    for end in ends:
+        bars: dict[str, SymbolBar] = {}
+        first = 2**62
+        for symbol, column in columns.items():
+            head = heads[symbol]
+            if head[0] == end:
+                bars[symbol] = head[1]
+                first = head[2] if head[2] < first else first
+                heads[symbol] = next(column, _END)
+        yield end, bars, first
 
 
 def _usd_of(prices: FloatArray) -> Iterator[Decimal]:

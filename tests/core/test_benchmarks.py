@@ -22,6 +22,14 @@ def crosses() -> Iterator[ModuleType]:
     sys.path.remove(str(ROOT / "benchmarks"))
 
 
+@pytest.fixture(scope="module")
+def accounts(crosses: ModuleType) -> ModuleType:
+    """benchmarks/accounts.py, beside the other."""
+    import accounts  # type: ignore[import-not-found]
+
+    return accounts  # type: ignore[no-any-return]
+
+
 def test_one_cross_has_the_trades_the_equity_and_the_drawdown_of_a_plain_loop(crosses: ModuleType) -> None:
     """To the last bit, over several blocks of the compiled machine."""
     a = crosses.arrays(9_000)
@@ -40,6 +48,22 @@ def test_a_grid_of_crosses_has_the_trades_and_the_final_equity_of_a_plain_loop(c
         np.testing.assert_array_equal(ours[name], loop[name])
         np.testing.assert_array_equal(tiled[name], loop[name])
     assert len(set(ours["trades"])) > 5
+
+
+def test_the_decision_core_has_the_trades_and_the_equity_of_a_plain_loop(accounts: ModuleType) -> None:
+    """Called once per bar, in exact decimals: nothing may differ but the last digits of the loop's floating-point sums."""
+    a = accounts.arrays(5_000)
+
+    ours, loop = accounts.load_simulation()(a), accounts.load_python_loop()(a)
+
+    assert ours["trades"] == loop["trades"] > 30
+    for name in ("final_equity", "mean_equity"):
+        assert ours[name] == pytest.approx(loop[name], rel=1e-11)
+
+
+def test_an_order_on_every_bar_is_counted_for_its_cost(accounts: ModuleType) -> None:
+    """What `flatness` times is what it says: as many orders as it names."""
+    assert len(accounts.load_orders(500)().orders) == 500
 
 
 def test_the_harness_measures_in_turns_and_refuses_unequal_results(crosses: ModuleType, capfd) -> None:  # type: ignore[no-untyped-def]
