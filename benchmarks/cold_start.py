@@ -34,7 +34,19 @@ def first_unit(home: Path, cache: Path) -> tuple[float, float, float]:
                 break
         process.terminate()
         process.communicate()
-    ask = [sys.executable, "-m", "algo_royale", "--home", str(home), "--json", "messages", "list", "--limit", "0", "--type"]
+    ask = [
+        sys.executable,
+        "-m",
+        "algo_royale",
+        "--home",
+        str(home),
+        "--json",
+        "messages",
+        "list",
+        "--limit",
+        "0",
+        "--type",
+    ]
     given, done = (
         json.loads(subprocess.run([*ask, kind], capture_output=True, check=True).stdout)["messages"][0]["message"]
         for kind in ("RunStage", "StageCompleted")
