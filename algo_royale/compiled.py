@@ -44,6 +44,24 @@ def compiled(result: Any, *arguments: Any) -> Callable[[F], F]:
     return decorate
 
 
+def compiled_as_called(function: F) -> F:
+    """Compile a function for what it is called with, kept on disk and one process at a time as with `compiled`."""
+    try:
+        made = _dispatcher(function, cache=True)
+    except RuntimeError as error:
+        if "cannot cache" not in str(error):
+            raise
+        made = _dispatcher(function, cache=False)
+    compile_for = made._compile_for_args
+
+    def called(*arguments: Any, **named: Any) -> Any:
+        with _one_compiler():
+            return compile_for(*arguments, **named)
+
+    made._compile_for_args = called
+    return cast(F, made)
+
+
 def _dispatcher(function: Any, cache: bool) -> Any:
     return numba.njit(cache=cache, fastmath=False, error_model="numpy", nogil=True)(function)
 

@@ -7,16 +7,16 @@ result that misses its conditions of optimality by more than 1e-6, with the cova
 import math
 from typing import Any
 
-import numba
 import numpy as np
 
+from algo_royale.compiled import compiled_as_called
 from algo_royale.market import FloatArray, IntArray
 
 JITTER = 1e-10
 KKT_TOLERANCE = 1e-6
 BALANCED = 1e-12  # risk contributions this close to their budgets are as good as rounding allows
 
-_kernel = numba.njit(cache=True, fastmath=False, error_model="numpy")
+_kernel = compiled_as_called
 
 
 # --- estimates -------------------------------------------------------------------------------------------------------
