@@ -1,8 +1,10 @@
-"""Reading query strings: a wrong one is answered and never guessed at."""
+"""Reading query strings and bodies: a wrong one is answered and never guessed at."""
 
 from collections.abc import Mapping
 
-from algo_royale.exchange.wire import BAD_FIELD, Refusal, parse_instant
+import msgspec
+
+from algo_royale.exchange.wire import BAD_BODY, BAD_FIELD, Refusal, Wire, parse_instant
 
 Query = Mapping[str, str]
 
@@ -50,3 +52,14 @@ def instant(query: Query, name: str, *, data: bool = False) -> int | None:
         return parse_instant(text)
     except (ValueError, OverflowError):
         raise bad(f"invalid {name}: {text}", data=data) from None
+
+
+def body_object(body: bytes) -> Wire:
+    """The JSON object of a body. Raises Refusal."""
+    try:
+        fields = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise Refusal(400, BAD_BODY, "request body format is invalid")
+    return fields

@@ -8,10 +8,8 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from algo_royale.exchange.query import Query, choice, instant
-from algo_royale.exchange.wire import BAD_BODY, BAD_FIELD, UNKNOWN, Refusal, Wire, asset_id, rfc3339
+from algo_royale.exchange.query import Query, body_object, choice, instant
+from algo_royale.exchange.wire import BAD_FIELD, UNKNOWN, Refusal, Wire, asset_id, rfc3339
 from algo_royale.sessions import new_york_date, new_york_ns
 
 if TYPE_CHECKING:
@@ -42,21 +40,11 @@ def serve(
         return 200, portfolio_history(exchange, query)
     if path == "/v2/account/configurations" and method in ("GET", "PATCH"):
         if method == "PATCH":
-            _configure(exchange, _object(body))
+            _configure(exchange, body_object(body))
         return 200, dict(exchange.configurations)
     if path == "/v2/watchlists" or path.startswith(("/v2/watchlists/", "/v2/watchlists:by_name")):
         return _watchlists(exchange, method, path, query, body, asset)
     return None
-
-
-def _object(body: bytes) -> Wire:
-    try:
-        found = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise Refusal(400, BAD_BODY, "request body format is invalid")
-    return found
 
 
 # --------------------------------------------------------------------------------------------------------- settings
@@ -84,7 +72,7 @@ def _watchlists(
                 {k: v for k, v in _shown(exchange, found, asset).items() if k != "assets"} for found in lists.values()
             ]
         if method == "POST":
-            return 200, _shown(exchange, _create(exchange, _object(body)), asset)
+            return 200, _shown(exchange, _create(exchange, body_object(body)), asset)
         raise Refusal(404, None, "endpoint not found.")
     if path == "/v2/watchlists:by_name":
         wanted = [found["id"] for found in lists.values() if found["name"] == query.get("name")]
@@ -105,7 +93,7 @@ def _watchlists(
     if method == "GET" and len(tail) == 1:
         return 200, _shown(exchange, found, asset)
     if method in ("PUT", "POST") and len(tail) == 1:
-        fields = _object(body)
+        fields = body_object(body)
         if method == "PUT":
             found |= _fields(exchange, fields, found)
         else:

@@ -10,13 +10,10 @@ from datetime import date
 from decimal import ROUND_DOWN, Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from algo_royale.exchange import market_rest, records_rest
 from algo_royale.exchange.matching import NINE_PLACES, increment
-from algo_royale.exchange.query import Query, choice, count, flag, instant, names
+from algo_royale.exchange.query import Query, body_object, choice, count, flag, instant, names
 from algo_royale.exchange.wire import (
-    BAD_BODY,
     BAD_FIELD,
     NOT_ALLOWED,
     TOO_MANY,
@@ -108,7 +105,7 @@ def _tail(path: str, prefix: str) -> str:
 
 def order_request(exchange: Exchange, body: bytes) -> OrderRequest:
     """The body of POST /v2/orders as a request that needs no more looking at its form. Raises Refusal."""
-    fields = {name: value for name, value in _object(body).items() if value is not None}
+    fields = {name: value for name, value in body_object(body).items() if value is not None}
     symbol = _text(fields, "symbol")
     side = _one_of(fields, "side", ("buy", "sell"))
     kind = _one_of(fields, "type", _TYPES)
@@ -184,16 +181,6 @@ def _leg(name: str, value: object) -> Leg:
     for key, price in prices.items():
         _check_increment(f"{name}.{key}", price)
     return Leg(**prices)
-
-
-def _object(body: bytes) -> Wire:
-    try:
-        fields = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        fields = None
-    if not isinstance(fields, dict):
-        raise Refusal(400, BAD_BODY, "request body format is invalid")
-    return fields
 
 
 def _text(fields: Wire, name: str) -> str:
@@ -332,7 +319,7 @@ def _cancel_all(exchange: Exchange) -> Answer:
 
 def _changes(body: bytes) -> Wire:
     """The body of PATCH /v2/orders/{id}; fields that are absent or null keep what the order has."""
-    fields = _object(body)
+    fields = body_object(body)
     changes: Wire = {
         name: _number(fields, name, _QTY_MAX if name == "qty" else _PRICE_MAX)
         for name in ("qty", "limit_price", "stop_price", "trail")
