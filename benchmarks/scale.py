@@ -3,21 +3,26 @@
     python benchmarks/scale.py daily            500 symbols x 2,520 daily bars, 4 strategies, 2 windows, 10 trials
     python benchmarks/scale.py minute           5 symbols x 1,000,000 minute bars, 3 strategies, 2 windows, 10 trials
     python benchmarks/scale.py daily --symbols 50 --bars 1260 --workers 2
+    python benchmarks/scale.py daily --interrupted   also a run that is killed, then interrupted, then let to its end
 
 Prices are random walks of a fixed seed. Memory is summed over the parent and its workers, twice: `rss` counts a page once for every
 process that has it, `pss` (Linux) shares it out, which is what the machine really gives. `private` is the most that one worker had
 to itself, mapped files apart. The run is from nothing: it reads and prepares the bars, and its report is made. A second run, which finds everything
-done, shows what resuming costs.
+done, shows what resuming costs. With `--interrupted` a run of its own is killed whole (kill -9) with a quarter of the artifacts there,
+begun again, sent Ctrl-C with half of them there, and begun again: what it leaves must be the artifacts of the run that nobody touched.
 """
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -94,6 +99,36 @@ def run(command: list[str]) -> dict[str, float]:
     return {**units, "seconds": round(took, 1), "rss": rss, "pss": pss, "private": private}
 
 
+def without_clock(value: Any) -> Any:
+    """A document without the fields that tell when it was made and how long that took."""
+    if isinstance(value, dict):
+        return {name: without_clock(part) for name, part in value.items() if name not in ("created_at", "run_time_sec")}
+    return [without_clock(part) for part in value] if isinstance(value, list) else value
+
+
+def artifacts(home: Path) -> dict[str, Any]:
+    """Each artifact of a home by its path."""
+    return {
+        str(path.relative_to(home)): without_clock(json.loads(path.read_text()))
+        for path in sorted(home.rglob("artifacts/**/*.json"))
+    }
+
+
+def stop(command: list[str], home: Path, number: int, how: signal.Signals) -> str:
+    """Run until `number` artifacts are there, then send `how`: SIGKILL to every process, SIGINT as a terminal does."""
+    with (
+        tempfile.TemporaryFile() as out,
+        subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True) as process,
+    ):
+        while process.poll() is None and sum(1 for _ in home.rglob("artifacts/**/*.json")) < number:
+            time.sleep(PERIOD_S)
+        began = time.perf_counter()
+        os.killpg(process.pid, how)
+        code = process.wait()
+    there = sum(1 for _ in home.rglob("artifacts/**/*.json"))
+    return f"{how.name}: exit {code} after {time.perf_counter() - began:.1f} s with {there} artifacts there"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shape", choices=SHAPES)
@@ -101,8 +136,13 @@ def main() -> None:
     parser.add_argument("--bars", type=int)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--strategies", help="comma-separated; default some quick ones")
+    parser.add_argument(
+        "--interrupted", action="store_true", help="also kill and interrupt a run, and compare its artifacts"
+    )
     asked = parser.parse_args()
     symbols, bars, timeframe, strategies = SHAPES[asked.shape]
+    strategies = asked.strategies or strategies
     symbols, bars = asked.symbols or symbols, asked.bars or bars
     with tempfile.TemporaryDirectory(prefix="scale-") as place:
         data = Path(place, "data")
@@ -125,6 +165,16 @@ def main() -> None:
                 f" pss {found['pss']} MiB, private of one worker {found['private']} MiB",
                 flush=True,
             )
+        if asked.interrupted:
+            whole = artifacts(Path(place, "home"))
+            again = [f"{place}/again" if part == f"{place}/home" else part for part in command]
+            for share, how in ((4, signal.SIGKILL), (2, signal.SIGINT)):
+                print(stop(again, Path(place, "again"), len(whole) // share, how), flush=True)
+            found = run(again)
+            print(f"then completed: {found['planned']} units, {found['reused']} of them there already", flush=True)
+            if artifacts(Path(place, "again")) != whole:
+                raise SystemExit("the artifacts differ from those of the run that nobody touched")
+            print(f"all {len(whole)} artifacts are those of the run that nobody touched")
 
 
 if __name__ == "__main__":
