@@ -11,6 +11,7 @@ from actors.messages import LedgerMessage
 from algo_royale.errors import LedgerError
 from algo_royale.ledger import Position
 from algo_royale.orders import Fill, OrderEvent, OrderIntent
+from algo_royale.risk import TradingState
 from db.store import NewDecision, NewEntry, RecordedOrder, RefusedIntent, Store
 
 
@@ -58,7 +59,7 @@ class LedgerActor(Actor[LedgerMessage]):
                 case m.RecordReconciliation():
                     self._on_reconciliation(store, message)
                 case m.HaltTrading():
-                    store.halt(message.reason, now_ns=self.now_ns)
+                    store.set_state(TradingState.HALTED, message.reason, by="orders", now_ns=self.now_ns)
                     self._halt(message.reason)
         except LedgerError as error:
             self._halt(str(error))

@@ -16,6 +16,20 @@ from msgspec.structs import replace
 from algo_royale.costs import BUY
 from algo_royale.orders import OrderIntent
 
+
+class TradingState(enum.StrEnum):
+    """What trading may do. A machine only moves it down this list; a person alone moves it back to the first."""
+
+    TRADING = "trading"  # every order that the limits allow
+    REDUCING = "reducing"  # only orders that make a position smaller
+    HALTED = "halted"  # none
+
+    @property
+    def severity(self) -> int:
+        """0 for TRADING; more the less is allowed."""
+        return tuple(TradingState).index(self)
+
+
 _ZERO = Decimal(0)
 MINUTE_NS = 60_000_000_000
 

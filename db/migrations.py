@@ -68,9 +68,6 @@ _TABLES = {
     "halt": f"{_ROW}, kind TEXT NOT NULL CHECK (kind IN ('halted', 'resumed')), reason TEXT NOT NULL",
 }
 
-# Tables in an order that satisfies their references; the copy of `Store.as_of` follows it.
-TABLES = tuple(_TABLES)
-
 _INDEXES = (
     "CREATE INDEX order_event_by_order ON order_event (client_order_id, seq)",
     "CREATE INDEX position_entry_by_symbol ON position_entry (symbol, seq)",
@@ -98,7 +95,23 @@ MIGRATIONS: tuple[Migration, ...] = (
         + _INDEXES
         + tuple(trigger for name in _TABLES for trigger in _append_only(name)),
     ),
+    Migration(
+        2,
+        "the trading state with who set it",
+        (
+            f"CREATE TABLE trading_state ({_ROW}, state TEXT NOT NULL CHECK (state IN ('trading', 'reducing', 'halted')), "
+            "reason TEXT NOT NULL, set_by TEXT NOT NULL CHECK (set_by <> '')) STRICT",
+            "INSERT INTO trading_state (run_id, at_ns, state, reason, set_by) "
+            "SELECT run_id, at_ns, CASE kind WHEN 'halted' THEN 'halted' ELSE 'trading' END, reason, "
+            "CASE kind WHEN 'halted' THEN 'trader' ELSE 'person' END FROM halt ORDER BY seq",
+            "DROP TABLE halt",
+            *_append_only("trading_state"),
+        ),
+    ),
 )
+
+# Tables in an order that satisfies their references; the copy of `Store.as_of` follows it.
+TABLES = (*(name for name in _TABLES if name != "halt"), "trading_state")
 
 
 def applied(database: peewee.SqliteDatabase) -> dict[int, tuple[str, int]]:

@@ -167,13 +167,18 @@ class Reconciliation(Entry):
     broker_positions = peewee.TextField()
 
 
-class Halt(Entry):
-    """Trading was halted, or a person resumed it."""
+class TradingStateRow(Entry):
+    """What trading may do from here on, who said so and why."""
 
-    kind = peewee.TextField()
+    state = peewee.TextField()
     reason = peewee.TextField()
+    set_by = peewee.TextField()
+
+    class Meta:
+        table_name = "trading_state"
 
 
 MODELS: tuple[type[Row], ...] = (
-    Run, Meta_, Decision, Order, OrderEvent, Fill, RefusalRow, CashEntry, PositionEntry, SessionEquity, Reconciliation, Halt,
+    Run, Meta_, Decision, Order, OrderEvent, Fill, RefusalRow, CashEntry, PositionEntry, SessionEquity, Reconciliation,
+    TradingStateRow,
 )  # fmt: skip

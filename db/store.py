@@ -22,9 +22,10 @@ from algo_royale import orders
 from algo_royale.errors import BadInput, LedgerError
 from algo_royale.ledger import FLAT, Account, Position
 from algo_royale.orders import Fill, Order, OrderEvent, OrderIntent, OrderStatus
+from algo_royale.risk import TradingState
 from db import models
 from db.database import exact, execute, open_database, to_text
-from db.migrations import TABLES, migrate
+from db.migrations import TABLES, migrate, migration_states
 
 CASH_TOLERANCE_USD = Decimal("0.01")
 # The broker keeps cash in whole cents and we keep it exactly, so each fill may part us by half a cent more.
@@ -104,10 +105,26 @@ class Facts:
     last_decision_bar_end_ns: int
     session_start_equity_usd: Decimal | None
     orders_recent_ns: tuple[int, ...]  # the bar times that decided them, for the order rate is counted by those
-    halted_reason: str | None
+    state: TradingState = TradingState.TRADING
+    state_reason: str = ""  # why it is that; empty until somebody has set it
     last_targets: str = "[]"  # of the latest decision that had any, as JSON
     last_equity_usd: Decimal | None = None  # of the latest decision
     last_session_date: str = ""  # of the latest decision
+
+    @property
+    def halted_reason(self) -> str | None:
+        """Why trading is halted; None when it is not."""
+        return self.state_reason if self.state is TradingState.HALTED else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latch:
+    """The trading state with who set it, when and why; a ledger that nobody has halted yet trades."""
+
+    state: TradingState = TradingState.TRADING
+    reason: str = ""
+    set_by: str = ""
+    at_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,7 +320,7 @@ class Store:
             halted = None
             if change.order.filled_quantity > change.order.quantity:
                 halted = f"{client_order_id}: {change.anomaly}"
-                self._insert_halt("halted", halted, now_ns)
+                self._tighten(TradingState.HALTED, halted, "ledger", now_ns)
         self._account = account
         if change.fill is not None:
             self._fills_since_agreement += 1
@@ -386,7 +403,8 @@ class Store:
                 _positions_json({} if before is None else before.positions), _positions_json(positions),
             )  # fmt: skip
             if differences:
-                self._insert_halt("halted", f"ledger and broker disagree: {'; '.join(differences)}", now_ns)
+                reason = f"ledger and broker disagree: {'; '.join(differences)}"
+                self._tighten(TradingState.HALTED, reason, "ledger", now_ns)
                 account = before
             elif before is None:
                 account = self._open_account(cash_usd, positions, now_ns)
@@ -437,15 +455,28 @@ class Store:
                 )
         return account
 
-    def halt(self, reason: str, *, now_ns: int) -> None:
-        """Commit that trading is halted; it stays so until `resume`."""
-        with self._write():
-            self._insert_halt("halted", reason, now_ns)
+    def set_state(self, state: TradingState, reason: str, *, by: str, now_ns: int) -> Latch:
+        """Commit that trading may do no more than `state`, and return the latch as it stands then.
 
-    def resume(self, reason: str, *, now_ns: int) -> None:
-        """Commit that a person has looked and lets trading go on."""
+        It only tightens: a state that allows more than the present one is not taken, and the same again with the same
+        reason writes nothing. TRADING is given back by `resume` alone.
+        """
+        if state is TradingState.TRADING:
+            raise ValueError("only resume() gives trading back")
         with self._write():
-            self._insert_halt("resumed", reason, now_ns)
+            self._tighten(state, reason, by, now_ns)
+        return latch(self._database)
+
+    def resume(self, reason: str, *, by: str, now_ns: int) -> None:
+        """Commit that the person `by` has looked and lets trading go on."""
+        with self._write():
+            self._insert_state(TradingState.TRADING, reason, by, now_ns)
+
+    def _tighten(self, state: TradingState, reason: str, by: str, now_ns: int) -> None:
+        before = latch(self._database)
+        if before.state.severity > state.severity or (before.state, before.reason) == (state, reason):
+            return
+        self._insert_state(state, reason, by, now_ns)
 
     # --- reading ---
 
@@ -463,7 +494,7 @@ class Store:
                 "SELECT equity_usd FROM session_equity WHERE session_date = "
                 "(SELECT max(session_date) FROM session_equity) ORDER BY seq LIMIT 1"
             )
-            halted = halted_reason(self._database)
+            latched = latch(self._database)
         except (peewee.PeeweeException, sqlite3.Error) as error:
             raise LedgerError(f"the ledger cannot be read: {error}") from error
         account = self._account
@@ -476,7 +507,8 @@ class Store:
             last_decision_bar_end_ns=last_bar_end_ns,
             session_start_equity_usd=Decimal(start_equity[0][0]) if start_equity else None,
             orders_recent_ns=tuple(bar_end_ns for (bar_end_ns,) in recent),
-            halted_reason=halted,
+            state=latched.state,
+            state_reason=latched.reason,
             last_targets=targets[0][0] if targets else "[]",
             last_equity_usd=Decimal(latest[0][0]) if latest else None,
             last_session_date=latest[0][1] if latest else "",
@@ -572,10 +604,11 @@ class Store:
             to_text(after.average_cost_usd), to_text(realised),
         )  # fmt: skip
 
-    def _insert_halt(self, kind: str, reason: str, now_ns: int) -> None:
+    def _insert_state(self, state: TradingState, reason: str, by: str, now_ns: int) -> None:
         self._insert(
-            "INSERT INTO halt (run_id, at_ns, kind, reason) VALUES (?, ?, ?, ?)", self._run_id, now_ns, kind, reason
-        )
+            "INSERT INTO trading_state (run_id, at_ns, state, reason, set_by) VALUES (?, ?, ?, ?, ?)",
+            self._run_id, now_ns, state.value, reason, by,
+        )  # fmt: skip
 
     def _insert(self, sql: str, *parameters: object) -> None:
         self._connection().execute(sql, parameters)
@@ -616,10 +649,14 @@ def positions_now(database: peewee.SqliteDatabase) -> dict[str, Position]:
     return {symbol: Position(Decimal(q), Decimal(cost)) for symbol, q, cost in rows if Decimal(q)}
 
 
-def halted_reason(database: peewee.SqliteDatabase) -> str | None:
-    """Why trading is halted; None when it is not."""
-    rows = execute(database, "SELECT kind, reason FROM halt ORDER BY seq DESC LIMIT 1")
-    return rows[0][1] if rows and rows[0][0] == "halted" else None
+def latch(database: peewee.SqliteDatabase) -> Latch:
+    """The trading state as last committed."""
+    rows = execute(database, "SELECT state, reason, set_by, at_ns FROM trading_state ORDER BY seq DESC LIMIT 1")
+    return (
+        Latch(state=TradingState(rows[0][0]), reason=rows[0][1], set_by=rows[0][2], at_ns=rows[0][3])
+        if rows
+        else Latch()
+    )
 
 
 def _moved(held: Position, quantity: Decimal) -> Position:
@@ -686,7 +723,7 @@ class LedgerSummary:
     session_date: str | None
     reconciliations: int
     disagreements: int
-    halted_reason: str | None
+    latch: Latch
 
 
 class Reader:
@@ -694,9 +731,14 @@ class Reader:
 
     def __init__(self, path: Path) -> None:
         self._database = open_database(path, read_only=True)
-        if not self._database.table_exists("meta"):
+        try:
+            if not self._database.table_exists("meta"):
+                raise LedgerError(f"{path} is not a ledger of this program")
+            if any(state.applied_ns is None for state in migration_states(self._database)):
+                raise LedgerError(f"{path} is of an older program; `algo-royale db migrate` brings it up to date")
+        except BaseException:
             self._database.close()
-            raise LedgerError(f"{path} is not a ledger of this program")
+            raise
 
     def close(self) -> None:
         self._database.close()
@@ -782,6 +824,10 @@ class Reader:
         """Comparisons with the broker, oldest first."""
         return self._all(models.Reconciliation.select().order_by(models.Reconciliation.seq))
 
+    def trading_states(self) -> list[dict[str, Any]]:
+        """Every change of the trading state with who made it and why, oldest first."""
+        return self._all(models.TradingStateRow.select().order_by(models.TradingStateRow.seq))
+
     def summary(self) -> LedgerSummary:
         """The ledger in a few figures."""
 
@@ -801,5 +847,5 @@ class Reader:
             refusals=one("SELECT count(*) FROM refusal")[0], open_orders=len(self.orders(status="open")),
             cash_usd=None if cash is None else Decimal(cash), equity_usd=None if equity is None else Decimal(equity),
             session_date=session_date, reconciliations=checks, disagreements=checks - agreed,
-            halted_reason=halted_reason(self._database),
+            latch=latch(self._database),
         )  # fmt: skip

@@ -37,6 +37,7 @@ from algo_royale.data.catalog import bundled
 from algo_royale.errors import AlgoRoyaleError, BadInput, UnknownName
 from algo_royale.market import Timeframe
 from algo_royale.research.handover import Member, SymbolPlan, TradingPlan
+from algo_royale.risk import TradingState
 from algo_royale.strategies import resolve, space
 from db.store import Store
 
@@ -329,7 +330,9 @@ def test_an_older_run_replays_on_its_own_ledger_and_leaves_the_new_one_alone(
     newer = Store.open(folder / "ledger.db", run_id="newer", now_ns=CLOSE, live_start_ns=CLOSE)
     try:
         assert document(run("replay", "stepped", as_json=True))["same"]
-        newer.halt("still mine to write", now_ns=CLOSE)  # raises if anybody else has committed
+        newer.set_state(
+            TradingState.HALTED, "mine to write", by="test", now_ns=CLOSE
+        )  # raises if anybody else has committed
     finally:
         newer.close()
 

@@ -14,9 +14,10 @@ from algo_royale.app.cli import root
 from algo_royale.app.cli.ledger import is_locked
 from algo_royale.app.lock import single_instance
 from algo_royale.orders import Fill, OrderEvent, OrderIntent
+from algo_royale.risk import TradingState
 from conftest import ROOT
 from db.database import execute, open_database
-from db.store import NewDecision, Store
+from db.store import NewDecision, Reader, Store
 
 NOON_NS = 1_325_610_000_000_000_000  # 2012-01-03 12:00 in New York
 
@@ -180,7 +181,7 @@ def test_db_status_finds_a_ledger_that_does_not_add_up(home: Path) -> None:
 
 
 def test_db_migrate_says_what_it_did(tmp_path: Path) -> None:
-    assert run(tmp_path, "db", "migrate").stdout == "applied 1: the ledger's tables, append-only\n"
+    assert run(tmp_path, "db", "migrate").stdout.startswith("applied 1: the ledger's tables, append-only\napplied 2: ")
     assert "is up to date" in run(tmp_path, "db", "migrate").stdout
 
 
@@ -200,15 +201,30 @@ def test_db_resume_lifts_a_halt_and_keeps_the_reason(home: Path) -> None:
     path = home / "dev_integration" / "ledger.db"
     assert run(home, "db", "resume", "--reason", "x").stderr == "error: trading is not halted\n"
     store = Store.open(path, run_id="trader-2", now_ns=NOON_NS, live_start_ns=0)
-    store.halt("a stray position", now_ns=NOON_NS)
+    store.set_state(TradingState.HALTED, "a stray position", by="ledger", now_ns=NOON_NS)
     store.close()
-    assert document(home, "status")["ledger"]["halted"] == "a stray position"  # type: ignore[index]
+    halted = document(home, "status")["ledger"]  # type: ignore[index]
+    assert (halted["state"], halted["state_reason"], halted["state_set_by"]) == ("halted", "a stray position", "ledger")
+    assert halted["state_since"] == "2012-01-03T12:00:00.000-05:00"
 
-    assert "a stray position" in run(home, "db", "resume", "--reason", "sold it by hand").stdout
+    assert "a stray position" in run(home, "db", "resume", "--reason", "sold it by hand", "--by", "ann").stdout
 
-    assert document(home, "status")["ledger"]["halted"] is None  # type: ignore[index]
-    rows = execute(open_database(path, read_only=True), "SELECT kind, reason FROM halt ORDER BY seq")
-    assert rows == [("halted", "a stray position"), ("resumed", "sold it by hand")]
+    assert document(home, "status")["ledger"]["state"] == "trading"  # type: ignore[index]
+    with Reader(path) as reader:
+        rows = [(row["state"], row["reason"], row["set_by"]) for row in reader.trading_states()]
+    assert rows == [("halted", "a stray position", "ledger"), ("trading", "sold it by hand", "ann")]
+
+
+def test_db_resume_knows_who_is_at_the_keyboard(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reducing trader is resumed as a halted one is."""
+    monkeypatch.setenv("LOGNAME", "ben")
+    store = Store.open(home / "dev_integration" / "ledger.db", run_id="t-2", now_ns=NOON_NS, live_start_ns=0)
+    store.set_state(TradingState.REDUCING, "the day's loss", by="portfolio", now_ns=NOON_NS)
+    store.close()
+
+    assert run(home, "db", "resume", "--reason", "fine").stdout == (
+        "resumed by ben; trading had been reducing because: the day's loss\n"
+    )
 
 
 @pytest.mark.parametrize("command", [["migrate"], ["drop"], ["resume", "--reason", "x"]])

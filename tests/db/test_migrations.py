@@ -8,8 +8,10 @@ from algo_royale.errors import LedgerError
 from db.database import execute, open_database
 from db.migrations import MIGRATIONS, TABLES, Migration, migrate, migration_states
 from db.models import MODELS
+from db.store import Reader
 
-GOOD = Migration(2, "a table more", ("CREATE TABLE extra (x INTEGER) STRICT",))
+NEWEST = len(MIGRATIONS)
+GOOD = Migration(NEWEST + 1, "a table more", ("CREATE TABLE extra (x INTEGER) STRICT",))
 
 
 def test_a_new_ledger_gets_every_migration_once(tmp_path: Path) -> None:
@@ -24,30 +26,32 @@ def test_a_new_ledger_gets_every_migration_once(tmp_path: Path) -> None:
 def test_a_failing_migration_is_rolled_back_whole(tmp_path: Path) -> None:
     """Its first statement worked, and yet nothing of it stays; the migration before it does."""
     database = open_database(tmp_path / "ledger.db")
-    broken = Migration(3, "breaks", ("CREATE TABLE half (x INTEGER)", "CREATE TABLE half (x INTEGER)"))
+    broken = Migration(NEWEST + 2, "breaks", ("CREATE TABLE half (x INTEGER)", "CREATE TABLE half (x INTEGER)"))
 
     with pytest.raises(LedgerError, match="half already exists"):
         migrate(database, now_ns=1, migrations=(*MIGRATIONS, GOOD, broken))
 
     assert database.table_exists("extra")
     assert not database.table_exists("half")
-    assert [s.applied_ns for s in migration_states(database, (*MIGRATIONS, GOOD, broken))] == [1, 1, None]
+    assert [s.applied_ns for s in migration_states(database, (*MIGRATIONS, GOOD, broken))] == [1] * (NEWEST + 1) + [
+        None
+    ]
 
 
 def test_a_ledger_of_a_newer_program_is_refused(tmp_path: Path) -> None:
     database = open_database(tmp_path / "ledger.db")
     migrate(database, now_ns=1, migrations=(*MIGRATIONS, GOOD))
 
-    with pytest.raises(LedgerError, match="schema version 2; this program knows up to 1"):
+    with pytest.raises(LedgerError, match=f"schema version {NEWEST + 1}; this program knows up to {NEWEST}"):
         migrate(database, now_ns=2)
 
 
 def test_an_edited_migration_is_refused(tmp_path: Path) -> None:
     database = open_database(tmp_path / "ledger.db")
     migrate(database, now_ns=1, migrations=(*MIGRATIONS, GOOD))
-    edited = Migration(2, "a table more", ("CREATE TABLE extra (x INTEGER, y INTEGER) STRICT",))
+    edited = Migration(NEWEST + 1, "a table more", ("CREATE TABLE extra (x INTEGER, y INTEGER) STRICT",))
 
-    with pytest.raises(LedgerError, match="migration 2 of the ledger was made by other statements"):
+    with pytest.raises(LedgerError, match=f"migration {NEWEST + 1} of the ledger was made by other statements"):
         migrate(database, now_ns=2, migrations=(*MIGRATIONS, edited))
 
 
@@ -55,7 +59,7 @@ def test_a_migration_that_orphans_rows_is_refused(tmp_path: Path) -> None:
     """Rows must still have what they refer to when a migration ends."""
     database = open_database(tmp_path / "ledger.db")
     orphan = Migration(
-        2,
+        NEWEST + 1,
         "orphans",
         (
             "CREATE TABLE parent (id INTEGER PRIMARY KEY)",
@@ -68,6 +72,32 @@ def test_a_migration_that_orphans_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="without what they refer to"):
         migrate(database, now_ns=1, migrations=(*MIGRATIONS, orphan))
     assert not database.table_exists("child")
+
+
+def test_the_halts_of_an_older_ledger_become_its_trading_states(tmp_path: Path) -> None:
+    """Each row with its run, time and reason; a ledger that was halted still is."""
+    database = open_database(tmp_path / "ledger.db")
+    migrate(database, now_ns=1, migrations=MIGRATIONS[:1])
+    execute(database, "INSERT INTO run (run_id, started_ns) VALUES ('r-1', 1), ('r-2', 5)")
+    execute(
+        database,
+        "INSERT INTO halt (run_id, at_ns, kind, reason) VALUES ('r-1', 2, 'halted', 'a stray position'), "
+        "('r-2', 6, 'resumed', 'sold it'), ('r-2', 7, 'halted', 'again')",
+    )
+
+    with pytest.raises(LedgerError, match="is of an older program; `algo-royale db migrate` brings it up to date"):
+        Reader(tmp_path / "ledger.db")
+    migrate(database, now_ns=8)
+
+    assert execute(database, "SELECT run_id, at_ns, state, reason, set_by FROM trading_state ORDER BY seq") == [
+        ("r-1", 2, "halted", "a stray position", "trader"),
+        ("r-2", 6, "trading", "sold it", "person"),
+        ("r-2", 7, "halted", "again", "trader"),
+    ]
+    assert not database.table_exists("halt")
+    for change in ("UPDATE trading_state SET state = 'trading'", "DELETE FROM trading_state"):
+        with pytest.raises(Exception, match="append-only"):
+            execute(database, change)
 
 
 @pytest.mark.parametrize("table", TABLES)

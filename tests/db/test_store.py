@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from algo_royale.errors import BadInput, LedgerError
 from algo_royale.ledger import Position
 from algo_royale.orders import Fill, OrderEvent, OrderIntent, OrderStatus
+from algo_royale.risk import TradingState
 from db.admin import check
 from db.database import execute
-from db.store import NewDecision, NewEntry, Reader, RefusedIntent, Store
+from db.store import Latch, NewDecision, NewEntry, Reader, RefusedIntent, Store
 
 DAY_NS = 86_400_000_000_000
 
@@ -310,15 +311,15 @@ def test_a_writer_that_was_replaced_can_write_no_more(tmp_path: Path) -> None:
 
 def test_a_store_that_failed_refuses_until_it_has_loaded(store: Store) -> None:
     """After a failed write its memory and the file could differ."""
-    execute(store.database, "ALTER TABLE halt RENAME TO gone")
+    execute(store.database, "ALTER TABLE trading_state RENAME TO gone")
     with pytest.raises(LedgerError, match="no such table"):
-        store.halt("x", now_ns=1)
-    execute(store.database, "ALTER TABLE gone RENAME TO halt")
+        store.set_state(TradingState.HALTED, "x", by="test", now_ns=1)
+    execute(store.database, "ALTER TABLE gone RENAME TO trading_state")
 
     with pytest.raises(LedgerError, match="loaded again first"):
-        store.halt("x", now_ns=1)
+        store.set_state(TradingState.HALTED, "x", by="test", now_ns=1)
     store.load()
-    store.halt("x", now_ns=1)
+    store.set_state(TradingState.HALTED, "x", by="test", now_ns=1)
 
 
 def _write_until_killed(path: Path, told: Any) -> None:
@@ -429,14 +430,53 @@ def test_splits_and_fees_are_booked_once_and_explain_the_difference(tmp_path: Pa
 
 
 def test_a_halt_lasts_until_a_person_resumes(store: Store, tmp_path: Path) -> None:
-    store.halt("a reason", now_ns=300)
+    store.set_state(TradingState.HALTED, "a reason", by="risk", now_ns=300)
     store.close()
     store = open_store(tmp_path / "ledger.db", "run-2")
-    assert store.facts(now_ns=1).halted_reason == "a reason"
+    facts = store.facts(now_ns=1)
+    assert (facts.state, facts.state_reason, facts.halted_reason) == (TradingState.HALTED, "a reason", "a reason")
 
-    store.resume("looked at it", now_ns=400)
+    store.resume("looked at it", by="ann", now_ns=400)
 
-    assert store.facts(now_ns=1).halted_reason is None
+    facts = store.facts(now_ns=1)
+    assert (facts.state, facts.state_reason, facts.halted_reason) == (TradingState.TRADING, "looked at it", None)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from([TradingState.REDUCING, TradingState.HALTED, TradingState.TRADING]), st.sampled_from("ab")
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(STEPS)
+def test_a_machine_only_tightens_the_trading_state(steps: list[tuple[TradingState, str]]) -> None:
+    """Against the plainest model: the most severe since the last resume, with the first row for each new reason."""
+    store = open_store(None)
+    rank = {TradingState.TRADING: 0, TradingState.REDUCING: 1, TradingState.HALTED: 2}
+    expected: list[tuple[str, str, str]] = []
+    state, reason = TradingState.TRADING, ""
+    for asked, why in steps:
+        if asked is TradingState.TRADING:
+            store.resume(why, by="ann", now_ns=1)
+            state, reason = asked, why
+            expected.append((state.value, reason, "ann"))
+        else:
+            latched = store.set_state(asked, why, by="risk", now_ns=1)
+            if rank[asked] >= rank[state] and (asked, why) != (state, reason):
+                state, reason = asked, why
+                expected.append((state.value, reason, "risk"))
+            assert (latched.state, latched.reason) == (state, reason)
+
+    assert (store.facts(now_ns=2).state, store.facts(now_ns=2).state_reason) == (state, reason)
+    assert execute(store.database, "SELECT state, reason, set_by FROM trading_state ORDER BY seq") == expected
+
+
+def test_trading_is_not_given_back_by_setting_it(store: Store) -> None:
+    with pytest.raises(ValueError, match="only resume"):
+        store.set_state(TradingState.TRADING, "all good", by="risk", now_ns=1)
 
 
 # --- replay, reading ---
@@ -474,9 +514,10 @@ def test_the_command_line_reads_while_the_trader_writes(store: Store, tmp_path: 
         assert [o["client_order_id"] for o in reader.orders(limit=1)] == ["ar-2"]
         assert [f["price_usd"] for f in reader.fills()] == [D(100)]
         assert [(p["symbol"], p["quantity"], p["cost_usd"]) for p in reader.positions()] == [("AAPL", D(10), D(1000))]
-        store.halt("enough", now_ns=300)
+        store.set_state(TradingState.HALTED, "enough", by="orders", now_ns=300)
         summary = reader.summary()
-    assert (summary.orders, summary.fills, summary.open_orders, summary.halted_reason) == (2, 1, 1, "enough")
+    assert (summary.orders, summary.fills, summary.open_orders) == (2, 1, 1)
+    assert summary.latch == Latch(state=TradingState.HALTED, reason="enough", set_by="orders", at_ns=300)
     assert summary.cash_usd == D(99_000)
 
 

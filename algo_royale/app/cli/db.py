@@ -1,5 +1,6 @@
 """`db`: the ledger's file. What cannot be undone asks for the database's name."""
 
+import getpass
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,34 +97,47 @@ def db_status_command(settings: "Settings") -> int:
 
 @db_group.command("resume")
 @click.option("--reason", required=True, help="What you looked at and why trading may go on; kept in the ledger.")
+@click.option("--by", help="Who you are, for the record; your login name if not given.", show_default=False)
 @click.pass_obj
-def resume_command(settings: "Settings", reason: str) -> None:
-    """Lift a halt after a person has found out why trading was halted.
+def resume_command(settings: "Settings", reason: str, by: str | None) -> None:
+    """Give trading back after a person has found out why it was halted or only reducing.
+
+    Nothing else does: what halts trading stays in the ledger over restarts. Who resumed it, when and why stays too.
 
     \b
     Examples:
       algo-royale db resume --reason "sold the stray IBM shares by hand"
     """
     from algo_royale.clock import WallClock
+    from algo_royale.risk import TradingState
     from db.store import Reader, Store
 
     path = _not_while_trading(settings)
     if not path.is_file():
         raise BadInput(f"there is no ledger at {path}")
     with Reader(path) as reader:
-        halted = reader.summary().halted_reason
-    if halted is None:
+        was = reader.summary().latch
+    if was.state is TradingState.TRADING:
         raise BadInput("trading is not halted")
+    who = by or login_name()
     now_ns = WallClock().now_ns()
     store = Store.open(path, run_id=f"resume-{now_ns}-{os.getpid()}", now_ns=now_ns, live_start_ns=now_ns)
     try:
-        store.resume(reason, now_ns=now_ns)
+        store.resume(reason, by=who, now_ns=now_ns)
     finally:
         store.close()
     if settings.json:
-        print_json({"resumed": True, "was": halted, "reason": reason})
+        print_json({"resumed": True, "was": was.state.value, "because": was.reason, "reason": reason, "by": who})
     else:
-        click.echo(f"resumed; trading had been halted because: {halted}")
+        click.echo(f"resumed by {who}; trading had been {was.state.value} because: {was.reason}")
+
+
+def login_name() -> str:
+    """The person at the keyboard, as the system knows them."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:
+        raise BadInput("the system does not know your login name; say who you are with --by") from error
 
 
 @db_group.command("drop")

@@ -107,7 +107,8 @@ def _summary(reader: "Reader") -> dict[str, Any]:
         "decisions": found.decisions, "orders": found.orders, "open_orders": found.open_orders, "fills": found.fills,
         "refusals": found.refusals, "cash_usd": found.cash_usd, "equity_usd": found.equity_usd,
         "session": found.session_date, "reconciliations": found.reconciliations, "disagreements": found.disagreements,
-        "halted": found.halted_reason,
+        "state": found.latch.state.value, "state_reason": found.latch.reason or None,
+        "state_set_by": found.latch.set_by or None, "state_since": when(found.latch.at_ns) if found.latch.at_ns else None,
     }  # fmt: skip
 
 
