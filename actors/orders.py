@@ -29,8 +29,9 @@ from actors.messages import (
     TradingHalted,
 )
 from algo_royale.ids import is_ours
+from algo_royale.market import Timeframe
 from algo_royale.orders import FINAL, OrderEvent, OrderStatus
-from algo_royale.sessions import Calendar
+from algo_royale.sessions import Calendar, order_window
 
 UNCERTAIN_RETRY_S = 2.0
 UNCERTAIN_TRIES = 8
@@ -60,9 +61,10 @@ class OrdersActor(Actor[OrdersMessage]):
 
     def __init__(
         self, calendar: Calendar, *, ledger: Ref[LedgerMessage], broker: Ref[BrokerMessage],
-        retry_s: float = UNCERTAIN_RETRY_S,
+        timeframe: Timeframe = Timeframe.DAY_1, retry_s: float = UNCERTAIN_RETRY_S,
     ) -> None:  # fmt: skip
-        self._calendar, self._ledger, self._broker, self._retry_s = calendar, ledger, broker, retry_s
+        self._calendar, self._timeframe, self._retry_s = calendar, timeframe, retry_s
+        self._ledger, self._broker = ledger, broker
         self._orders: dict[str, OrderRecord] | None = None
         self._reconciled = False
         self._halted = False
@@ -199,8 +201,8 @@ class OrdersActor(Actor[OrdersMessage]):
         order = (self._orders or {}).get(client_order_id)
         if order is None or order.status in FINAL_STATUSES or self._halted:
             return
-        if self.now_ns >= self._calendar.next_session(order.bar_end_ns).close_ns:
-            self._record(client_order_id, None, OrderEvent.EXPIRED, detail="never sent: the session it was for is over")
+        if self.now_ns >= order_window(order.bar_end_ns, self._timeframe, self._calendar)[1]:
+            self._record(client_order_id, None, OrderEvent.EXPIRED, detail="never sent: the time it was for is over")
             return
         self._sent.add(client_order_id)
         self._fresh.discard(client_order_id)

@@ -23,8 +23,9 @@ from actors.messages import (
 from algo_royale import engine, orders
 from algo_royale.engine import BarsClosed, Decision, EngineConfig, EngineState, RecentCloses, SymbolBar
 from algo_royale.ledger import Position
+from algo_royale.market import Timeframe
 from algo_royale.orders import FINAL, Fill, OrderStatus
-from algo_royale.sessions import Calendar
+from algo_royale.sessions import Calendar, order_window
 
 
 class PortfolioActor(Actor[PortfolioMessage]):
@@ -34,14 +35,14 @@ class PortfolioActor(Actor[PortfolioMessage]):
 
     After a (re)start it takes no decision before the ledger has been reconciled with the broker; then it rebuilds its
     state from the ledger and the symbols' recent closes. A bar whose decision the ledger has is not decided again, and
-    one whose next open has passed is only taken note of.
+    one whose orders would come too late is only taken note of.
     """
 
     def __init__(
         self, config: EngineConfig, calendar: Calendar, *, ledger: Ref[LedgerMessage], orders: Ref[OrdersMessage],
-        watermark_s: float = 5.0,
+        timeframe: Timeframe = Timeframe.DAY_1, watermark_s: float = 5.0,
     ) -> None:  # fmt: skip
-        self._config, self._calendar, self._watermark_s = config, calendar, watermark_s
+        self._config, self._calendar, self._timeframe, self._watermark_s = config, calendar, timeframe, watermark_s
         self._ledger, self._orders = ledger, orders
         self._state: EngineState | None = None
         self._closes: dict[str, RecentCloses] = {}
@@ -177,8 +178,10 @@ class PortfolioActor(Actor[PortfolioMessage]):
                 self._state = engine.observe(self._state, event, self._config)
 
     def _in_time(self, bar_end_ns: int) -> bool:
-        """Whether the session that the orders of this bar are for has yet to open."""
-        return self.now_ns < self._calendar.next_session(bar_end_ns).open_ns
+        """Whether the orders of this bar still come when they should: before the session that they are for has opened, or
+        within one before the next bar has ended."""
+        opens_ns, ends_ns = order_window(bar_end_ns, self._timeframe, self._calendar)
+        return self.now_ns < (opens_ns if opens_ns > bar_end_ns else ends_ns)
 
     def _event(self, bar_end_ns: int, reports: dict[str, SignalReported]) -> BarsClosed:
         session = self._calendar.previous_session(bar_end_ns)

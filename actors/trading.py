@@ -75,11 +75,12 @@ def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], An
             reconnect=Reconnect().at_pace(pace),
         ),
         f"{TRADING}/orders": partial(
-            OrdersActor, trader.calendar, ledger=ledger, broker=broker, retry_s=UNCERTAIN_RETRY_S * pace
+            OrdersActor, trader.calendar, ledger=ledger, broker=broker, timeframe=trader.timeframe,
+            retry_s=UNCERTAIN_RETRY_S * pace,
         ),
         f"{TRADING}/portfolio": partial(
             PortfolioActor, trader.engine, trader.calendar, ledger=ledger, orders=orders,
-            watermark_s=trader.watermark_s * pace,
+            timeframe=trader.timeframe, watermark_s=trader.watermark_s * pace,
         ),
         f"{TRADING}/session": partial(
             SessionActor, trader.calendar, (market_data, orders, portfolio), pre_market_s=trader.pre_market_s

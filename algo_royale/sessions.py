@@ -16,10 +16,11 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from algo_royale.errors import InsufficientHistory
-from algo_royale.market import IntArray
+from algo_royale.market import IntArray, Timeframe
 
 NEW_YORK = ZoneInfo("America/New_York")
 _NS = 1_000_000_000
+_MINUTE_NS = 60 * _NS
 _HOUR_NS, _DAY_NS = 3_600 * _NS, 86_400 * _NS
 _OPEN, _CLOSE = time(9, 30), time(16, 0)
 _EPOCH = date(1970, 1, 1)
@@ -128,6 +129,19 @@ def calendar() -> Calendar:
         index = int(np.searchsorted(days, _day(day)))
         closes[index] = midnight[index] + _seconds(at) * _NS
     return Calendar(days, midnight + _seconds(_OPEN) * _NS, closes, first, last)
+
+
+def order_window(bar_end_ns: int, timeframe: Timeframe, calendar: Calendar) -> tuple[int, int]:
+    """[opens, ends) in UTC ns: when the orders of the bar that ended then may be sent.
+
+    A daily bar's orders are the next session's, and so are those of a session's last bar; within a session they may be sent
+    until the next bar has ended, which decides anew. Bars lie on the clock of New York, as `data.resample` makes them.
+    """
+    session = None if timeframe is Timeframe.DAY_1 else calendar.session_at(bar_end_ns)
+    if session is None:
+        session = calendar.next_session(bar_end_ns)
+        return session.open_ns, session.close_ns
+    return bar_end_ns, min(bar_end_ns + timeframe.minutes * _MINUTE_NS, session.close_ns)
 
 
 def new_york_date(at_ns: int) -> date:

@@ -3,15 +3,18 @@
 import csv
 import subprocess
 import sys
-from datetime import date, time
+from datetime import date, datetime, time
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algo_royale.sessions import Calendar, calendar, new_york_date, new_york_ns
+from algo_royale.data.resample import resample
+from algo_royale.market import Timeframe
+from algo_royale.sessions import NEW_YORK, Calendar, calendar, new_york_date, new_york_ns, order_window
 from conftest import ROOT, shared
+from markets import minutes
 
 CALENDAR = calendar()
 ALL = CALENDAR.sessions(date(1998, 1, 1), date(2035, 12, 31))
@@ -129,3 +132,43 @@ def test_new_york_dates_turn_at_midnight_there() -> None:
 def _arrays() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     days = np.array([(s.date - date(1970, 1, 1)).days for s in ALL], np.int64)
     return days, np.array([s.open_ns for s in ALL], np.int64), np.array([s.close_ns for s in ALL], np.int64)
+
+
+WINDOWS = [  # a bar's end, its length, when its orders may be sent; all New York, by hand
+    ("2012-06-01 16:00", "1Day", "2012-06-04 09:30", "2012-06-04 16:00"),
+    ("2012-06-01 10:01", "1Min", "2012-06-01 10:01", "2012-06-01 10:02"),
+    ("2012-06-01 15:59", "1Min", "2012-06-01 15:59", "2012-06-01 16:00"),
+    ("2012-06-01 16:00", "1Min", "2012-06-04 09:30", "2012-06-04 16:00"),
+    ("2012-06-01 09:35", "5Min", "2012-06-01 09:35", "2012-06-01 09:40"),
+    ("2012-11-23 12:45", "15Min", "2012-11-23 12:45", "2012-11-23 13:00"),
+    ("2012-11-23 13:00", "15Min", "2012-11-26 09:30", "2012-11-26 16:00"),  # a half day ends at one
+    ("2012-03-09 10:00", "1Hour", "2012-03-09 10:00", "2012-03-09 11:00"),  # the first hour holds half of one
+    ("2012-03-09 16:00", "1Hour", "2012-03-12 09:30", "2012-03-12 16:00"),  # clocks change at this weekend
+    ("2012-03-12 15:00", "1Hour", "2012-03-12 15:00", "2012-03-12 16:00"),
+]
+
+
+@pytest.mark.parametrize(("end", "timeframe", "opens", "ends"), WINDOWS)
+def test_orders_may_be_sent_until_the_next_bar_has_ended(end: str, timeframe: str, opens: str, ends: str) -> None:
+    """A session's last bar orders for the next one, and so does every daily bar."""
+
+    def at(text: str) -> int:
+        return int(datetime.fromisoformat(text).replace(tzinfo=NEW_YORK).timestamp()) * 1_000_000_000
+
+    assert order_window(at(end), Timeframe(timeframe), calendar()) == (at(opens), at(ends))
+
+
+INTRADAY = [timeframe for timeframe in Timeframe if timeframe is not Timeframe.DAY_1]
+
+
+@given(st.dates(date(2000, 1, 3), date(2030, 1, 1)), st.sampled_from(INTRADAY))
+def test_within_a_session_the_windows_are_the_bars_that_follow(day: date, timeframe: Timeframe) -> None:
+    """The bars that minutes add up to say when; whatever the day's length and the season."""
+    session = calendar().offset(day, 0)
+    bars = minutes("A", 1, [session])
+    bars = bars if timeframe is Timeframe.MIN_1 else resample(bars, timeframe)
+    following = calendar().next_session(session.close_ns)
+    spans = list(zip(bars.start_ns.tolist(), bars.end_ns.tolist(), strict=True))
+    expected = [*spans[1:], (following.open_ns, following.close_ns)]
+
+    assert [order_window(end, timeframe, calendar()) for end in bars.end_ns.tolist()] == expected
