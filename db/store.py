@@ -820,6 +820,30 @@ class Reader:
         row = models.Decision
         return self._all(row.select().where(row.at_ns >= since_ns).order_by(row.seq))
 
+    def decision(self, *, until_ns: int, with_targets: bool = False) -> dict[str, Any] | None:
+        """The last decision on a bar that closed at or before `until_ns`; with `with_targets` the last that weighed anything."""
+        row = models.Decision
+        query = row.select().where(row.bar_end_ns <= until_ns).order_by(row.bar_end_ns.desc()).limit(1)
+        found = self._all(query.where(row.targets != "[]") if with_targets else query)
+        return found[0] if found else None
+
+    def order(self, order_id: str) -> dict[str, Any] | None:
+        """An order with where it stands, by its own id or the broker's."""
+        event = models.OrderEvent
+        ids = event.select(event.client_order_id).where(
+            (event.client_order_id == order_id) | (event.broker_order_id == order_id)
+        )
+        found = self._all(ids.limit(1))
+        if not found:
+            return None
+        known = found[0]["client_order_id"]
+        return next(row for row in self.orders() if row["client_order_id"] == known)
+
+    def order_events(self, client_order_id: str) -> list[dict[str, Any]]:
+        """Every step of one order, oldest first."""
+        event = models.OrderEvent
+        return self._all(event.select().where(event.client_order_id == client_order_id).order_by(event.seq))
+
     def reconciliations(self) -> list[dict[str, Any]]:
         """Comparisons with the broker, oldest first."""
         return self._all(models.Reconciliation.select().order_by(models.Reconciliation.seq))

@@ -57,6 +57,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "List what the ledger holds, at average cost, with the profit realised in it so far.",
     ),
     "fills": (f"{_CLI}.ledger:fills_command", "List the executions of the ledger's orders, oldest first."),
+    "explain": (
+        f"{_CLI}.explain:explain_command",
+        "Say why an order was made, or why a symbol had none: signal, votes, conditions, target, limits, and what came of it.",
+    ),
     "messages": (
         f"{_CLI}.messages:messages_group",
         "Read a run's message log: who told whom what, why, and how it ended.",

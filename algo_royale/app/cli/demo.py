@@ -77,7 +77,6 @@ def _page(settings: "Settings", summary: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from algo_royale.app.cli.messages import when
     from algo_royale.data.catalog import bundled
     from algo_royale.market import Timeframe
     from db.store import Reader
@@ -107,18 +106,15 @@ def _page(settings: "Settings", summary: dict[str, Any]) -> None:
     program = "algo-royale" if shutil.which("algo-royale") else here  # an environment that is not activated
     home = "" if str(settings.home) == "var" else f" --home {settings.home}"
     click.echo(click.style("\nfive commands to try next", bold=True))
-    day = max((row["at_ns"] for row in orders), default=None)
-    since = "" if day is None else f" --since {when(day)[:10]}"
+    last = orders[-1]["client_order_id"] if orders else "--symbol AAPL"
     for command, what in (
         ("orders", "every order, and where it stands"),
-        (f"messages list --type RecordDecision{since}", "why: targets, orders, refusals, from the last order on"),
+        (f"explain {last}", "why: votes, conditions, target, limits, fills"),
         ("messages stats", "who told whom how much, and how long it took"),
         ("actors tree", "the supervisor tree of the run"),
         ("run-backtest --trials 40", "a fuller search (resumes, some minutes)"),
     ):
         click.echo(f"  {program}{home} {command}\n      {what}")
-    if orders:
-        click.echo(f"the last order was {orders[-1]['client_order_id']}")
 
 
 def _date(text: str) -> Any:
