@@ -1,9 +1,9 @@
 """The broker's edge: commands to the REST API, its order events to the dispatcher. Disconnected is a state, not a failure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 
+from actors.endpoint import TIMERS, Endpoint
 from actors.kernel import Actor, Ref
 from actors.messages import (
     AccountEntry,
@@ -26,7 +26,8 @@ from actors.messages import (
     TradeUpdated,
 )
 from algo_royale.broker import alpaca_wire as wire
-from algo_royale.broker.port import BrokerPort, StreamHandle, StreamPort
+from algo_royale.broker.connection import DOWN, PATIENT, UP, Event, Reconnect, State, ending
+from algo_royale.broker.port import BrokerPort, StreamPort
 from algo_royale.errors import BrokerRejected, BrokerUnavailable
 from algo_royale.ids import is_ours
 
@@ -38,28 +39,8 @@ SNAPSHOT_TRIES = 3
 ORDERS_LOOKBACK_NS = 7 * 86_400 * 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Reconnect:
-    """Delays between attempts to open the stream: exponential, with jitter, reset once the stream has been live."""
-
-    base_s: float = 1.0
-    limit_s: float = 30.0
-    refused_s: float = (
-        5.0  # at least this after the broker refused the connection (429, 406): it holds the old one a while
-    )
-    refused_limit_s: float = 120.0
-    handshake_s: float = 10.0  # from the first step to live
-
-    def at_pace(self, pace: float) -> "Reconnect":
-        """The same waits by the machine's clock where virtual time runs `pace` times as fast: networks do not."""
-        return Reconnect(
-            self.base_s * pace, self.limit_s * pace, self.refused_s * pace, self.refused_limit_s * pace,
-            self.handshake_s * pace,
-        )  # fmt: skip
-
-
 class BrokerActor(Actor[BrokerMessage]):
-    """REST calls one at a time, and the trading stream through connecting -> authenticating -> subscribing -> live -> backoff.
+    """REST calls one at a time, and the trading stream by the table of `algo_royale.broker.connection`.
 
     `BrokerStateChanged(connected=True)` is told only when the stream is authorized and listening: an order sent before could
     fill unheard. A submit whose answer is lost is looked up by its client id, and sent again only if it is certainly absent,
@@ -68,29 +49,25 @@ class BrokerActor(Actor[BrokerMessage]):
 
     def __init__(
         self, broker: BrokerPort, streams: StreamPort, *, keys: tuple[str, str], orders: Ref[OrdersMessage],
-        reconnect: Reconnect = Reconnect(),
+        reconnect: Reconnect = PATIENT,
     ) -> None:  # fmt: skip
-        self._broker, self._streams, self._keys, self._orders = broker, streams, keys, orders
+        self._broker, self._keys, self._orders = broker, keys, orders
         self._reconnect = reconnect
-        self._connection = 0
-        self._handle: StreamHandle | None = None
-        self._state = "new"
-        self._failures = 0
+        self._line = Endpoint(self, "trading", streams, reconnect, self._on_state, often_quiet=True)
         self._snapshot_due: BrokerSnapshotRequested | None = None
         self._activities: set[str] = set()  # ids, as of the last reading
         self._counts = dict.fromkeys(
-            ("frames", "bad_frames", "unknown_frames", "connections", "lookups", "resends", "cancels_refused"), 0
+            ("frames", "bad_frames", "unknown_frames", "lookups", "resends", "cancels_refused"), 0
         )
 
     def started(self) -> None:
-        self._connect()
+        self._line.open()
 
     def stopped(self, reason: object) -> None:
-        if self._handle is not None:
-            self._handle.close()
+        self._line.close()
 
     def observe(self) -> Mapping[str, object]:
-        return {"state": self._state, **self._counts}
+        return {**self._line.observe(), **self._counts}
 
     def receive(self, message: BrokerMessage) -> None:
         match message:
@@ -101,17 +78,13 @@ class BrokerActor(Actor[BrokerMessage]):
             case BrokerSnapshotRequested():
                 self._on_snapshot_requested(message)
             case FrameReceived():
-                if message.connection == self._connection:
+                if self._line.is_of(message):
                     self._on_frame(message.text)
             case ConnectionChanged():
-                if message.connection == self._connection:
-                    self._on_connection(message)
-            case TimerFired(name="connect"):
-                if self._state == "backoff":  # and not one that a former incarnation set
-                    self._connect()
-            case TimerFired(name="handshake"):
-                if self._state not in ("live", "backoff"):
-                    self._lost(f"not live {self._reconnect.handshake_s:g} s after connecting ({self._state})")
+                if self._line.on_connection(message):
+                    self._line.send(wire.authenticate_text(*self._keys))
+            case TimerFired(name=name) if name in TIMERS:
+                self._line.on_timer(name)
             case TimerFired(name="snapshot"):
                 if self._snapshot_due is not None:
                     self._on_snapshot_requested(self._snapshot_due)
@@ -120,35 +93,13 @@ class BrokerActor(Actor[BrokerMessage]):
 
     # --- the stream ---
 
-    def _connect(self) -> None:
-        if self._handle is not None:
-            self._handle.close()
-        # Numbered by incarnation, so that a frame of a former one's socket is never taken for one of ours.
-        self._connection = max(self.generation * 1_000_000, self._connection) + 1
-        self._state = "connecting"
-        self._counts["connections"] += 1
-        me, clock = self.ref(self.path), self.system.clock
-
-        def on_frame(connection: int, text: str) -> None:
-            me.tell(FrameReceived(at_ns=clock.now_ns(), endpoint="trading", connection=connection, text=text))
-
-        def on_state(connection: int, connected: bool, detail: str, fatal: bool) -> None:
-            me.tell(
-                ConnectionChanged(
-                    at_ns=clock.now_ns(), endpoint="trading", connection=connection, connected=connected,
-                    detail=detail, fatal=fatal,
-                )
-            )  # fmt: skip
-
-        self.later(self._reconnect.handshake_s, TimerFired(at_ns=self.now_ns, name="handshake"), key="handshake")
-        with self.protected(CALL_S):
-            self._handle = self._streams.open("trading", self._connection, on_frame, on_state)
-
-    def _on_connection(self, message: ConnectionChanged) -> None:
-        if not message.connected:
-            self._lost(message.detail, fatal=message.fatal)
-        elif self._send(wire.authenticate_text(*self._keys)):
-            self._state = "authenticating"
+    def _on_state(self, before: State, after: State) -> None:
+        """Even a fatal refusal (wrong keys) is tried again, rarely: positions are still held, and the person who mends the
+        keys should not have to restart us; until then the dispatcher sends nothing."""
+        if after is State.LIVE and before not in UP:
+            self._tell_state(True, "listening")
+        elif after in DOWN and (before in UP or after is State.FATAL or self._line.connection.failures == 1):
+            self._tell_state(False, self._line.connection.detail)
 
     def _on_frame(self, text: str) -> None:
         self._counts["frames"] += 1
@@ -159,48 +110,19 @@ class BrokerActor(Actor[BrokerMessage]):
             return
         match frame.kind:
             case "update" if frame.update is not None:
+                self._line.on(Event.HEARD)
                 self.tell(self._orders, _updated(frame.update, self.now_ns))
             case "authorization" if frame.ok:
-                if self._send(wire.listen_text()):
-                    self._state = "subscribing"
+                if self._line.on(Event.AUTHENTICATED):
+                    self._line.send(wire.listen_text())
             case "authorization":
-                self._lost(f"not authorized: {frame.detail}", fatal=True)
+                self._line.on(Event.FORBIDDEN, f"not authorized: {frame.detail}")
             case "listening" if frame.ok:
-                if self._state != "live":
-                    self._state, self._failures = "live", 0
-                    self.cancel("handshake")
-                    self._tell_state(True, "listening")
+                self._line.on(Event.SUBSCRIBED)
             case "listening" | "error":
-                self._lost(f"{frame.kind}: {frame.detail}")
+                self._line.on(ending(frame.detail), f"{frame.kind}: {frame.detail}")
             case _:
                 self._counts["unknown_frames"] += 1
-
-    def _send(self, text: str) -> bool:
-        if self._handle is not None and self._handle.send(text):
-            return True
-        self._lost("the connection was gone while sending")
-        return False
-
-    def _lost(self, detail: str, *, fatal: bool = False) -> None:
-        """Back off and try again. Even a fatal refusal (wrong keys) is tried again, rarely: positions are still held, and
-        the person who mends the keys should not have to restart us; until then the dispatcher sends nothing."""
-        if self._state == "backoff":
-            return
-        was_live, self._state = self._state == "live", "backoff"
-        self.cancel("handshake")
-        if self._handle is not None:
-            self._handle.close()
-        refused = fatal or any(text in detail for text in ("http 429", "HTTP 429", "connection limit"))
-        base, limit = self._reconnect.base_s, self._reconnect.limit_s
-        if refused:
-            base, limit = self._reconnect.refused_s, self._reconnect.refused_limit_s
-        if fatal:
-            base = limit
-        delay_s = min(limit, base * 2 ** min(self._failures, 16)) * self.rng.uniform(0.75, 1.25)
-        self._failures += 1
-        self.later(delay_s, TimerFired(at_ns=self.now_ns, name="connect"), key="connect")
-        if was_live or self._failures == 1 or fatal:
-            self._tell_state(False, detail)
 
     def _tell_state(self, connected: bool, detail: str) -> None:
         self.tell(self._orders, BrokerStateChanged(at_ns=self.now_ns, connected=connected, detail=detail[:300]))
@@ -292,7 +214,7 @@ class BrokerActor(Actor[BrokerMessage]):
         """Answered only while the stream is live: a snapshot before that would let orders go whose fills nobody hears.
         The dispatcher asks again when it is told that the broker is connected."""
         self._snapshot_due = None
-        if self._state != "live":
+        if self._line.state not in UP:
             return
         try:
             with self.protected(CALL_S * 2):

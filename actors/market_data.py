@@ -1,10 +1,10 @@
 """The market-data streamer: one websocket and the historical bars; closed bars out, in order, with their history."""
 
 import datetime as dt
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from actors.endpoint import TIMERS, Endpoint
 from actors.kernel import Actor, Halt, Ref
 from actors.messages import (
     ActionRecord,
@@ -22,17 +22,18 @@ from actors.messages import (
     TimerFired,
 )
 from algo_royale.broker import alpaca_wire
-from algo_royale.broker.port import MarketDataPort, StreamHandle, StreamPort
+from algo_royale.broker.connection import PATIENT, UP, Event, Reconnect, State
+from algo_royale.broker.port import MarketDataPort, StreamPort
 from algo_royale.errors import BrokerUnavailable
 from algo_royale.market import Timeframe
 from algo_royale.sessions import Calendar, Session
 
 SECOND_NS = 1_000_000_000
-BACKOFF_S = (1.0, 30.0)  # the first wait before a new connection, and the longest
 RETRY_S = 5.0
 SILENT_LOOKS = 8
 USEFUL_NS = 30 * 86_400 * SECOND_NS  # a streamed bar older than this is a mistake; gaps are filled from history
 FATAL_CODES = frozenset({402, 405, 409, 410, 411})
+REFUSED_CODES = frozenset({406, 429})
 CHANNEL = {Timeframe.DAY_1: "dailyBars", Timeframe.MIN_1: "bars"}
 KIND = {"d": Timeframe.DAY_1, "b": Timeframe.MIN_1}
 
@@ -57,16 +58,13 @@ class MarketDataActor(Actor[MarketDataMessage]):
         keys: tuple[str, str],
         signals: Mapping[str, Ref[SignalMessage]],
         close_grace_s: float = 0.0,
-        backoff_s: tuple[float, float] = BACKOFF_S,
+        reconnect: Reconnect = PATIENT,
         retry_s: float = RETRY_S,
     ) -> None:
         self._symbols, self._timeframe, self._calendar = tuple(symbols), timeframe, calendar
-        self._data, self._streams, self._keys, self._signals = data, streams, keys, signals
-        self._grace_s, self._backoff_s, self._retry_s = close_grace_s, backoff_s, retry_s
-        self._connection = 0
-        self._handle: StreamHandle | None = None
-        self._state = "connecting"
-        self._failures = 0
+        self._data, self._keys, self._signals = data, keys, signals
+        self._grace_s, self._retry_s = close_grace_s, retry_s
+        self._line = Endpoint(self, "data", streams, reconnect, self._on_state)
         self._pending: dict[str, BarRow] = {}
         self._told_start_ns: dict[str, int] = {}
         self._actions: dict[str, tuple[ActionRecord, ...]] | None = None
@@ -78,32 +76,28 @@ class MarketDataActor(Actor[MarketDataMessage]):
 
     def started(self) -> None:
         self._expect_bars()  # what the signals asked before is gone, and the stream may take long to be live
-        self._connect()
+        self._line.open()
 
     def stopped(self, reason: object) -> None:
-        if self._handle is not None:
-            self._handle.close()
+        self._line.close()
 
     def observe(self) -> dict[str, object]:
-        return {"state": self._state, "frames": self._frames, "quarantined": self._quarantined}
+        return {**self._line.observe(), "frames": self._frames, "quarantined": self._quarantined}
 
     def receive(self, message: MarketDataMessage) -> None:
         match message:
             case FrameReceived():
                 self._on_frame(message)
             case ConnectionChanged():
-                self._on_connection(message)
+                self._line.on_connection(message)
             case HistoryRequested():
                 self._on_history(message)
             case SessionPhaseChanged(phase="closed"):
                 self._expect_bars()
             case SessionPhaseChanged():
                 self._fetch_actions(message.session_date)
-            case TimerFired(name="connect"):
-                self._connect()
-            case TimerFired(name="handshake"):
-                if self._state != "live":
-                    self._retry(f"not live soon enough after connecting ({self._state})")
+            case TimerFired(name=name) if name in TIMERS:
+                self._line.on_timer(name)
             case TimerFired(name="silent"):
                 self._look_for_silent()
             case TimerFired():
@@ -111,49 +105,13 @@ class MarketDataActor(Actor[MarketDataMessage]):
 
     # --- the stream ---
 
-    def _connect(self) -> None:
-        if self._handle is not None:
-            self._handle.close()
-        self._connection = self.now_ns if self.now_ns > self._connection else self._connection + 1
-        self._state = "connecting"
-        self.later(2 * self._retry_s, TimerFired(at_ns=self.now_ns, name="handshake"), key="handshake")
-        me = self.ref(self.path)
-        with self.protected(30.0):
-            self._handle = self._streams.open(
-                "data",
-                self._connection,
-                lambda n, text: me.tell(
-                    FrameReceived(at_ns=self.system.clock.now_ns(), endpoint="data", connection=n, text=text)
-                ),
-                lambda n, up, detail, fatal: me.tell(
-                    ConnectionChanged(
-                        at_ns=self.system.clock.now_ns(), endpoint="data", connection=n, connected=up, detail=detail, fatal=fatal
-                    )
-                ),
-            )  # fmt: skip
-
-    def _on_connection(self, message: ConnectionChanged) -> None:
-        if message.connection != self._connection:
-            return
-        if message.connected:
-            self._state = "authenticating"
-            return
-        self._retry(message.detail)
-
-    def _retry(self, detail: str) -> None:
-        if self._state == "backoff":
-            return
-        self._state = "backoff"
-        self.cancel("handshake")
-        if self._handle is not None:
-            self._handle.close()
-        base, limit = self._backoff_s
-        delay = min(limit, base * 2 ** min(self._failures, 16)) * self.rng.uniform(0.8, 1.2)
-        self._failures += 1
-        self.later(delay, TimerFired(at_ns=self.now_ns, name="connect", key=detail[:200]), key="connect")
+    def _on_state(self, before: State, after: State) -> None:
+        if after is State.LIVE and before not in UP:
+            for ref in self._signals.values():
+                self.tell(ref, FeedStarted(at_ns=self.now_ns))
 
     def _on_frame(self, message: FrameReceived) -> None:
-        if message.connection != self._connection or self._handle is None:
+        if not self._line.is_of(message):
             return
         self._frames += 1
         try:
@@ -168,17 +126,14 @@ class MarketDataActor(Actor[MarketDataMessage]):
     def _on_item(self, item: Mapping[str, object]) -> None:
         match item:
             case {"T": "success", "msg": "connected"}:
-                key, secret = self._keys
-                self._send({"action": "auth", "key": key, "secret": secret})
+                self._line.send(alpaca_wire.authenticate_text(*self._keys))
             case {"T": "success", "msg": "authenticated"}:
-                self._state = "subscribing"
-                self._send({"action": "subscribe", CHANNEL[self._timeframe]: list(self._symbols)})
+                if self._line.on(Event.AUTHENTICATED):
+                    self._line.send(alpaca_wire.subscribe_text({CHANNEL[self._timeframe]: list(self._symbols)}))
             case {"T": "subscription"}:
                 self._on_subscribed(item)
             case {"T": "error", "code": int(code)}:
-                if code in FATAL_CODES:
-                    raise Halt(f"the market data stream refuses us: {code} {item.get('msg')}")
-                self._retry(f"{code} {item.get('msg')}")
+                self._on_error(code, f"{code} {item.get('msg')}")
             case {"T": str(kind), "S": str(symbol)} if KIND.get(kind) is self._timeframe and symbol in self._signals:
                 row = self._row(item, self.now_ns - USEFUL_NS)
                 pending = self._pending.get(symbol)
@@ -189,23 +144,20 @@ class MarketDataActor(Actor[MarketDataMessage]):
             case _:
                 self._quarantined += 1
 
+    def _on_error(self, code: int, detail: str) -> None:
+        if code in FATAL_CODES:  # without market data it would hold its positions unwatched and look alive
+            self._line.on(Event.FORBIDDEN, detail)
+            raise Halt(f"the market data stream refuses us: {detail}")
+        self._line.on(Event.REFUSED if code in REFUSED_CODES else Event.LOST, detail)
+
     def _on_subscribed(self, item: Mapping[str, object]) -> None:
-        if self._state != "subscribing":
-            return
+        """Compare what the broker says we get with what we asked for."""
         listed = item.get(CHANNEL[self._timeframe])
         lacking = set(self._symbols) - set(map(str, listed if isinstance(listed, list) else ()))
         if lacking:
-            self._retry(f"subscribed without {', '.join(sorted(lacking))}")
-            return
-        self._state, self._failures = "live", 0
-        self.cancel("handshake")
-        for ref in self._signals.values():
-            self.tell(ref, FeedStarted(at_ns=self.now_ns))
-
-    def _send(self, body: dict[str, object]) -> None:
-        assert self._handle is not None
-        if not self._handle.send(json.dumps(body)):
-            self._retry("connection lost while sending")
+            self._line.on(Event.LOST, f"subscribed without {', '.join(sorted(lacking))}")
+        else:
+            self._line.on(Event.SUBSCRIBED)
 
     # --- closed bars ---
 

@@ -5,18 +5,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from actors.broker import BrokerActor, Reconnect
+from actors.broker import BrokerActor
 from actors.clock import ClockActor
 from actors.journal import JournalActor
 from actors.kernel import ChildSpec, Intensity, MailboxSpec, Poison, Ref, Strategy, Supervisor
 from actors.ledger import LedgerActor
-from actors.market_data import BACKOFF_S, MarketDataActor
 from actors.market_data import RETRY_S as DATA_RETRY_S
+from actors.market_data import MarketDataActor
 from actors.orders import UNCERTAIN_RETRY_S, OrdersActor
 from actors.portfolio import PortfolioActor
 from actors.session import SessionActor
 from actors.signals import RETRY_S as HISTORY_RETRY_S
 from actors.signals import SignalActor
+from algo_royale.broker.connection import PATIENT
 from algo_royale.broker.port import BrokerPort, MarketDataPort, StreamPort
 from algo_royale.engine import EngineConfig
 from algo_royale.market import Timeframe
@@ -72,7 +73,7 @@ def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], An
         f"{TRADING}/ledger": partial(LedgerActor, trader.store, orders=orders, portfolio=portfolio),
         f"{TRADING}/broker": partial(
             BrokerActor, trader.broker, trader.streams, keys=trader.keys, orders=orders,
-            reconnect=Reconnect().at_pace(pace),
+            reconnect=PATIENT.at_pace(pace),
         ),
         f"{TRADING}/orders": partial(
             OrdersActor, trader.calendar, ledger=ledger, broker=broker, timeframe=trader.timeframe,
@@ -88,7 +89,7 @@ def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], An
         f"{TRADING}/market_data": partial(
             MarketDataActor, trader.symbols, timeframe=trader.timeframe, calendar=trader.calendar, data=trader.data,
             streams=trader.streams, keys=trader.keys, signals=signals, close_grace_s=trader.close_grace_s,
-            backoff_s=(BACKOFF_S[0] * pace, BACKOFF_S[1] * pace), retry_s=DATA_RETRY_S * pace,
+            reconnect=PATIENT.at_pace(pace), retry_s=DATA_RETRY_S * pace,
         ),
     }  # fmt: skip
     for symbol, path in ((s, f"{SIGNALS}/signal:{s}") for s in trader.symbols):

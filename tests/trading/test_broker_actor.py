@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors.broker import BrokerActor, Reconnect
+from actors.broker import BrokerActor
 from actors.direct import DirectBroker, DirectFaults, DirectStreams
 from actors.kernel import Actor, ChildSpec, CrashAt, Ending, Reason, SteppedSystem, Stop, Supervisor
 from actors.messages import (
@@ -24,6 +24,7 @@ from actors.messages import (
     SubmitOrder,
     TradeUpdated,
 )
+from algo_royale.broker.connection import Reconnect
 from algo_royale.errors import BrokerUnavailable
 from twins import KEY, SECRET, SESSIONS, small_exchange
 
@@ -331,6 +332,25 @@ def test_success_makes_the_next_attempt_quick_again() -> None:
         bench.settle()
         bench.run_for(1.3)
         assert bench.of(BrokerStateChanged)[-1].connected
+        bench.run_for(3600)
+
+
+def test_a_line_that_dies_as_soon_as_it_is_live_is_not_tried_ever_again_at_once() -> None:
+    """Live for a moment is no success: without this a broker that drops us each time would see a storm."""
+    bench = Bench()
+    opened: list[int] = []
+    real = bench.exchange.open_stream
+
+    def counting(endpoint: str, *rest: Any) -> Any:
+        opened.append(bench.system.clock.now_ns())
+        return real(endpoint, *rest)
+
+    bench.exchange.open_stream = counting  # type: ignore[method-assign]
+    for _ in range(1200):
+        bench.streams.drop("trading")
+        bench.run_for(0.25)  # five minutes in all
+
+    assert 10 <= len(opened) <= 16  # 1, 2, 4, 8, 16, 30, 30 ...: and not 150
 
 
 def test_a_second_connection_is_refused_and_waited_for() -> None:

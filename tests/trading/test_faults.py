@@ -113,7 +113,7 @@ def test_a_data_stream_that_goes_mute_in_its_handshake_is_connected_anew(mute: s
     assert account.exchange.connected("data") == 0  # stopped in good order
 
 
-@pytest.mark.parametrize("code", [402, 405, 409])
+@pytest.mark.parametrize("code", [402, 405, 409, 410, 411])
 def test_a_data_stream_that_refuses_us_for_good_halts_with_its_reason(code: int) -> None:
     """Retrying cannot help, and a trader without market data would hold its positions unwatched and look alive."""
 
@@ -125,6 +125,30 @@ def test_a_data_stream_that_refuses_us_for_good_halts_with_its_reason(code: int)
 
     assert account.run() == EXIT_HALTED
     assert account.system is not None and f"{code} no" in account.system.exit_reason
+
+
+@pytest.mark.parametrize(("code", "seconds"), [(406, 18.0), (500, 3.5)])
+def test_a_data_stream_that_is_full_is_asked_more_patiently_than_one_that_is_broken(code: int, seconds: float) -> None:
+    """The broker holds the slot of a lost connection for a while; two refusals: 5 + 10 seconds there, 1 + 2 otherwise."""
+    left, times = [2], list[int]()
+
+    def refuse(endpoint: str, frames: Sequence[str]) -> Sequence[str]:
+        out = []
+        for frame in frames:
+            if endpoint == "data" and "authenticated" in frame and left[0]:
+                left[0] -= 1
+                out.append(json.dumps([{"T": "error", "code": code, "msg": "not now"}]))
+            else:
+                out.append(frame)
+            if endpoint == "data" and ("subscription" in frame or "error" in out[-1]):
+                times.append(account.exchange.now_ns)
+        return out
+
+    account = tampered(refuse)
+
+    assert_undisturbed(account, account.run())
+    assert len(times) == 3
+    assert seconds * 0.6 < (times[2] - times[0]) / 1e9 < seconds * 1.25
 
 
 @pytest.mark.parametrize(
