@@ -114,7 +114,7 @@ LEDGER = {
     "fill": "client_order_id, symbol, side, quantity, cumulative_quantity, price_usd",
     "refusal": "decision_id, client_order_id, symbol, side, quantity, code",
     "session_equity": "session_date, phase, equity_usd, cash_usd",
-    "halt": "kind, reason",
+    "trading_state": "state, reason",
 }
 
 
