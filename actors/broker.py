@@ -250,7 +250,8 @@ class BrokerActor(Actor[BrokerMessage]):
         for item in fills:
             order_id = str(item.get("order_id"))
             booked[order_id] = booked.get(order_id, Decimal(0)) + wire.decimal(item, "qty")
-        ours = [o for o in orders if is_ours(o.client_order_id) and o.submitted_ns >= message.since_ns]
+        family = wire.family(orders, is_ours)
+        ours = [o for o in orders if o.broker_order_id in family and o.submitted_ns >= message.since_ns]
         if late := [o.client_order_id for o in ours if booked.get(o.broker_order_id, Decimal(0)) != o.filled_quantity]:
             raise BrokerUnavailable(f"the fills of {', '.join(late)} are not all listed yet")
         return BrokerSnapshot(
@@ -279,7 +280,9 @@ def _updated(update: wire.WireTradeUpdate, now_ns: int) -> TradeUpdated:
         broker_order_id=order.broker_order_id, symbol=order.symbol, side=order.side, status=order.status,
         quantity=order.quantity, filled_quantity=order.filled_quantity, execution_id=update.execution_id,
         fill_price_usd=update.fill_price_usd, fill_quantity=update.fill_quantity,
-        position_quantity=update.position_quantity,
+        position_quantity=update.position_quantity, previous_execution_id=update.previous_execution_id,
+        replaces=order.replaces, replaced_by=order.replaced_by, order_type=order.order_type,
+        time_in_force=order.time_in_force, limit_price_usd=order.limit_price_usd,
     )  # fmt: skip
 
 
@@ -289,7 +292,8 @@ def _polled(order: wire.WireOrder, now_ns: int) -> TradeUpdated:
         at_ns=now_ns, event="snapshot", client_order_id=order.client_order_id, broker_order_id=order.broker_order_id,
         symbol=order.symbol, side=order.side, status=order.status, quantity=order.quantity,
         filled_quantity=order.filled_quantity, execution_id=None, fill_price_usd=None, fill_quantity=None,
-        position_quantity=None,
+        position_quantity=None, replaces=order.replaces, replaced_by=order.replaced_by, order_type=order.order_type,
+        time_in_force=order.time_in_force, limit_price_usd=order.limit_price_usd,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from actors.kernel import Actor, Halt, Ref
 from actors.messages import LedgerMessage
 from algo_royale.errors import LedgerError
 from algo_royale.ledger import Position
-from algo_royale.orders import Fill, OrderEvent, OrderIntent
+from algo_royale.orders import Fill, Order, OrderEvent, OrderIntent
 from algo_royale.risk import TradingState
 from db.store import NewDecision, NewEntry, RecordedOrder, RefusedIntent, Store
 
@@ -87,6 +87,7 @@ class LedgerActor(Actor[LedgerMessage]):
         change = store.record_order_event(
             message.client_order_id, OrderEvent(message.event), broker_order_id=message.broker_order_id,
             detail=message.detail, fill=None if message.fill is None else _fill(message.fill), now_ns=self.now_ns,
+            successor=None if message.successor is None else _order(message.successor),
         )  # fmt: skip
         if not change.applied:
             return  # told before; whoever needs it has heard it, or asks for a snapshot
@@ -97,6 +98,7 @@ class LedgerActor(Actor[LedgerMessage]):
         changed = m.OrderChanged(
             at_ns=self.now_ns, order=order_record(change.recorded), event=message.event,
             fill=None if change.fill is None else message.fill, cash_usd=change.cash_usd, position=position,
+            successor=None if change.successor is None else order_record(change.successor),
         )  # fmt: skip
         self.tell(self._orders, changed)
         self.tell(self._portfolio, changed)
@@ -113,6 +115,7 @@ class LedgerActor(Actor[LedgerMessage]):
             halted_reason=facts.halted_reason,
             last_targets=msgspec.json.decode(facts.last_targets, type=tuple[m.TargetWeight, ...]),
             last_equity_usd=facts.last_equity_usd, last_session_date=facts.last_session_date,
+            ended_orders=tuple(order_record(order) for order in facts.ended_orders),
         )  # fmt: skip
         self.tell(self.ref(message.reply_to), snapshot)
 
@@ -152,6 +155,14 @@ def order_record(recorded: RecordedOrder) -> m.OrderRecord:
         status=order.status.value, order_type=order.order_type, time_in_force=order.time_in_force,
         limit_price_usd=order.limit_price_usd, reference_price_usd=order.reference_price_usd,
         bar_end_ns=recorded.bar_end_ns,
+    )  # fmt: skip
+
+
+def _order(part: m.OrderRecord) -> Order:
+    return Order(
+        client_order_id=part.client_order_id, broker_order_id=part.broker_order_id, decision_id=part.decision_id,
+        symbol=part.symbol, side=part.side, quantity=part.quantity, order_type=part.order_type,
+        time_in_force=part.time_in_force, limit_price_usd=part.limit_price_usd,
     )  # fmt: skip
 
 

@@ -284,6 +284,7 @@ class LedgerSnapshot(Message):
     last_targets: tuple[TargetWeight, ...] = ()  # of the latest decision that had any (a quiet bar's decision has none)
     last_equity_usd: Decimal | None = None  # of the latest decision, quiet or not
     last_session_date: str = ""  # of the latest decision
+    ended_orders: tuple[OrderRecord, ...] = ()  # of the last days: a fill may be told of them late
 
 
 class RecordDecision(Message):
@@ -317,6 +318,8 @@ class RecordOrderEvent(Message):
     event: str  # algo_royale.orders.OrderEvent value
     detail: str = ""
     fill: FillRecord | None = None
+    reversed_execution_id: str = ""  # of a bust or correction: the execution that is taken back
+    successor: OrderRecord | None = None  # of `replaced`: the order that goes on in its place
 
 
 class OrderChanged(Message):
@@ -327,6 +330,7 @@ class OrderChanged(Message):
     cash_usd: Decimal | None
     position: PositionRecord | None
     event: str = ""
+    successor: OrderRecord | None = None  # goes on in the place of an order that was replaced
 
 
 class RecordReconciliation(Message):
@@ -420,6 +424,12 @@ class TradeUpdated(Message):
     fill_price_usd: Decimal | None
     fill_quantity: Decimal | None
     position_quantity: Decimal | None
+    previous_execution_id: str | None = None  # of a bust or correction: the execution that is taken back
+    replaces: str = ""  # the broker's id of the order in whose place this one stands
+    replaced_by: str = ""  # and of the one in the place of this
+    order_type: str = "market"
+    time_in_force: str = "day"
+    limit_price_usd: Decimal | None = None
 
 
 class BrokerSnapshotRequested(Message):

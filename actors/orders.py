@@ -1,5 +1,7 @@
 """The order dispatcher: committed orders to the broker, the broker's answers and events to the ledger."""
 
+from decimal import Decimal
+
 from actors.kernel import Actor, Halt, Ref
 from actors.messages import (
     BrokerMessage,
@@ -30,7 +32,7 @@ from actors.messages import (
 )
 from algo_royale.ids import is_ours
 from algo_royale.market import Timeframe
-from algo_royale.orders import FINAL, OrderEvent, OrderStatus
+from algo_royale.orders import FILLS, FINAL, NOTED, REVERSALS, OrderEvent, OrderStatus, cell
 from algo_royale.sessions import Calendar, order_window
 
 UNCERTAIN_RETRY_S = 2.0
@@ -38,18 +40,14 @@ UNCERTAIN_TRIES = 8
 LOOKBACK_NS = 7 * 86_400 * 1_000_000_000
 
 FINAL_STATUSES = frozenset(status.value for status in FINAL)
-# the broker's words for events and for statuses -> our events; fills are told apart and carry their numbers
-EVENTS = {
-    "accepted": OrderEvent.ACCEPTED,
-    "pending_new": OrderEvent.ACCEPTED,
-    "new": OrderEvent.NEW,
-    "canceled": OrderEvent.CANCELED,
-    "expired": OrderEvent.EXPIRED,
-    "done_for_day": OrderEvent.EXPIRED,
-    "rejected": OrderEvent.REJECTED,
-    "replaced": OrderEvent.REPLACED,
+# What a snapshot's status says has happened; the two of fills say nothing, for fills are told apart with their numbers.
+FILLED_WORDS = ("partially_filled", "filled")
+ANSWERS = frozenset({OrderEvent.ACCEPTED, OrderEvent.PENDING_NEW, OrderEvent.NEW, OrderEvent.HELD})
+# An order that the broker works on again is not being canceled or replaced any more.
+UNDONE = {
+    OrderStatus.PENDING_CANCEL: OrderEvent.ORDER_CANCEL_REJECTED,
+    OrderStatus.PENDING_REPLACE: OrderEvent.ORDER_REPLACE_REJECTED,
 }
-REACHED = {OrderEvent.ACCEPTED: OrderStatus.ACCEPTED, OrderEvent.NEW: OrderStatus.OPEN}
 
 
 class OrdersActor(Actor[OrdersMessage]):
@@ -69,8 +67,10 @@ class OrdersActor(Actor[OrdersMessage]):
         self._reconciled = False
         self._halted = False
         self._blind = False  # nothing was heard of the broker since the session opened
-        self._ended: dict[str, OrderRecord] = {}  # in this incarnation; a fill may be told after the end, or not at all
-        self._heard: set[tuple[str, object]] = set()  # (client id, cumulative quantity) of the fills booked in it
+        self._ended: dict[str, OrderRecord] = {}  # of the last days; a fill may be told after the end, or not at all
+        self._heard: set[tuple[str, object]] = set()  # (client id, cumulative quantity) of the fills told to the ledger
+        self._adopted: set[str] = set()  # in the place of ours, and on their way into the ledger
+        self._said: set[tuple[str, str, str]] = set()  # (client id, status, word) of what snapshots repeat
         self._sent: set[str] = set()
         self._fresh: set[str] = set()  # heard of by a decision of this incarnation: certainly never sent before
         self._tries: dict[str, int] = {}
@@ -86,6 +86,7 @@ class OrdersActor(Actor[OrdersMessage]):
         match message:
             case LedgerSnapshot():
                 self._orders = {o.client_order_id: o for o in message.open_orders}
+                self._ended = {o.client_order_id: o for o in message.ended_orders}
                 self._halted = message.halted_reason is not None
                 self._request_snapshot("start")
             case BrokerStateChanged():
@@ -137,21 +138,22 @@ class OrdersActor(Actor[OrdersMessage]):
         fills: dict[str, list[FillRecord]] = {}
         for fill in snapshot.fills:
             fills.setdefault(fill.client_order_id, []).append(fill)
+        by_broker_id = {theirs.broker_order_id: theirs for theirs in snapshot.orders}
         for theirs in snapshot.orders:
-            for fill in fills.get(theirs.client_order_id, ()):
-                known_here = fill.client_order_id in self._orders or fill.client_order_id in self._ended
-                if known_here and (fill.client_order_id, fill.cumulative_quantity) not in self._heard:
-                    self._record(fill.client_order_id, theirs.broker_order_id, OrderEvent.FILL, fill=fill)
-            ours = self._orders.get(theirs.client_order_id)
-            if ours is None:
+            if self._is_known(theirs):
+                for fill in fills.get(theirs.client_order_id, ()):
+                    if (fill.client_order_id, fill.cumulative_quantity) not in self._heard:
+                        self._record(fill.client_order_id, theirs.broker_order_id, OrderEvent.FILL, fill=fill)
+            else:
                 self._check_unknown(theirs)
+            ours = self._orders.get(theirs.client_order_id)
+            if ours is None and theirs.client_order_id not in self._adopted:
                 continue
-            self._sent.add(ours.client_order_id)
-            event = EVENTS.get(theirs.status)
-            if event is not None and REACHED.get(event) != ours.status:
-                self._record(
-                    ours.client_order_id, theirs.broker_order_id, event, detail=f"{snapshot.cause_of} snapshot"
-                )
+            self._sent.add(theirs.client_order_id)
+            if theirs.status == OrderEvent.REPLACED.value:
+                self._adopt(theirs, by_broker_id.get(theirs.replaced_by))
+            else:
+                self._say(theirs, ours, f"{snapshot.cause_of} snapshot")
         known = {order.client_order_id for order in snapshot.orders}
         for order in self._orders.values():
             if order.client_order_id not in known and order.status != OrderStatus.RECORDED.value:
@@ -169,6 +171,42 @@ class OrdersActor(Actor[OrdersMessage]):
                 entries=snapshot.entries,
             ),
         )
+
+    def _is_known(self, theirs: TradeUpdated) -> bool:
+        """Whether the ledger has this order, or is about to."""
+        return any(theirs.client_order_id in known for known in (self._orders or {}, self._ended, self._adopted))
+
+    def _say(self, theirs: TradeUpdated, ours: OrderRecord | None, detail: str) -> None:
+        """Tell what the status of a snapshot's order says beyond ours, once."""
+        word, before = theirs.status, OrderStatus(ours.status) if ours is not None else OrderStatus.RECORDED
+        event = OrderEvent.of(word)
+        if before in UNDONE and word in (OrderEvent.NEW.value, OrderStatus.PARTIALLY_FILLED.value):
+            event = UNDONE[before]
+        elif word in FILLED_WORDS:
+            return
+        key = (theirs.client_order_id, before.value, word)
+        if cell(before, event) not in (NOTED, before) and key not in self._said:
+            self._said.add(key)
+            told = f"{detail}: {word}" if event is OrderEvent.UNKNOWN else detail
+            self._record(theirs.client_order_id, theirs.broker_order_id, event, detail=told)
+
+    def _adopt(self, old: TradeUpdated, new: TradeUpdated | None) -> None:
+        """One of our orders goes on as another: both are told to the ledger at once, so that no moment shows neither.
+
+        Nobody but a person at the broker's own screen replaces our orders, and their program chose the new client id."""
+        if new is None:
+            detail = f"the broker does not show the order {old.replaced_by or 'of no id'} in its place"
+            self._record(old.client_order_id, old.broker_order_id, OrderEvent.REPLACED, detail=detail)
+            return
+        before = (self._orders or {}).get(old.client_order_id)
+        self._adopted.add(new.client_order_id)
+        successor = OrderRecord(
+            client_order_id=new.client_order_id, broker_order_id=new.broker_order_id,
+            decision_id=before.decision_id if before is not None else "", symbol=new.symbol, side=new.side,
+            quantity=new.quantity, filled_quantity=Decimal(0), status=OrderStatus.RECORDED.value,
+            order_type=new.order_type, time_in_force=new.time_in_force, limit_price_usd=new.limit_price_usd,
+        )  # fmt: skip
+        self._record(old.client_order_id, old.broker_order_id, OrderEvent.REPLACED, successor=successor)
 
     def _check_unknown(self, theirs: TradeUpdated) -> None:
         """An order that carries our mark but is in no ledger of ours: someone else trades this account with our name."""
@@ -212,11 +250,16 @@ class OrdersActor(Actor[OrdersMessage]):
         match message:
             case OrderAccepted():
                 detail = "adopted" if message.adopted else ""
-                self._record(message.client_order_id, message.broker_order_id, OrderEvent.ACCEPTED, detail=detail)
+                word = OrderEvent.of(message.status)
+                event = word if word in ANSWERS else OrderEvent.ACCEPTED
+                self._record(message.client_order_id, message.broker_order_id, event, detail=detail)
             case OrderRejected():
                 detail = f"{message.status}/{message.code}: {message.reason}"
                 self._record(message.client_order_id, None, OrderEvent.REJECTED, detail=detail)
             case SubmissionUncertain():
+                order = (self._orders or {}).get(message.client_order_id)
+                if order is not None and order.status == OrderStatus.RECORDED.value:
+                    self._record(message.client_order_id, None, OrderEvent.SUBMITTED, detail=message.reason)
                 tries = self._tries[message.client_order_id] = self._tries.get(message.client_order_id, 0) + 1
                 if tries >= UNCERTAIN_TRIES:
                     self._halt(f"cannot find out whether the broker holds {message.client_order_id}: {message.reason}")
@@ -227,35 +270,35 @@ class OrdersActor(Actor[OrdersMessage]):
     # --- the broker's events ---
 
     def _on_update(self, update: TradeUpdated) -> None:
-        if not is_ours(update.client_order_id):
+        """Every word about one of our orders goes to the ledger, whatever it is; the table says what it does there."""
+        if not is_ours(update.client_order_id) and not self._is_known(update):
+            if any(o.broker_order_id == update.replaces for o in (self._orders or {}).values() if update.replaces):
+                self._request_snapshot("replaced")  # it shows both, and what became of them
             return  # orders that a person placed on the account are the reconciliation's business
+        event = OrderEvent.of(update.event)
+        if event is OrderEvent.REPLACED:
+            self._request_snapshot("replaced")
+            return
         fill = None
-        if update.event in ("fill", "partial_fill"):
-            if update.fill_quantity is None or update.fill_price_usd is None:
+        if event in FILLS or event is OrderEvent.TRADE_CORRECT:
+            fill = _fill_of(update)
+            if fill is None:
                 self._request_snapshot("periodic")  # a fill without numbers: fetch the truth instead
                 return
-            fill = FillRecord(
-                execution_id=update.execution_id or f"{update.client_order_id}/{update.filled_quantity}",
-                client_order_id=update.client_order_id,
-                broker_order_id=update.broker_order_id,
-                symbol=update.symbol,
-                side=update.side,
-                quantity=update.fill_quantity,
-                cumulative_quantity=update.filled_quantity,
-                price_usd=update.fill_price_usd,
-                at_ns=update.at_ns,
-            )
-            event = OrderEvent(update.event)
-        elif update.event in EVENTS:
-            event = EVENTS[update.event]
-        else:
-            return  # pending_cancel and the like change nothing that we act on; the message log has them
-        self._record(update.client_order_id, update.broker_order_id, event, fill=fill)
+        taken_back = (update.previous_execution_id or update.execution_id or "") if event in REVERSALS else ""
+        self._record(
+            update.client_order_id, update.broker_order_id, event, fill=fill, reversed_execution_id=taken_back,
+            detail=update.event if event is OrderEvent.UNKNOWN else "",
+        )  # fmt: skip
+        if event in REVERSALS or event is OrderEvent.RESTATED:
+            self._request_snapshot(event.value)  # see what the broker makes of it
 
     def _record(
         self, client_order_id: str, broker_order_id: str | None, event: OrderEvent, *, detail: str = "",
-        fill: FillRecord | None = None,
+        fill: FillRecord | None = None, reversed_execution_id: str = "", successor: OrderRecord | None = None,
     ) -> None:  # fmt: skip
+        if fill is not None:
+            self._heard.add((client_order_id, fill.cumulative_quantity))
         self.tell(
             self._ledger,
             RecordOrderEvent(
@@ -265,14 +308,18 @@ class OrdersActor(Actor[OrdersMessage]):
                 event=event.value,
                 detail=detail,
                 fill=fill,
+                reversed_execution_id=reversed_execution_id,
+                successor=successor,
             ),
         )
 
     def _on_changed(self, message: OrderChanged) -> None:
         if self._orders is None:
             return
-        if message.fill is not None:
-            self._heard.add((message.fill.client_order_id, message.fill.cumulative_quantity))
+        if message.successor is not None:
+            self._orders[message.successor.client_order_id] = message.successor
+            self._sent.add(message.successor.client_order_id)
+            self._adopted.discard(message.successor.client_order_id)
         if message.order.status in FINAL_STATUSES:
             self._orders.pop(message.order.client_order_id, None)
             self._ended[message.order.client_order_id] = message.order
@@ -280,3 +327,15 @@ class OrdersActor(Actor[OrdersMessage]):
             self._tries.pop(message.order.client_order_id, None)
         else:
             self._orders[message.order.client_order_id] = message.order
+
+
+def _fill_of(update: TradeUpdated) -> FillRecord | None:
+    """The execution that a fill, or a correction, tells; None where its numbers are missing."""
+    if update.fill_quantity is None or update.fill_price_usd is None:
+        return None
+    return FillRecord(
+        execution_id=update.execution_id or f"{update.client_order_id}/{update.filled_quantity}",
+        client_order_id=update.client_order_id, broker_order_id=update.broker_order_id, symbol=update.symbol,
+        side=update.side, quantity=update.fill_quantity, cumulative_quantity=update.filled_quantity,
+        price_usd=update.fill_price_usd, at_ns=update.at_ns,
+    )  # fmt: skip

@@ -111,6 +111,8 @@ class PortfolioActor(Actor[PortfolioMessage]):
             self._apply(engine.FillApplied(Fill(**{name: getattr(fill, name) for name in names})))
         if OrderStatus(order.status) in FINAL:
             self._apply(engine.OrderEnded(order.client_order_id, OrderStatus(order.status)))
+        if message.successor is not None:  # before anything is decided: its shares are on their way
+            self._apply(engine.OrderAdopted(engine.order_of_facts(message.successor)))
         self._decide_if_complete()
 
     def _on_phase(self, message: SessionPhaseChanged) -> None:

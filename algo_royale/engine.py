@@ -154,6 +154,13 @@ class OrderEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderAdopted:
+    """An open order stands so from now on: one that goes on in the place of ours, or one of which fills were taken back."""
+
+    order: Order
+
+
+@dataclass(frozen=True, slots=True)
 class AccountReconciled:
     """Cash and positions as compared with the broker stand in for what was folded from fills."""
 
@@ -181,7 +188,9 @@ class Resumed:
     """A person allows orders again."""
 
 
-Event = BarsClosed | SessionStarted | FillApplied | OrderEnded | AccountReconciled | SymbolSplit | Halted | Resumed
+Event = (
+    BarsClosed | SessionStarted | FillApplied | OrderEnded | OrderAdopted | AccountReconciled | SymbolSplit | Halted | Resumed
+)  # fmt: skip
 
 
 # --- decisions and state ---------------------------------------------------------------------------------------------
@@ -267,6 +276,8 @@ def step(state: EngineState, event: Event, config: EngineConfig) -> tuple[Engine
         case OrderEnded():
             left = {k: order for k, order in state.orders.items() if k != event.client_order_id}
             return replaced(state, orders=left), ()
+        case OrderAdopted():
+            return replaced(state, orders={**state.orders, event.order.client_order_id: event.order}), ()
         case SessionStarted():
             index = state.session_index + 1
             return replaced(state, session_index=index, account=state.account.settle(index)), ()
@@ -669,7 +680,7 @@ def rebuild(
         last=_as_decided(config, targets, decided, closes, history), decided=decided,
         weights=tuple(t.weight if t else 0.0 for t in known),
         goals=tuple(t.target_quantity if t else q for t, q in zip(known, held, strict=True)),
-        orders={o.client_order_id: _order(o) for o in snapshot.open_orders}, session=snapshot.last_session_date,
+        orders={o.client_order_id: order_of_facts(o) for o in snapshot.open_orders}, session=snapshot.last_session_date,
         session_start_equity=snapshot.session_start_equity_usd, equity=snapshot.last_equity_usd,
         recent_ns=tuple(snapshot.orders_recent_ns), halted_reason=snapshot.halted_reason,
     )  # fmt: skip
@@ -691,7 +702,8 @@ def _as_decided(
     return last
 
 
-def _order(facts: OrderFacts) -> Order:
+def order_of_facts(facts: OrderFacts) -> Order:
+    """An open order as a message tells it; what has filled counts as one fill."""
     booked = ((facts.filled_quantity, facts.filled_quantity),) if facts.filled_quantity else ()
     return Order(
         client_order_id=facts.client_order_id, broker_order_id=facts.broker_order_id, decision_id=facts.decision_id,

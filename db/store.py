@@ -16,6 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import peewee
 
 from algo_royale import orders
@@ -31,6 +32,7 @@ CASH_TOLERANCE_USD = Decimal("0.01")
 # The broker keeps cash in whole cents and we keep it exactly, so each fill may part us by half a cent more.
 CASH_TOLERANCE_PER_FILL_USD = Decimal("0.005")
 RECENT_NS = 60_000_000_000
+ENDED_NS = 7 * 86_400 * 1_000_000_000
 _FINAL = ", ".join(f"'{status.value}'" for status in sorted(orders.FINAL))
 
 
@@ -91,6 +93,7 @@ class OrderChange:
     cash_usd: Decimal | None = None
     position: Position | None = None
     halted: str | None = None  # the event cannot be true of an order we made; trading was halted in the same commit
+    successor: RecordedOrder | None = None  # recorded in the same commit, in the place of an order that was replaced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +113,7 @@ class Facts:
     last_targets: str = "[]"  # of the latest decision that had any, as JSON
     last_equity_usd: Decimal | None = None  # of the latest decision
     last_session_date: str = ""  # of the latest decision
+    ended_orders: tuple[RecordedOrder, ...] = ()  # of the last days: a fill may be told of them late
 
     @property
     def halted_reason(self) -> str | None:
@@ -275,14 +279,7 @@ class Store:
         for intent in decision.approved:
             order = orders.order_of(_exact_intent(intent), decision.decision_id)
             recorded.append(RecordedOrder(order=order, bar_end_ns=decision.bar_end_ns))
-            self._insert(
-                "INSERT INTO orders (run_id, at_ns, client_order_id, decision_id, bar_end_ns, symbol, side, quantity, "
-                "order_type, time_in_force, limit_price_usd, reference_price_usd) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                self._run_id, now_ns, order.client_order_id, order.decision_id, decision.bar_end_ns, order.symbol,
-                order.side, to_text(order.quantity), order.order_type, order.time_in_force,
-                _text_or_none(order.limit_price_usd), to_text(order.reference_price_usd),
-            )  # fmt: skip
-            self._insert_event(order, OrderStatus.RECORDED.value, "", now_ns)
+            self._insert_order(recorded[-1], "", now_ns)
         for refusal in decision.refused:
             intent = refusal.intent
             self._insert(
@@ -296,14 +293,27 @@ class Store:
 
     # --- order events ---
 
+    def _insert_order(self, recorded: RecordedOrder, detail: str, now_ns: int) -> None:
+        order = recorded.order
+        self._insert(
+            "INSERT INTO orders (run_id, at_ns, client_order_id, decision_id, bar_end_ns, symbol, side, quantity, "
+            "order_type, time_in_force, limit_price_usd, reference_price_usd) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            self._run_id, now_ns, order.client_order_id, order.decision_id, recorded.bar_end_ns, order.symbol,
+            order.side, to_text(order.quantity), order.order_type, order.time_in_force,
+            _text_or_none(order.limit_price_usd), to_text(order.reference_price_usd),
+        )  # fmt: skip
+        self._insert_event(order, OrderStatus.RECORDED.value, detail, now_ns)
+
     def record_order_event(
         self, client_order_id: str, event: OrderEvent, *, now_ns: int,
-        broker_order_id: str | None = None, detail: str = "", fill: Fill | None = None,
+        broker_order_id: str | None = None, detail: str = "", fill: Fill | None = None, successor: Order | None = None,
     ) -> OrderChange:  # fmt: skip
         """Move an order by `algo_royale.orders.apply` and book its fill, in one commit.
 
-        An event that says nothing new (a fill told twice, an old status) writes nothing. Raises LedgerError for an order
-        that is not in this ledger, or that the broker now knows under another id.
+        An event that changes nothing is entered once, with what was odd about it; the same again (a fill told twice, an old
+        status) writes nothing. `successor`: the order that goes on in the place of one that was replaced; it belongs to the
+        same decision and is recorded in the same commit. Raises LedgerError for an order that is not in this ledger, or
+        that the broker now knows under another id.
         """
         if fill is not None:
             fill = _exact_fill(fill)
@@ -311,10 +321,16 @@ class Store:
             before = self._open.get(client_order_id) or self._load_order(client_order_id)
             self._check_event(before.order, broker_order_id, fill)
             change = orders.apply(before.order, event, fill=fill, broker_order_id=broker_order_id)
-            if change.fill is None and change.order == before.order:
-                return OrderChange(recorded=before, applied=False)
-            after = RecordedOrder(order=change.order, bar_end_ns=before.bar_end_ns)
             note = "; ".join(text for text in (detail, change.anomaly) if text)
+            if change.fill is None and change.order == before.order:
+                if not change.repeated:
+                    self._insert_note(before.order, event, note, now_ns)
+                return OrderChange(recorded=before, applied=False)
+            after, heir = RecordedOrder(order=change.order, bar_end_ns=before.bar_end_ns), None
+            if successor is not None:
+                heir = _heir(before, successor)
+                note = f"goes on as {successor.client_order_id}"
+                self._insert_order(heir, f"in the place of {client_order_id}", now_ns)
             self._insert_event(change.order, event.value, note, now_ns)
             account = self._book(change.fill, now_ns) if change.fill is not None else self._account
             halted = None
@@ -328,13 +344,24 @@ class Store:
             self._open.pop(client_order_id, None)
         else:
             self._open[client_order_id] = after
+        if heir is not None:
+            self._open[heir.order.client_order_id] = heir
         held = None
         if change.fill is not None and account is not None:
             held = account.positions.get(change.order.symbol, FLAT)
         return OrderChange(
             recorded=after, applied=True, fill=change.fill, cash_usd=account.cash if account else None, position=held,
-            halted=halted,
+            halted=halted, successor=heir,
         )  # fmt: skip
+
+    def _insert_note(self, order: Order, event: OrderEvent, note: str, now_ns: int) -> None:
+        """Enter a word that changed nothing, unless just that is entered already."""
+        known = self._rows(
+            "SELECT 1 FROM order_event WHERE client_order_id = ? AND event = ? AND status = ? AND detail = ? LIMIT 1",
+            order.client_order_id, event.value, order.status.value, note,
+        )  # fmt: skip
+        if not known:
+            self._insert_event(order, event.value, note, now_ns)
 
     def _check_event(self, order: Order, broker_order_id: str | None, fill: Fill | None) -> None:
         if None not in (broker_order_id, order.broker_order_id) and broker_order_id != order.broker_order_id:
@@ -512,6 +539,7 @@ class Store:
             last_targets=targets[0][0] if targets else "[]",
             last_equity_usd=Decimal(latest[0][0]) if latest else None,
             last_session_date=latest[0][1] if latest else "",
+            ended_orders=tuple(self._load_orders(f"e.status IN ({_FINAL}) AND o.at_ns > ?", now_ns - ENDED_NS)),
         )
 
     @property
@@ -657,6 +685,15 @@ def latch(database: peewee.SqliteDatabase) -> Latch:
         if rows
         else Latch()
     )
+
+
+def _heir(before: RecordedOrder, successor: Order) -> RecordedOrder:
+    """A successor as it is recorded: of the decision that the replaced order is of, and sized at the same price."""
+    order = msgspec.structs.replace(
+        successor, decision_id=before.order.decision_id, reference_price_usd=before.order.reference_price_usd,
+        quantity=exact(successor.quantity), status=OrderStatus.RECORDED,
+    )  # fmt: skip
+    return RecordedOrder(order=order, bar_end_ns=before.bar_end_ns)
 
 
 def _moved(held: Position, quantity: Decimal) -> Position:

@@ -5,7 +5,7 @@ prices, times) is checked, and raises `BadWire` with the field's name. Money and
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -36,11 +36,17 @@ class WireOrder:
     filled_quantity: Decimal
     filled_average_price_usd: Decimal | None
     submitted_ns: int
+    order_type: str = "market"
+    time_in_force: str = "day"
+    limit_price_usd: Decimal | None = None
+    replaces: str = ""  # the broker's id of the order in whose place this one stands
+    replaced_by: str = ""  # and of the one in the place of this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WireTradeUpdate:
-    """One event of `trade_updates`; price and quantity are this fill's, None where the event is no fill."""
+    """One event of `trade_updates`; price and quantity are this fill's (a correction's: what it now is), None where the
+    event is no fill. `previous_execution_id`: what a bust or correction takes back."""
 
     event: str
     order: WireOrder
@@ -49,6 +55,7 @@ class WireTradeUpdate:
     fill_price_usd: Decimal | None
     fill_quantity: Decimal | None
     position_quantity: Decimal | None
+    previous_execution_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +223,22 @@ def parse_order(wire: Wire) -> WireOrder:
         filled_quantity=optional_decimal(wire, "filled_qty") or Decimal(0),
         filled_average_price_usd=optional_decimal(wire, "filled_avg_price"),
         submitted_ns=parse_time_ns(submitted) if submitted else 0,
+        order_type=str(wire.get("type") or wire.get("order_type") or "market"),
+        time_in_force=str(wire.get("time_in_force") or "day"),
+        limit_price_usd=optional_decimal(wire, "limit_price"),
+        replaces=str(wire.get("replaces") or ""),
+        replaced_by=str(wire.get("replaced_by") or ""),
     )
+
+
+def family(orders: Iterable[WireOrder], is_ours: Callable[[str], bool]) -> set[str]:
+    """The broker's ids of our orders, and of those that stand in the place of one of ours however often it was replaced:
+    those carry a client id that whoever replaced it chose."""
+    listed = list(orders)
+    found = {order.broker_order_id for order in listed if is_ours(order.client_order_id)}
+    while more := {o.broker_order_id for o in listed if o.replaces in found and o.broker_order_id not in found}:
+        found |= more
+    return found
 
 
 def parse_fill(wire: Wire) -> WireFill:
@@ -276,16 +298,18 @@ def parse_account(wire: Wire) -> WireAccount:
 def parse_trade_update(data: Wire) -> WireTradeUpdate:
     """The `data` of a trade_updates frame."""
     event = _text(data, "event")
-    is_fill = event in ("fill", "partial_fill")
+    is_fill, is_correction = event in ("fill", "partial_fill"), event == "trade_correct"
+    read = decimal if is_fill else optional_decimal
     at = data.get("timestamp") or data.get("at")
     return WireTradeUpdate(
         event=event,
         order=parse_order(_mapping(data.get("order"), "order")),
         at_ns=parse_time_ns(at) if at else 0,
         execution_id=_text(data, "execution_id") if data.get("execution_id") else None,
-        fill_price_usd=decimal(data, "price") if is_fill else None,
-        fill_quantity=decimal(data, "qty") if is_fill else None,
+        fill_price_usd=read(data, "price") if is_fill or is_correction else None,
+        fill_quantity=read(data, "qty") if is_fill or is_correction else None,
         position_quantity=optional_decimal(data, "position_qty"),
+        previous_execution_id=str(data["previous_execution_id"]) if data.get("previous_execution_id") else None,
     )
 
 
