@@ -285,6 +285,7 @@ class Trader(Section):
     pre_market_s: Count
     research_age_days_max: Annotated[Positive | None, BeforeValidator(_off)]
     stop_deadline_s: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+    on_stop: Literal["keep", "cancel"]
 
     @model_validator(mode="after")
     def _possible(self) -> "Trader":

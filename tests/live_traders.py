@@ -4,8 +4,9 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import date
 from decimal import Decimal
@@ -22,6 +23,7 @@ from conftest import ROOT
 from db.store import Store
 from traders import config, last_session, money_facts, plan
 
+LIFE_S = 120.0
 LEDGER_ID = "0123456789ab"  # the one of the simulation: order ids begin with it
 
 
@@ -117,6 +119,32 @@ def spawn(home: Path, endpoints: Endpoints, *options: str) -> "subprocess.Popen[
         env={**os.environ, **urls, "APCA_API_KEY_ID": key, "APCA_API_SECRET_KEY": secret, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+
+
+def ended(process: "subprocess.Popen[str]", within_s: float = LIFE_S) -> tuple[int, str, str]:
+    """Exit code and words of a process that has so long to end."""
+    out, err = process.communicate(timeout=within_s)
+    return process.returncode, out, err
+
+
+@contextmanager
+def running(process: "subprocess.Popen[str]") -> Iterator["subprocess.Popen[str]"]:
+    """Nothing is left of it, however the test ends."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:
+    tick = threading.Event()
+    for _ in range(int(LIFE_S / 0.001)):
+        assert process.poll() is None, process.communicate()
+        if condition():
+            return
+        tick.wait(0.001)
+    raise AssertionError("it did not get there")
 
 
 def twin_truth(endpoints: Endpoints) -> dict[str, Any]:

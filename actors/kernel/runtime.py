@@ -199,6 +199,16 @@ class Runtime:
             raise TimeoutError(f"{path} did not answer within {timeout_s} s")
         return answers.popleft()
 
+    def glance(self, path: str) -> Mapping[str, object]:
+        """An actor's `observe()` in the caller's thread, at once, whatever the actor is doing. Its parts may be of different
+        moments; empty when there is no actor or it changed under the look."""
+        cell = self.cells.get(path)
+        actor = getattr(cell.incarnation, "actor", None) if cell is not None else None
+        try:
+            return {} if actor is None else actor.observe()
+        except (RuntimeError, AttributeError):  # a dict grew meanwhile; an incarnation that has not started
+            return {}
+
     def ask(self, ref: Ref[Any], message: Any, timeout: float) -> object:
         """Tell `message` with its field `reply_to` set, wait for one message there. Edge only; raises TimeoutError."""
         if running.incarnation is not None:

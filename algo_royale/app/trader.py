@@ -1,6 +1,7 @@
 """Assembles and runs a trader: plan, broker, ledger, message log, clock, and the tree that uses them."""
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -19,9 +20,12 @@ import msgspec
 from actors.alpaca import AlpacaRest, AlpacaStreams
 from actors.kernel import ThreadSystem
 from actors.kernel.journal import LogReader, MessageLog, RunInfo
-from actors.trading import Trader, tree
+from actors.messages import CancelOrder
+from actors.trading import TRADING, Trader, tree
+from algo_royale.app.control import ControlServer, Desk, Gauges
 from algo_royale.app.exchange_process import ExchangeProcess
-from algo_royale.app.pacing import GRACE_NS, TwinMarket, run_paced
+from algo_royale.app.logs import fact
+from algo_royale.app.pacing import GRACE_NS, TwinMarket, run_paced, settle
 from algo_royale.clock import Clock, ManualClock, ScaledClock, WallClock
 from algo_royale.config import Broker, BrokerKeys, Config
 from algo_royale.data.catalog import open_catalog
@@ -35,6 +39,7 @@ from db.store import Reader, Store
 LOOK_S = 0.2  # how often a trader whose time passes by itself looks whether it is over
 TWIN_KEYS = ("TWINKEY", "twin-secret")
 Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 class TraderRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,28 +215,57 @@ def _run(
         AlpacaRest(key=key, secret=secret, trading_url=endpoints.trading_url, data_url=endpoints.data_url, feed=config.broker.feed)
         for _ in range(2)
     ]  # fmt: skip
-    system = ThreadSystem(clock, seed=config.exchange.seed, log=log)
+    gauges = Gauges(log)
+    system = ThreadSystem(clock, seed=config.exchange.seed, log=gauges)
     log.watch(system.tree)
+    desk = Desk(system, gauges, {"environment": config.environment, "run_id": run_id})
     parts = trader_parts(
         plan, config, ledger_id=facts.ledger_id, live_start_ns=facts.live_start_ns, broker=rest[0], data=rest[1],
         streams=streams, keys=endpoints.keys, store=store, log_health=lambda: _health(log), pace=system.pace,
     )  # fmt: skip
     until_ns = None if until is None else calendar().offset(until, 0).close_ns
     system.start(tree(parts, system))
-    should_stop = _monthly(clock, home, should_stop, say)
-    try:
-        if isinstance(clock, ManualClock) and market is not None:
-            run_paced(system, market, clock, until_ns=until_ns, should_stop=should_stop)
-        else:
-            _wait(system, market, until_ns, should_stop)
-    finally:  # also when the twin is gone: the ledger and the message log end in good order
-        exit_code = system.stop(config.trader.stop_deadline_s)
-        for client in rest:
-            client.close()
+    watch = _monthly(clock, home, lambda: should_stop() or desk.stop_asked, say)
+    with ControlServer(home, desk.answer):
+        try:
+            if isinstance(clock, ManualClock) and market is not None:
+                run_paced(system, market, clock, until_ns=until_ns, should_stop=watch)
+            else:
+                _wait(system, market, until_ns, watch)
+            if config.trader.on_stop == "cancel":
+                cancel_open(system, market, home, within_s=config.trader.stop_deadline_s)
+        finally:  # also when the twin is gone: the ledger and the message log end in good order
+            exit_code = system.stop(config.trader.stop_deadline_s)
+            for client in rest:
+                client.close()
     return _summary(
         home, run_id, config, plan, system, exit_code, began_ns=info.started_ns, ended_ns=clock.now_ns(),
         elapsed_s=wall.monotonic_s() - began,
     )  # fmt: skip
+
+
+def cancel_open(system: ThreadSystem, market: TwinMarket | None, home: Path, *, within_s: float) -> None:
+    """Have the broker cancel every order that it still holds, and wait until the ledger knows how each of them ended."""
+    broker, tick, asked = system.ref(f"{TRADING}/broker"), threading.Event(), set()
+    for _ in range(round(within_s / LOOK_S)):
+        with Reader(home / "ledger.db") as reader:
+            held = [row for row in reader.orders(status="open") if row["broker_order_id"] is not None]
+        if not held or system.exit_code is not None:
+            return
+        for row in held:
+            if row["client_order_id"] not in asked:
+                asked.add(row["client_order_id"])
+                broker.tell(
+                    CancelOrder(
+                        at_ns=system.now_ns(), client_order_id=row["client_order_id"],
+                        broker_order_id=row["broker_order_id"],
+                    )
+                )  # fmt: skip
+        if market is not None and isinstance(system.clock, ManualClock):
+            settle(system, market)
+        else:
+            tick.wait(LOOK_S)
+    logger.warning(fact("orders left open", orders=len(held), waited_s=within_s))
 
 
 def _health(log: MessageLog) -> dict[str, object]:

@@ -2,9 +2,6 @@
 
 import signal
 import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import requests
@@ -12,37 +9,10 @@ import requests
 from actors.kernel.journal import LogReader
 from algo_royale.app.trader import Endpoints
 from algo_royale.sessions import calendar
-from live_traders import facts_on_disk, ledger, prepared, spawn, truth_errors, twin, twin_truth
+from live_traders import ended, facts_on_disk, ledger, prepared, running, spawn, truth_errors, twin, twin_truth, wait
 from traders import BUSY, config, last_session, ledger_of, trader
 
-LIFE_S = 120.0
 SESSIONS = 12
-
-
-def ended(process: "subprocess.Popen[str]", within_s: float = LIFE_S) -> tuple[int, str, str]:
-    """Exit code and words of a process that has so long to end."""
-    out, err = process.communicate(timeout=within_s)
-    return process.returncode, out, err
-
-
-@contextmanager
-def running(process: "subprocess.Popen[str]") -> Iterator["subprocess.Popen[str]"]:
-    """Nothing is left of it, however the test ends."""
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def wait(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:
-    tick = threading.Event()
-    for _ in range(int(LIFE_S / 0.001)):
-        assert process.poll() is None, process.communicate()
-        if condition():
-            return
-        tick.wait(0.001)
-    raise AssertionError("it did not get there")
 
 
 def time_of(endpoints: Endpoints) -> int:

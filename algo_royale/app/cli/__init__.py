@@ -47,10 +47,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "Serve a simulated Alpaca on loopback until SIGTERM or Ctrl-C.",
     ),
     "status": (
-        f"{_CLI}.ledger:status_command",
-        "Say whether a trader runs in this environment, and what its ledger holds.",
+        f"{_CLI}.operating:status_command",
+        "Say whether a trader runs in this environment, how it is, and what its ledger holds.",
     ),
-    "stop": (f"{_CLI}.ledger:stop_command", "Ask the running trader to end in good order, and wait until it has."),
+    "stop": (f"{_CLI}.operating:stop_command", "Ask the running trader to end in good order, and wait until it has."),
     "orders": (f"{_CLI}.ledger:orders_command", "List the ledger's orders with where each stands, oldest first."),
     "positions": (
         f"{_CLI}.ledger:positions_command",
@@ -65,7 +65,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         f"{_CLI}.messages:messages_group",
         "Read a run's message log: who told whom what, why, and how it ended.",
     ),
-    "actors": (f"{_CLI}.messages:actors_group", "Look at a run's actors."),
+    "actors": (f"{_CLI}.operating:actors_group", "Look at a run's actors."),
     "replay": (
         f"{_CLI}.messages:replay_command",
         "Feed every actor its recorded inbox and compare what it sends with the record.",

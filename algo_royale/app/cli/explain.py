@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from algo_royale.app.cli.ledger import _reader
+from algo_royale.app.cli.ledger import open_reader
 from algo_royale.app.cli.messages import print_json, print_table, to_ns, when
 from algo_royale.errors import BadInput
 
@@ -47,7 +47,7 @@ def explain_command(settings: "Settings", order_id: str | None, symbol: str | No
         raise BadInput("name an order, or a symbol with --symbol")
     if order_id is not None and at is not None:
         raise BadInput("--at goes with --symbol: an order has a time of its own")
-    with closing(_reader(settings)) as reader:
+    with closing(open_reader(settings)) as reader:
         if order_id is not None:
             story = _of_order(reader, order_id.strip())
         else:

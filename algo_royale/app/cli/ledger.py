@@ -1,9 +1,6 @@
-"""`status`, `stop`, `orders`, `positions`, `fills`: what a trader is doing and has done, from its ledger and its lock."""
+"""`orders`, `positions`, `fills`: what a trader has done, from its ledger; and whether one runs, from its lock."""
 
-import os
-import signal
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from algo_royale.app.cli.messages import print_json, print_table, short_time, to_ns, when
-from algo_royale.errors import AlgoRoyaleError, BadInput
+from algo_royale.errors import BadInput
 
 if TYPE_CHECKING:
     from algo_royale.app.cli import Settings
@@ -30,10 +27,6 @@ STATUSES = (
     "expired",
     "rejected",
 )
-
-
-class NotStopped(AlgoRoyaleError):
-    """The trader still runs."""
 
 
 def running_trader(directory: Path) -> int | None:
@@ -64,7 +57,7 @@ def ledger_path(settings: "Settings") -> Path:
     return settings.directory / "ledger.db"
 
 
-def _reader(settings: "Settings") -> "Reader":
+def open_reader(settings: "Settings") -> "Reader":
     from db.store import Reader
 
     path = ledger_path(settings)
@@ -73,34 +66,7 @@ def _reader(settings: "Settings") -> "Reader":
     return Reader(path)
 
 
-# --- status and stop -------------------------------------------------------------------------------------------------
-
-
-@click.command("status")
-@click.pass_obj
-def status_command(settings: "Settings") -> None:
-    """Say whether a trader runs in this environment, and what its ledger holds.
-
-    \b
-    Examples:
-      algo-royale status
-      algo-royale --env prod_paper status --json
-    """
-    pid = running_trader(settings.directory)
-    document: dict[str, Any] = {
-        "environment": settings.env, "running": pid is not None, "pid": pid, "ledger": None, "positions": [],
-    }  # fmt: skip
-    if ledger_path(settings).is_file():
-        with closing(_reader(settings)) as reader:
-            document["ledger"] = _summary(reader)
-            document["positions"] = reader.positions()
-    if settings.json:
-        print_json(document)
-    else:
-        _show_status(document)
-
-
-def _summary(reader: "Reader") -> dict[str, Any]:
+def summary_of(reader: "Reader") -> dict[str, Any]:
     found = reader.summary()
     return {
         "ledger_id": found.ledger_id, "created": when(found.created_ns), "run_id": found.last_run_id, "runs": found.runs,
@@ -110,57 +76,6 @@ def _summary(reader: "Reader") -> dict[str, Any]:
         "state": found.latch.state.value, "state_reason": found.latch.reason or None,
         "state_set_by": found.latch.set_by or None, "state_since": when(found.latch.at_ns) if found.latch.at_ns else None,
     }  # fmt: skip
-
-
-def _show_status(document: Mapping[str, Any]) -> None:
-    state = f"running, process {document['pid']}" if document["running"] else "not running"
-    rows: list[tuple[str, object]] = [("environment", document["environment"]), ("trader", state)]
-    ledger = document["ledger"]
-    if ledger is None:
-        rows.append(("ledger", "none yet"))
-    else:
-        rows += [(name.removesuffix("_usd").replace("_", " "), "-" if v is None else v) for name, v in ledger.items()]
-    print_table(("what", "value"), rows)
-    if document["positions"]:
-        click.echo()
-        _show(document["positions"], _POSITIONS)
-
-
-@click.command("stop")
-@click.option("--timeout", default=30.0, type=click.FloatRange(min=0), help="Seconds to wait for its end.")
-@click.pass_obj
-def stop_command(settings: "Settings", timeout: float) -> None:
-    """Ask the running trader to end in good order, and wait until it has.
-
-    Orders that the broker holds stay there; the next start takes them up again.
-
-    \b
-    Examples:
-      algo-royale stop
-      algo-royale --env prod_paper stop --timeout 60
-    """
-    from algo_royale.clock import WallClock
-
-    pid = running_trader(settings.directory)
-    if pid is None:
-        raise BadInput(f"no trader is running in {settings.directory}")
-    try:
-        os.kill(pid, signal.SIGTERM)
-    except PermissionError as error:
-        raise BadInput(f"the trader is process {pid} of another user, whom only that user may stop") from error
-    except ProcessLookupError:
-        pass  # it ended this moment
-    clock, tick = WallClock(), threading.Event()
-    asked_s = clock.monotonic_s()
-    while running_trader(settings.directory) == pid:
-        if clock.monotonic_s() - asked_s > timeout:
-            raise NotStopped(f"the trader, process {pid}, has been asked to stop but still runs after {timeout:g} s")
-        tick.wait(0.05)
-    took_s = round(clock.monotonic_s() - asked_s, 1)
-    if settings.json:
-        print_json({"environment": settings.env, "pid": pid, "stopped": True, "took_s": took_s})
-    else:
-        click.echo(f"trader of {settings.env} (process {pid}) stopped after {took_s} s")
 
 
 # --- orders, positions, fills ----------------------------------------------------------------------------------------
@@ -175,14 +90,14 @@ _FILLS: Sequence[_Column] = (
     ("time", "filled_ns"), ("symbol", "symbol"), ("side", "side"), ("quantity", "quantity"), ("price", "price_usd"),
     ("fees", "fees_usd"), ("order", "client_order_id"),
 )  # fmt: skip
-_POSITIONS: Sequence[_Column] = (
+POSITIONS: Sequence[_Column] = (
     ("symbol", "symbol"), ("quantity", "quantity"), ("average cost", "average_cost_usd"), ("cost", "cost_usd"),
     ("realised", "realised_usd"),
 )  # fmt: skip
 _NUMBERS = ("quantity", "filled", "price", "fees", "average cost", "cost", "realised")
 
 
-def _show(rows: Sequence[Mapping[str, Any]], columns: Sequence[_Column]) -> None:
+def show_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[_Column]) -> None:
     table = [[_cell(field, row[field]) for _, field in columns] for row in rows]
     print_table([header for header, _ in columns], table, right=_NUMBERS)
 
@@ -216,7 +131,7 @@ def _result(
     if settings.json:
         print_json(_documents(rows))
     elif rows:
-        _show(rows, columns)
+        show_rows(rows, columns)
     else:
         click.echo(nothing, err=True)
 
@@ -239,7 +154,7 @@ def orders_command(settings: "Settings", since: str | None, symbol: str | None, 
       algo-royale orders --status open
       algo-royale orders --symbol AAPL --since 2012-06-01 --json
     """
-    with closing(_reader(settings)) as reader:
+    with closing(open_reader(settings)) as reader:
         rows = reader.orders(since_ns=_since(since), symbol=_symbol(symbol), status=status, limit=limit)
     _result(settings, rows, _ORDERS, nothing="no such orders")
 
@@ -255,9 +170,9 @@ def positions_command(settings: "Settings", symbol: str | None) -> None:
       algo-royale positions
       algo-royale positions --json
     """
-    with closing(_reader(settings)) as reader:
+    with closing(open_reader(settings)) as reader:
         rows = [row for row in reader.positions() if _symbol(symbol) in (None, row["symbol"])]
-    _result(settings, rows, _POSITIONS, nothing="no positions")
+    _result(settings, rows, POSITIONS, nothing="no positions")
 
 
 @click.command("fills")
@@ -273,7 +188,7 @@ def fills_command(settings: "Settings", since: str | None, symbol: str | None, l
       algo-royale fills
       algo-royale fills --symbol IBM --since 2012-06-01T09:30 --json
     """
-    with closing(_reader(settings)) as reader:
+    with closing(open_reader(settings)) as reader:
         rows = reader.fills(since_ns=_since(since), symbol=_symbol(symbol), limit=limit)
     _result(settings, rows, _FILLS, nothing="no such fills")
 

@@ -1,0 +1,270 @@
+"""`status`, `stop`, `actors top`: what a running trader says over its control socket, and what it is told there."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from algo_royale.app.cli.ledger import POSITIONS, ledger_path, open_reader, running_trader, show_rows, summary_of
+from algo_royale.app.cli.messages import actors_group, print_json, print_table, when
+from algo_royale.errors import AlgoRoyaleError, BadInput
+
+if TYPE_CHECKING:
+    from algo_royale.app.cli import Settings
+
+STATUS_WITHIN_S = 1.0
+
+
+class NotStopped(AlgoRoyaleError):
+    """The trader still runs."""
+
+
+def ask_trader(settings: "Settings", command: str, *, timeout_s: float = 5.0, **arguments: object) -> dict[str, Any]:
+    """What the running trader answers. Raises NoTrader when there is none, Refused when it says no."""
+    from algo_royale.app.control import ask
+
+    return ask(settings.directory, command, timeout_s=timeout_s, **arguments)
+
+
+# --- status ----------------------------------------------------------------------------------------------------------
+
+
+@click.command("status")
+@click.pass_obj
+def status_command(settings: "Settings") -> None:
+    """Say whether a trader runs in this environment, how it is, and what its ledger holds.
+
+    It waits for nobody: what the trader is doing comes from its control socket, everything else from the ledger.
+
+    \b
+    Examples:
+      algo-royale status
+      algo-royale --env prod_paper status --json
+    """
+    pid = running_trader(settings.directory)
+    document: dict[str, Any] = {
+        "environment": settings.env, "running": pid is not None, "pid": pid, "trader": None, "ledger": None,
+        "positions": [], "open_orders": [],
+    }  # fmt: skip
+    if pid is not None:
+        with suppress(AlgoRoyaleError):  # it starts, ends or is somebody else's: the ledger still speaks
+            document["trader"] = _live(ask_trader(settings, "status", timeout_s=STATUS_WITHIN_S))
+    if ledger_path(settings).is_file():
+        with closing(open_reader(settings)) as reader:
+            document["ledger"] = summary_of(reader)
+            document["positions"] = reader.positions()
+            document["open_orders"] = [_order(row) for row in reader.orders(status="open")]
+    if settings.json:
+        print_json(document)
+    else:
+        _show_status(document)
+
+
+def _live(answer: dict[str, Any]) -> dict[str, Any]:
+    """The trader's answer with times as people read them."""
+    now_ns, bar_ns = answer.pop("now_ns"), answer.pop("bar_end_ns")
+    return {**answer, "now": when(now_ns), "bar_end": None if bar_ns is None else when(bar_ns)}
+
+
+def _order(row: Mapping[str, Any]) -> dict[str, Any]:
+    wanted = (
+        "client_order_id",
+        "symbol",
+        "side",
+        "quantity",
+        "filled_quantity",
+        "status",
+        "order_type",
+        "limit_price_usd",
+    )
+    return {name: row[name] for name in wanted}
+
+
+def _show_status(document: Mapping[str, Any]) -> None:
+    rows: list[tuple[str, object]] = [("environment", document["environment"])]
+    live, ledger = document["trader"], document["ledger"]
+    rows.append(("trader", f"running, process {document['pid']}" if document["running"] else "not running"))
+    if live is not None:
+        rows += _live_rows(live)
+    elif document["running"]:
+        rows.append(("control", "no answer: it is starting or ending, or belongs to another user"))
+    if ledger is None:
+        rows.append(("ledger", "none yet"))
+    else:
+        rows += [(name.removesuffix("_usd").replace("_", " "), "-" if v is None else v) for name, v in ledger.items()]
+    print_table(("what", "value"), rows)
+    if document["positions"]:
+        click.echo()
+        show_rows(document["positions"], POSITIONS)
+    if document["open_orders"]:
+        click.echo()
+        columns = ("side", "symbol", "quantity", "filled", "status", "type", "order")
+        orders = [
+            (o["side"], o["symbol"], o["quantity"], o["filled_quantity"], o["status"], o["order_type"], o["client_order_id"])
+            for o in document["open_orders"]
+        ]  # fmt: skip
+        print_table(columns, orders, right=("quantity", "filled"))
+
+
+def _live_rows(live: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Time and session, connections, the newest bar, actors: in the order in which a worried person asks."""
+    down = live["actors_down"]
+    bar = "none yet" if live["bar_end"] is None else f"{live['bar_end']}, {_age(live['bar_age_s'])} ago"
+    rows: list[tuple[str, object]] = [
+        ("time", live["now"]),
+        ("phase", "-" if live["phase"] is None else f"{live['phase']}, session {live['session']}"),
+        ("connections", ", ".join(f"{name} {state or '-'}" for name, state in live["connections"].items())),
+        ("last bar", bar),
+        ("actors", f"{live['actors'] - len(down)} of {live['actors']} running" + (f"; not: {', '.join(down)}" if down else "")),
+        ("restarts", live["restarts"]),
+    ]  # fmt: skip
+    return [*rows, ("stopping", "yes")] if live["stopping"] else rows
+
+
+def _age(seconds: float) -> str:
+    for limit, unit, name in ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (172_800.0, 3600.0, "h")):
+        if seconds < limit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86_400:.1f} days"
+
+
+# --- stop ------------------------------------------------------------------------------------------------------------
+
+
+@click.command("stop")
+@click.option("--timeout", default=30.0, type=click.FloatRange(min=0), help="Seconds to wait for its end.")
+@click.pass_obj
+def stop_command(settings: "Settings", timeout: float) -> None:
+    """Ask the running trader to end in good order, and wait until it has.
+
+    Orders that the broker holds stay there and the next start takes them up again, or are cancelled first: that is what
+    [trader] on_stop says.
+
+    \b
+    Examples:
+      algo-royale stop
+      algo-royale --env prod_paper stop --timeout 60
+    """
+    from algo_royale.clock import WallClock
+
+    pid = running_trader(settings.directory)
+    if pid is None:
+        raise BadInput(f"no trader is running in {settings.directory}")
+    clock, tick = WallClock(), threading.Event()
+    asked_s = clock.monotonic_s()
+    _ask_to_stop(settings, pid)
+    while running_trader(settings.directory) == pid:
+        if clock.monotonic_s() - asked_s > timeout:
+            raise NotStopped(f"the trader, process {pid}, has been asked to stop but still runs after {timeout:g} s")
+        tick.wait(0.05)
+    took_s = round(clock.monotonic_s() - asked_s, 1)
+    if settings.json:
+        print_json({"environment": settings.env, "pid": pid, "stopped": True, "took_s": took_s})
+    else:
+        click.echo(f"trader of {settings.env} (process {pid}) stopped after {took_s} s")
+
+
+def _ask_to_stop(settings: "Settings", pid: int) -> None:
+    """Over the socket, or by SIGTERM while it has none yet."""
+    from algo_royale.app.control import NoTrader, Refused
+
+    try:
+        ask_trader(settings, "stop")
+        return
+    except (NoTrader, Refused):
+        pass
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except PermissionError as error:
+        raise BadInput(f"the trader is process {pid} of another user, whom only that user may stop") from error
+    except ProcessLookupError:
+        pass  # it ended this moment
+
+
+# --- actors top ------------------------------------------------------------------------------------------------------
+
+_TOP = ("actor", "state", "mailbox", "messages/s", "mean us", "handled", "restarts")
+
+
+@actors_group.command("top")
+@click.option("--interval", default=1.0, type=click.FloatRange(min=0.05), help="Seconds between two looks.")
+@click.pass_obj
+def top_command(settings: "Settings", interval: float) -> None:
+    """Show what the actors of the running trader are doing: refreshed on a terminal until Ctrl-C, once in a pipe.
+
+    Rates and mean times are those of the last interval.
+
+    \b
+    Examples:
+      algo-royale actors top
+      algo-royale --json actors top --interval 5
+    """
+    if running_trader(settings.directory) is None:
+        raise BadInput(f"no trader is running in {settings.directory}")
+    tick, before = threading.Event(), ask_trader(settings, "top")
+    if settings.json or not sys.stdout.isatty():
+        tick.wait(interval)
+        rows = rates(before, ask_trader(settings, "top"))
+        if settings.json:
+            print_json({"run_id": before["run_id"], "actors": rows})
+        else:
+            print_table(_TOP, [_top_row(row) for row in rows], right=_TOP[2:])
+        return
+    _top_live(settings, before, interval, tick)
+
+
+def rates(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Two answers to `top` as one row per actor: messages a second and mean handling time in between."""
+    seconds = max(after["at_ns"] - before["at_ns"], 1) / 1e9
+    earlier = {row["path"]: row for row in before["actors"]}
+    rows = []
+    for row in after["actors"]:
+        was = earlier.get(row["path"], {"records": 0, "took_us": 0})
+        records, took_us = row["records"] - was["records"], row["took_us"] - was["took_us"]
+        rows.append(
+            {
+                "actor": row["path"], "state": row["state"], "mailbox": row["mailbox"],
+                "messages_per_s": round(records / seconds, 1), "mean_us": round(took_us / records, 1) if records else None,
+                "handled": row["handled"], "restarts": row["restarts"], "last_error": row["last_error"],
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _top_row(row: Mapping[str, Any]) -> tuple[object, ...]:
+    mean = "-" if row["mean_us"] is None else f"{row['mean_us']:.0f}"
+    rate = f"{row['messages_per_s']:.1f}"
+    return row["actor"], row["state"], row["mailbox"], rate, mean, row["handled"], row["restarts"]
+
+
+def _top_live(settings: "Settings", before: dict[str, Any], interval: float, tick: threading.Event) -> None:
+    from rich.live import Live
+
+    from algo_royale.app.control import NoTrader
+
+    with Live(_top_table(rates(before, before)), auto_refresh=False, screen=False) as live:
+        try:
+            while True:
+                tick.wait(interval)
+                after = ask_trader(settings, "top")
+                live.update(_top_table(rates(before, after)), refresh=True)
+                before = after
+        except (KeyboardInterrupt, NoTrader):
+            return
+
+
+def _top_table(rows: Sequence[Mapping[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None)
+    for name in _TOP:
+        table.add_column(name, justify="left" if name in _TOP[:2] else "right", no_wrap=True)
+    for row in rows:
+        style = "red" if row["state"] != "running" else "yellow" if row["mailbox"] else None
+        table.add_row(*map(str, _top_row(row)), style=style)
+    return table

@@ -1,0 +1,86 @@
+"""A running trader answers the person who operates it, over its control socket, and does what it is told."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from algo_royale.app.control import ask
+from conftest import ROOT
+from live_traders import ended, ledger, prepared, running, spawn, truth_errors, twin, twin_truth, wait
+from traders import BUSY, last_session
+
+
+def command(home: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "algo_royale", "--home", str(home), "--json", *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def document(home: Path, *words: str) -> Any:
+    done = command(home, *words)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def is_warm(directory: Path) -> bool:
+    """Whether every signal has loaded its history (the first time ever, kernels are compiled meanwhile)."""
+    signals = [row for row in ask(directory, "top")["actors"] if "/signal:" in row["path"]]
+    return all(row["records"] > 1 and not row["mailbox"] for row in signals)
+
+
+def test_status_top_and_stop_of_a_trader_that_waits_in_real_time(tmp_path: Path) -> None:
+    directory = prepared(tmp_path, BUSY)
+
+    with twin(BUSY, 2, speed="1") as endpoints, running(spawn(tmp_path, endpoints, "--speed", "1")) as life:
+        wait(life, lambda: (directory / "control.sock").exists())
+        wait(life, lambda: set(ask(directory, "status")["connections"].values()) == {"live"})
+        wait(life, lambda: is_warm(directory))
+        status = document(tmp_path, "status")
+        top = document(tmp_path, "actors", "top", "--interval", "0.2")
+        stopped = document(tmp_path, "stop")
+        code, out, err = ended(life)
+
+    assert (status["running"], status["pid"], stopped["pid"], code) == (True, life.pid, life.pid, 0), err
+    live = status["trader"]
+    assert live["now"].startswith(str(BUSY))  # the twin's time, not ours
+    assert (live["phase"], live["stopping"], live["actors_down"]) == ("closed", False, [])
+    assert live["run_id"] == json.loads(out)["run_id"]
+    assert {row["actor"] for row in top["actors"]} >= {"root/trading/ledger", "root/trading/signals/signal:AAPL"}
+    assert {row["state"] for row in top["actors"]} == {"running"}
+    assert not (directory / "control.sock").exists()
+    after = document(tmp_path, "status")
+    assert (after["running"], after["trader"]) == (False, None)
+    for words, said in ((("actors", "top"), "no trader is running"), (("stop",), "no trader is running")):
+        done = command(tmp_path, *words)
+        assert (done.returncode, done.stdout) == (1, "") and said in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_at_the_end_open_orders_stay_or_are_cancelled_as_the_policy_says(tmp_path: Path) -> None:
+    """The last session's decision leaves orders for an open that this trader does not wait for."""
+    left: dict[str, set[str]] = {}
+    for policy in ("keep", "cancel"):
+        home = tmp_path / policy
+        directory = prepared(home, BUSY)
+        os.environ["ALGO_ROYALE__TRADER__ON_STOP"] = policy
+        try:
+            with twin(BUSY, 4) as endpoints:
+                with running(spawn(home, endpoints, "--until", str(last_session(BUSY, 1)))) as life:
+                    code, _, err = ended(life)
+                truth = twin_truth(endpoints)
+        finally:
+            del os.environ["ALGO_ROYALE__TRADER__ON_STOP"]
+        assert code == 0, err
+        assert truth_errors(directory, truth) == []
+        left[policy] = {order["status"] for order in truth["orders"]}
+        with ledger(directory) as database:
+            ((open_here,),) = database.execute(
+                "SELECT count(*) FROM orders o JOIN order_event e ON e.seq = (SELECT max(seq) FROM order_event"
+                " WHERE client_order_id = o.client_order_id) WHERE e.status IN ('accepted', 'open', 'recorded')"
+            )
+        assert (open_here == 0) == (policy == "cancel")
+    assert left["cancel"] == {"canceled"}
+    assert left["keep"] and "canceled" not in left["keep"]
