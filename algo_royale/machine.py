@@ -29,6 +29,7 @@ from algo_royale.compiled import (
 from algo_royale.market import ENTER, EXIT, BoolArray, FloatArray, IntArray, SignalArray
 
 BLOCK = 2048
+EACH_BYTE = 0x0101010101010101
 WINDOW_MAX = 300  # bounds what a memory may hold and a deviation may cost; the grid of `exact_sums` counts on it
 
 # Operations: what `Code` calls them. Those up to _LAST_RATIO look at one bar; those up to _LAST_WINDOW have a memory.
@@ -102,35 +103,42 @@ def exact_sum(x: FloatArray) -> float:
     return float(high)
 
 
-@compiled(types.boolean, FLOATS_OUT, I64, F64, FLOATS_OUT, INTS_OUT)
-def _narrow_sums(x: FloatArray, n: int, divisor: float, out: FloatArray, total: IntArray) -> bool:
-    """As `exact_sums` if one integer holds every digit of any sum, as it does for prices of one order; else False."""
-    length = len(out) + n - 1
+@compiled(F64, FLOATS_IN, I64, I64, INTS_OUT)
+def _prefix_sums(x: FloatArray, n: int, length: int, total: IntArray) -> float:
+    """Sums of the first 0, 1, ... `length` values in `total`, in units of what is returned.
+
+    0 if one integer does not hold every digit of any sum of n values, as it does for prices of one order.
+    """
     _, exponent = math.frexp(x[length - 1])  # of the others it is a guess, which `limit` checks
     spare = 62 - 9 if n > 256 else 62 - 8 if n > 64 else 62 - 6
     if not -900 < exponent < 900:
-        return False
+        return 0.0
     scale, limit = 2.0 ** (spare - 1 - exponent), 2.0**spare
-    lost = 0
+    lost, later = 0, total[1:]
     for i in range(length):
         scaled = x[i] * scale
         whole = np.int64(scaled)
         lost += (np.float64(whole) != scaled) | (abs(scaled) >= limit)
-        total[i + 1] = whole
+        later[i] = whole
     if lost:
-        return False
+        return 0.0
     running = np.int64(0)  # it may run over, but no difference of two that are a window apart does
     total[0] = 0
-    for i in range(1, length + 1):
-        running += total[i]
-        total[i] = running
-    down = 1.0 / scale
+    for i in range(length):
+        running += later[i]
+        later[i] = running
+    return 1.0 / scale
+
+
+@compiled(VOID, INTS_IN, F64, I64, F64, FLOATS_OUT)
+def _differences(total: IntArray, unit: float, n: int, divisor: float, out: FloatArray) -> None:
+    """Sums of n values from `_prefix_sums`, divided."""
+    later = total[n:]
     for t in range(len(out)):
-        out[t] = np.float64(total[t + n] - total[t]) * down / divisor
-    return True
+        out[t] = np.float64(later[t] - total[t]) * unit / divisor
 
 
-@compiled(types.boolean, FLOATS_OUT, I64, F64, FLOATS_OUT, INTS_OUT, INTS_OUT)
+@compiled(types.boolean, FLOATS_IN, I64, F64, FLOATS_OUT, INTS_OUT, INTS_OUT)
 def _wide_sums(x: FloatArray, n: int, divisor: float, out: FloatArray, high: IntArray, low: IntArray) -> bool:
     """As `exact_sums` if all of x is finite and lies on one grid of 86 bits; else False."""
     length, bits = len(out) + n - 1, x.view(np.int64)
@@ -164,19 +172,26 @@ def _wide_sums(x: FloatArray, n: int, divisor: float, out: FloatArray, high: Int
     return True
 
 
-@compiled(VOID, FLOATS_OUT, I64, F64, FLOATS_OUT, INTS_OUT, INTS_OUT)
-def exact_sums(x: FloatArray, n: int, divisor: float, out: FloatArray, high: IntArray, low: IntArray) -> None:
+@compiled(F64, FLOATS_IN, I64, F64, FLOATS_OUT, INTS_OUT, INTS_OUT)
+def exact_sums(x: FloatArray, n: int, divisor: float, out: FloatArray, high: IntArray, low: IntArray) -> float:
     """out[t] = (x[t] + ... + x[t+n-1])/divisor, the sum rounded once; NaN where one of them is not finite.
 
-    x has at least len(out) + n - 1 values, `high` and `low` one place more to work in. Changes nothing in x.
+    x has at least len(out) + n - 1 values, `high` and `low` one place more to work in. Returns the unit of the running
+    sums of x that `high` holds afterwards, as `_prefix_sums` has them; 0 if it does not.
     """
     skipped = 0  # the missing past of a beginning
     while skipped < len(out) and not np.isfinite(x[skipped]):
         out[skipped] = np.nan
         skipped += 1
     x, out = x[skipped:], out[skipped:]
-    if len(out) == 0 or _narrow_sums(x, n, divisor, out, high) or _wide_sums(x, n, divisor, out, high, low):
-        return
+    if len(out) == 0:
+        return 0.0
+    unit = _prefix_sums(x, n, len(out) + n - 1, high)
+    if unit != 0.0:
+        _differences(high, unit, n, divisor, out)
+        return unit if skipped == 0 else 0.0
+    if _wide_sums(x, n, divisor, out, high, low):
+        return 0.0
     bad = 0
     for i in range(n - 1):
         bad += not np.isfinite(x[i])
@@ -184,6 +199,7 @@ def exact_sums(x: FloatArray, n: int, divisor: float, out: FloatArray, high: Int
         bad += not np.isfinite(x[t + n - 1])
         out[t] = np.nan if bad else exact_sum(x[t : t + n]) / divisor
         bad -= not np.isfinite(x[t])
+    return 0.0
 
 
 # Operations on one block. `a`, `b`, `c`, `d` are its inputs; unused ones are whatever is at hand.
@@ -304,6 +320,34 @@ def _counted(op: int, n: int, level: float, x: FloatArray, memory: FloatArray, o
     memory[0] = kept
 
 
+@compiled(VOID, FLOATS_IN, FLOATS_OUT, FLOATS_OUT)
+def _remember(x: FloatArray, memory: FloatArray, wide: FloatArray) -> None:
+    """Put memory and block end to end in `wide`; the memory then holds the last of them."""
+    now, last = wide[len(memory) :], wide[len(x) :]
+    for i in range(len(memory)):
+        wide[i] = memory[i]
+    for t in range(len(x)):
+        now[t] = x[t]
+    for i in range(len(memory)):
+        memory[i] = last[i]
+
+
+@compiled(F64, I64, F64, FLOATS_IN, *[FLOATS_OUT] * 3, INTS_OUT, INTS_OUT, I64, F64)
+def _summed(
+    n: int, divisor: float, x: FloatArray, memory: FloatArray, out: FloatArray, wide: FloatArray, high: IntArray,
+    low: IntArray, longest: int, unit: float,
+) -> float:  # fmt: skip
+    """Sums over the last n values, divided. With a unit, `high` has the running sums of `longest` >= n values and x.
+
+    Returns the unit of those that `high` holds afterwards, or 0.
+    """
+    _remember(x, memory, wide)
+    if unit == 0.0:
+        return exact_sums(wide, n, divisor, out, high, low)
+    _differences(high[longest - n :], unit, n, divisor, out)
+    return unit
+
+
 @compiled(VOID, I64, I64, F64, FLOATS_IN, FLOATS_IN, FLOATS_OUT, FLOATS_OUT, FLOATS_OUT, INTS_OUT, INTS_OUT)
 def _windowed(
     op: int, n: int, level: float, x: FloatArray, center: FloatArray, memory: FloatArray, out: FloatArray,
@@ -319,33 +363,29 @@ def _windowed(
     if op in (_RUN_ABOVE, _SINCE_ABOVE, _CUMULATIVE):
         _counted(op, n, level, x, memory, out)
         return
-    count, kept = len(out), len(memory)
-    for i in range(kept):
-        wide[i] = memory[i]
-    for t in range(count):
-        wide[kept + t] = x[t]
-    for i in range(kept):
-        memory[i] = wide[count + i]
+    if op in (_SUM, _MEAN):
+        _summed(n, 1.0 if op == _SUM else float(n), x, memory, out, wide, high, low, 0, 0.0)
+        return
+    count = len(out)
+    _remember(x, memory, wide)
     if op == _LAG:
         for t in range(count):
             out[t] = wide[t]
-    elif op == _SUM:
-        exact_sums(wide, n, 1.0, out, high, low)
-    elif op == _MEAN:
-        exact_sums(wide, n, float(n), out, high, low)
     elif op == _HIGHEST:
         for t in range(count):
             out[t] = wide[t]
         for j in range(1, n):
+            later = wide[j:]
             for t in range(count):
-                other = wide[t + j]
+                other = later[t]
                 out[t] = out[t] if (out[t] >= other) | (out[t] != out[t]) else other
     else:  # deviation: each window's squares are summed oldest to newest
         for t in range(count):
             out[t] = 0.0
         for j in range(n):
+            later = wide[j:]
             for t in range(count):
-                apart = wide[t + j] - center[t]
+                apart = later[t] - center[t]
                 out[t] += apart * apart
         freedom = float(n) if op == _SD0 else n - 1.0
         for t in range(count):
@@ -409,18 +449,26 @@ def _cross(a: FloatArray, b: FloatArray, memory: FloatArray, out: BoolArray) -> 
         memory[0] = a[n - 1] - b[n - 1]
 
 
-@compiled(VOID, FLOATS_IN, FLOATS_IN, FLOATS_OUT, BOOLS_OUT, BOOLS_OUT)
-def _cross_both_ways(a: FloatArray, b: FloatArray, memory: FloatArray, up: BoolArray, down: BoolArray) -> None:
-    """`_cross` of a over b and of b over a."""
+@compiled(VOID, FLOATS_IN, FLOATS_IN, FLOATS_OUT, BOOLS_OUT, BOOLS_OUT, INTS_OUT, INTS_OUT)
+def _cross_both_ways(
+    a: FloatArray, b: FloatArray, memory: FloatArray, up: BoolArray, down: BoolArray, places: IntArray, more_places: IntArray
+) -> None:  # fmt: skip
+    """`_cross` of a over b and of b over a; where the difference lies is noted in bytes, of which many fit in a register."""
     n = len(up)
-    if n:
-        gap = a[0] - b[0]
-        up[0], down[0] = (memory[0] <= 0.0) & (gap > 0.0), (memory[0] >= 0.0) & (gap < 0.0)
-        for t in range(1, n):
-            before, gap = a[t - 1] - b[t - 1], a[t] - b[t]
-            up[t] = (before <= 0.0) & (gap > 0.0)
-            down[t] = (before >= 0.0) & (gap < 0.0)
-        memory[0] = a[n - 1] - b[n - 1]
+    if n == 0:
+        return
+    above, below = up.view(np.uint8), down.view(np.uint8)
+    low_before, high_before = places.view(np.uint8), more_places.view(np.uint8)
+    low, high = low_before[1:], high_before[1:]
+    low_before[0], high_before[0] = memory[0] <= 0.0, memory[0] >= 0.0
+    for t in range(n):
+        gap = a[t] - b[t]
+        low[t], high[t] = gap <= 0.0, gap >= 0.0
+    one = np.uint8(1)
+    for t in range(n):
+        above[t] = low_before[t] & high[t] & (low[t] ^ one)
+        below[t] = high_before[t] & low[t] & (high[t] ^ one)
+    memory[0] = a[n - 1] - b[n - 1]
 
 
 @compiled(VOID, I64, BOOLS_IN, BOOLS_IN, BOOLS_OUT)
@@ -429,11 +477,9 @@ def _combine(op: int, p: BoolArray, q: BoolArray, out: BoolArray) -> None:
     if op == _BOTH:
         for t in range(n):
             out[t] = p[t] & q[t]
-    elif op == _EITHER:
+    else:
         for t in range(n):
             out[t] = p[t] | q[t]
-    else:
-        out[:] = op == _ALWAYS
 
 
 @compiled(VOID, I64, I64, F64, *[FLOATS_IN] * 4, *[FLOATS_OUT] * 2)
@@ -478,8 +524,9 @@ def advance(
     volume: FloatArray, given: FloatArray, memory: FloatArray, numbers: FloatArray, flags: BoolArray, wide: FloatArray,
     places: IntArray, more_places: IntArray, first: int, last: int,
 ) -> None:  # fmt: skip
-    """Every operation of a program on the bars [first, last), at most BLOCK of them."""
+    """Every operation of a program on the bars [first, last), at most BLOCK of them; the first block begins at 0."""
     n = last - first
+    summed, longest, unit = 0, 0, 0.0  # the running sums in `places`: of what, for which window
     for k in range(len(rows)):
         row, level = rows[k], levels[k]
         op, kept = row[_OP], memory[row[_FROM] : row[_TO]]
@@ -491,7 +538,11 @@ def advance(
             for t in range(n):
                 out[t] = source[first + t]
             continue
-        if op in (_BOTH, _EITHER, _ALWAYS, _NEVER):
+        if op in (_ALWAYS, _NEVER):
+            if first == 0:  # and then for all blocks
+                flags[row[_OUT]] = op == _ALWAYS
+            continue
+        if op in (_BOTH, _EITHER):
             _combine(op, flags[row[_A], :n], flags[row[_B], :n], flags[row[_OUT], :n])
             continue
         a = given[-1 - row[_A], first:last] if row[_A] < 0 else numbers[row[_A], :n]
@@ -499,31 +550,22 @@ def advance(
         if op == _CROSS_UP:
             _cross(a, b, kept, flags[row[_OUT], :n])
         elif op == _CROSS_BOTH_WAYS:
-            _cross_both_ways(a, b, kept, flags[row[_OUT], :n], flags[row[_C], :n])
+            _cross_both_ways(a, b, kept, flags[row[_OUT], :n], flags[row[_C], :n], places, more_places)
+            unit = 0.0
         elif op >= FIRST_FLAG:
             _compare(op, level, a, b, flags[row[_OUT], :n])
         else:
             c = given[-1 - row[_C], first:last] if row[_C] < 0 else numbers[row[_C], :n]
             d = given[-1 - row[_D], first:last] if row[_D] < 0 else numbers[row[_D], :n]
             out = given[-1 - row[_OUT], first:last] if row[_OUT] < 0 else numbers[row[_OUT], :n]
-            operate(op, row[_N], level, a, b, c, d, kept, out, wide, places, more_places)
-
-
-@compiled(VOID, INT_ROWS, FLOATS_IN, *[FLOATS_IN] * 5, FLOAT_ROWS, FLOATS_OUT, I64)
-def evaluate(
-    rows: IntArray, levels: FloatArray, open_: FloatArray, high: FloatArray, low: FloatArray, close: FloatArray,
-    volume: FloatArray, given: FloatArray, memory: FloatArray, n_numbers: int,
-) -> None:  # fmt: skip
-    """Run a program over all bars; what it makes goes into rows of `given`, and `memory` is advanced."""
-    size = min(BLOCK, len(close))
-    numbers, flags = np.empty((n_numbers + 1, size)), np.empty((1, size), np.bool_)
-    wide, places = np.empty(size + WINDOW_MAX), np.empty(size + WINDOW_MAX, np.int64)
-    more = np.empty(size + WINDOW_MAX, np.int64)
-    for first in range(0, len(close), BLOCK):
-        last = min(first + BLOCK, len(close))
-        advance(
-            rows, levels, open_, high, low, close, volume, given, memory, numbers, flags, wide, places, more, first, last
-        )  # fmt: skip
+            if op in (_SUM, _MEAN):
+                held = unit if row[_A] == summed and row[_N] <= longest else 0.0
+                divisor = 1.0 if op == _SUM else float(row[_N])
+                unit = _summed(row[_N], divisor, a, kept, out, wide, places, more_places, longest, held)
+                if held == 0.0:
+                    summed, longest = int(row[_A]), int(row[_N])
+            else:
+                operate(op, row[_N], level, a, b, c, d, kept, out, wide, places, more_places)
 
 
 @compiled(
@@ -568,9 +610,19 @@ def _decide_without_rules(
     enter: BoolArray, gate: BoolArray, leave: BoolArray, held: bool, signal: SignalArray, state_in: BoolArray
 ) -> bool:
     """The signals and states of `decide` where no logic looks at the position; returns the last state."""
-    for t in range(len(signal)):
+    n = len(signal)
+    for t in range(n):
         signal[t] = np.int8(enter[t] & gate[t] & (not leave[t])) - np.int8(leave[t])
-    for t in range(len(signal)):
+    whole = n // 8 * 8
+    said, states = signal[:whole].view(np.int64), state_in[:whole].view(np.int64)  # eight bars at once
+    for word in range(len(said)):
+        if said[word] == 0:
+            states[word] = EACH_BYTE * np.int64(held)
+            continue
+        for t in range(8 * word, 8 * word + 8):
+            held = (signal[t] > 0) | (held & (signal[t] == 0))
+            state_in[t] = held
+    for t in range(whole, n):
         held = (signal[t] > 0) | (held & (signal[t] == 0))
         state_in[t] = held
     return held
@@ -611,3 +663,15 @@ def judge(
             )  # fmt: skip
         else:
             held = _decide_without_rules(enter, gate, leave, held, signal[begin:last], state_in[begin:last])
+
+
+@compiled(VOID, INT_ROWS, FLOATS_IN, *[FLOATS_IN] * 5, FLOAT_ROWS, FLOATS_OUT, I64)
+def evaluate(
+    rows: IntArray, levels: FloatArray, open_: FloatArray, high: FloatArray, low: FloatArray, close: FloatArray,
+    volume: FloatArray, given: FloatArray, memory: FloatArray, n_numbers: int,
+) -> None:  # fmt: skip
+    """Run a program without verdicts over all bars; what it makes goes into rows of `given`, and `memory` is advanced."""
+    judge(
+        rows, levels, open_, high, low, close, volume, given, memory, n_numbers, 1, np.empty(0, np.int64), np.empty(0),
+        np.empty(0), False, len(close), np.empty(0, np.int8), np.empty(0, np.bool_),
+    )  # fmt: skip

@@ -17,17 +17,27 @@ from algo_royale.compiled import BOOLS_OUT, F64, FLOATS_IN, FLOATS_OUT, I64, com
 from algo_royale.costs import CostRules
 from algo_royale.errors import BadInput
 from algo_royale.features import Feature, FeatureCache, column
-from algo_royale.machine import BLOCK, FLOAT_ROWS, INTS_IN, WINDOW_MAX, Code, advance, decide, evaluate
+from algo_royale.machine import (
+    BLOCK,
+    EACH_BYTE,
+    FLOAT_ROWS,
+    INTS_IN,
+    INTS_OUT,
+    WINDOW_MAX,
+    Code,
+    advance,
+    decide,
+    evaluate,
+)
 from algo_royale.market import Bars, BoolArray, FloatArray, IntArray
 from algo_royale.research.backtest import cost_array, purchase, run_arrays, sale
 from algo_royale.strategies import Strategy, build, resolve, space
-from algo_royale.strategies.compiling import Pattern, Plan, columns
+from algo_royale.strategies.compiling import Pattern, Plan, columns, shared_code
 from algo_royale.strategies.space import Params, Value
 
 _PROGRAMS = types.Array(types.int64, 3, "C", readonly=True)
 _CASH, _SHARES, _TRADES = range(3)
 _STRETCH = 4 * BLOCK  # bars whose shared features are kept at a time
-_EACH_BYTE = 0x0101010101010101
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,33 +49,45 @@ class Sweep:
     final_equity: FloatArray
 
 
-@compiled(types.void, BOOLS_OUT, BOOLS_OUT, BOOLS_OUT, FLOATS_IN, I64, I64, F64, FLOATS_IN, FLOATS_OUT)
-def _fills(
-    enter: BoolArray, gate: BoolArray, leave: BoolArray, open_: FloatArray, first: int, last: int, lot: float,
-    costs: FloatArray, account: FloatArray,
-) -> None:  # fmt: skip
-    """Fill what the flags of the bars [first, last) of a block ask for, at the open of the next bar.
+@compiled(I64, BOOLS_OUT, BOOLS_OUT, BOOLS_OUT, I64, I64, INTS_OUT, INTS_OUT)
+def _asked(
+    enter: BoolArray, gate: BoolArray, leave: BoolArray, first: int, last: int, words: IntArray, bars: IntArray
+) -> int:  # fmt: skip
+    """The bars of a block from `first` to `last` whose flags ask for something, put into `bars`; how many there are.
 
     Eight bars at a time are passed over where nothing is asked for; flags beyond `last` are not looked at.
     """
     e, g, x = enter.view(np.int64), gate.view(np.int64), leave.view(np.int64)
-    cash, shares, trades = account[_CASH], account[_SHARES], account[_TRADES]
-    for word in range(first // 8, (last + 7) // 8):
+    found = count = 0
+    for word in range(first // 8, (last + 7) // 8):  # without a branch, for none could be foreseen
+        words[found] = word
+        found += ((e[word] & g[word]) | x[word]) != 0
+    for word in words[:found]:
         left = (e[word] & g[word]) | x[word]
         while left:
             lowest = left & -left
             left ^= lowest
-            t = 8 * word + ((((lowest - 1) & _EACH_BYTE) * _EACH_BYTE) >> 56)  # as many bytes lie below it
-            if t < first or t >= last:
-                continue
-            if x[word] & lowest:
-                if shares > 0.0:
-                    _, proceeds = sale(shares, open_[t + 1], costs)
-                    cash += proceeds
-                    shares = 0.0
-                    trades += 1.0
-            elif shares == 0.0:
-                shares, _, cash = purchase(cash, open_[t + 1], lot, costs)
+            t = 8 * word + ((((lowest - 1) & EACH_BYTE) * EACH_BYTE) >> 56)  # as many bytes lie below it
+            if first <= t < last:
+                bars[count] = t
+                count += 1
+    return count
+
+
+@compiled(types.void, INTS_OUT, BOOLS_OUT, FLOATS_IN, F64, FLOATS_IN, FLOATS_OUT)
+def _fills(
+    bars: IntArray, leave: BoolArray, open_: FloatArray, lot: float, costs: FloatArray, account: FloatArray
+) -> None:  # fmt: skip
+    """Fill what these bars of a block ask for, to sell or else to buy, at the open of the next bar."""
+    cash, shares, trades = account[_CASH], account[_SHARES], account[_TRADES]
+    for t in bars:
+        if shares > 0.0:
+            if leave[t]:
+                cash += sale(shares, open_[t + 1], costs)[1]
+                shares = 0.0
+                trades += 1.0
+        elif not leave[t]:
+            shares, _, cash = purchase(cash, open_[t + 1], lot, costs)
     account[_CASH], account[_SHARES], account[_TRADES] = cash, shares, trades
 
 
@@ -89,7 +111,7 @@ def _tally(
     numbers, flags = np.empty((n_numbers + 1, size)), np.zeros((n_flags, size), np.bool_)
     wide, places = np.empty(size + WINDOW_MAX), np.empty(size + WINDOW_MAX, np.int64)
     more, signal, state_in = np.empty(size + WINDOW_MAX, np.int64), np.zeros(size, np.int8), np.zeros(size, np.bool_)
-    gate, leave = np.ones(size, np.bool_), np.zeros(size, np.bool_)
+    always, leave = np.ones(size, np.bool_), np.zeros(size, np.bool_)
     for first in range(0, stop, BLOCK):
         last, begin = min(first + BLOCK, stop), max(first, start)
         a, b, filled = begin - first, last - first, min(last, n - 1) - first  # the last bar's signal has no next open
@@ -100,17 +122,17 @@ def _tally(
             )  # fmt: skip
             if a >= b:
                 continue
-            enter = flags[verdicts[0]]
+            enter, gate, out = flags[verdicts[0]], flags[verdicts[1]], flags[verdicts[2]]
             if has_rules:
                 decide(
-                    open_[begin:last], close[begin:last], enter[a:b], flags[verdicts[1], a:b], flags[verdicts[2], a:b],
+                    open_[begin:last], close[begin:last], enter[a:b], gate[a:b], out[a:b],
                     flags[verdicts[3], a:b], flags[verdicts[4], a:b], rules, positions[k], signal[a:b], state_in[a:b],
                 )  # fmt: skip
                 for t in range(a, b):
                     state_in[t], leave[t] = signal[t] > 0, signal[t] < 0
-                _fills(state_in, gate, leave, open_[first:], a, filled, lot, costs, accounts[k])
-            else:
-                _fills(enter, flags[verdicts[1]], flags[verdicts[2]], open_[first:], a, filled, lot, costs, accounts[k])
+                enter, gate, out = state_in, always, leave
+            count = _asked(enter, gate, out, a, filled, places, more)
+            _fills(more[:count], out, open_[first:], lot, costs, accounts[k])
     for account in accounts:
         if stop == n and account[_SHARES] > 0.0:
             account[_CASH] += sale(account[_SHARES], close[n - 1], costs)[1]
@@ -167,8 +189,8 @@ class _Judge:
         self._bars, self._bytes_max, self._costs, self._lot = bars, bytes_max, costs, lot
         self._start, self._cash = start, cash
         self._cache = FeatureCache(bars.slice(0, min(_STRETCH, len(bars))), bytes_max)
-        self._made: list[Code] = []
         self._columns: dict[str, Feature] = {}
+        self._dear: dict[str, Feature] = {}
 
     def all(self, strategies: Sequence[Strategy]) -> FloatArray:
         """(round trips, final equity) of each."""
@@ -176,11 +198,10 @@ class _Judge:
         if not len(self._bars):
             return out
         groups, others = self._grouped(strategies)
-        prices = columns(self._bars)
+        prices, shared = columns(self._bars), shared_code(self._dear.values(), self._cache.rows)
         for first in range(0, len(self._bars), _STRETCH):
             stop = min(_STRETCH, len(self._bars) - first)
-            if first:
-                self._refill(first, stop)
+            self._fill(shared, first, stop)
             open_, high, low, close, volume = (x[first:] for x in prices)
             for g in groups:
                 _tally(
@@ -208,7 +229,7 @@ class _Judge:
             pattern = patterns.get(kind)
             rows = pattern.filled(conditions, self._cache) if pattern else None
             if rows is None and strategy.plan is not None:
-                self._fill(strategy.plan)
+                self._reserve(strategy.plan)
                 if pattern is None and pure:
                     pattern = patterns[kind] = strategy.plan.pattern(self._cache)
                 rows = pattern.filled(conditions, self._cache) if pattern else None
@@ -232,21 +253,21 @@ class _Judge:
         memories, positions = np.tile(code.memory, (len(programs), 1)), np.tile(like.flat(), (len(programs), 1))
         return _Alike(places, like, code, verdicts, programs, memories, positions, accounts)
 
-    def _fill(self, plan: Plan) -> None:
-        made = plan.fill(self._cache)
-        self._columns |= {f.key: f for f in plan.columns}
-        if made:
-            self._made.append(made)
+    def _reserve(self, plan: Plan) -> None:
+        """Rows of the cache for what costs most to compute, as far as there is room."""
+        for feature in plan.columns:
+            if self._cache.reserve(feature) is not None:
+                self._columns[feature.key] = feature
+        for _, feature in plan.dear:
+            if self._cache.reserve(feature) is not None:
+                self._dear[feature.key] = feature
 
-    def _refill(self, first: int, stop: int) -> None:
-        """The rows of the cache again, for the `stop` bars from bar `first` on."""
-        bars, kept = self._bars.slice(first, first + stop), self._cache
+    def _fill(self, shared: Code, first: int, stop: int) -> None:
+        """The rows of the cache for the `stop` bars from bar `first` on; `shared` goes on from there."""
+        bars, values = self._bars.slice(first, first + stop), self._cache.values
         for key, feature in self._columns.items():
-            if key in kept.rows:
-                kept.values[kept.rows[key], :stop] = column(feature, bars)
-        prices = columns(bars)
-        for code in self._made:
-            evaluate(code.rows, code.levels, *prices, kept.values, code.memory, code.n_numbers)
+            values[self._cache.rows[key], :stop] = column(feature, bars)
+        evaluate(shared.rows, shared.levels, *columns(bars), values, shared.memory, shared.n_numbers)
 
     def _by_arrays(self, strategy: Strategy, cache: FeatureCache) -> FloatArray:
         bars, start = self._bars, self._start

@@ -19,6 +19,7 @@ from algo_royale.strategies.conditions import Condition
 _COLUMNS = {"open": 0, "high": 1, "low": 2, "close": 3, "volume": 4}
 _OURS = "algo_royale.strategies.conditions"  # whose tests are known to be pure
 _ARITHMETIC = ("subtract", "scaled", "times", "larger")  # what a test may do with its inputs: NaN in, NaN out
+_SUMS = ("sum", "mean")
 _EMPTY, _NO_GAP = np.empty(0), np.full(1, np.nan)
 
 
@@ -190,7 +191,17 @@ class Graph:
                 feature = self.nodes[at].feature
                 if feature is None or feature.key not in given:
                     waiting += self.nodes[at].inputs
-        return sorted(wanted)
+        return self._ordered(wanted)
+
+    def _ordered(self, wanted: Iterable[int]) -> list[int]:
+        """Inputs before users; sums over windows of one thing side by side and the longest first, which serves the others."""
+        places: dict[int, tuple[int, int]] = {}
+        firsts: dict[int, int] = {}
+        for at in sorted(wanted):
+            node = self.nodes[at]
+            sums = node.op in _SUMS
+            places[at] = (firsts.setdefault(node.inputs[0], at), -node.n) if sums else (at, 0)
+        return sorted(places, key=lambda at: (*places[at], at))
 
     def code(
         self, roots: Sequence[int], given: Mapping[str, int], made: Mapping[int, int], slots: Mapping[str, slice] | None
@@ -251,11 +262,8 @@ class Plan:
         self.columns = [f for _, f in found if f.operation is None and f.op not in _COLUMNS]
         self.dear = [(at, f) for at, f in found if f.operation and f.operation.dear and not f.searched]
 
-    def fill(self, cache: FeatureCache, dear: Sequence[tuple[int, Feature]] | None = None) -> Code | None:
-        """Put into the cache, as far as there is room, what costs most to compute (or only what is named).
-
-        Gives the program that did it, if one was needed: run again, it goes on with the bars that follow.
-        """
+    def fill(self, cache: FeatureCache, dear: Sequence[tuple[int, Feature]] | None = None) -> None:
+        """Put into the cache, as far as there is room, what costs most to compute (or only what is named)."""
         for f in self.columns:
             if f.key not in cache.rows:
                 cache.put(f, column(f, cache.bars))
@@ -263,12 +271,10 @@ class Plan:
         for at, f in self.dear if dear is None else dear:
             if f.key not in cache.rows and (row := cache.reserve(f)) is not None:
                 made[at] = row
-        if not made:
-            return None
-        ready = {key: row for key, row in cache.rows.items() if row not in made.values()}
-        code, _ = self.graph.code(list(made), ready, made, None)
-        evaluate(code.rows, code.levels, *columns(cache.bars), cache.values, code.memory, code.n_numbers)
-        return code
+        if made:
+            ready = {key: row for key, row in cache.rows.items() if row not in made.values()}
+            code, _ = self.graph.code(list(made), ready, made, None)
+            evaluate(code.rows, code.levels, *columns(cache.bars), cache.values, code.memory, code.n_numbers)
 
     def pattern(self, cache: FeatureCache) -> "Pattern | None":
         """The program as a pattern for strategies that differ in features only, all of which a cache holds."""
@@ -334,6 +340,14 @@ class Pattern(NamedTuple):
                 return None
             rows[row, place] = -1 - kept
         return rows
+
+
+def shared_code(features: Iterable[Feature], rows: Mapping[str, int]) -> Code:
+    """The program that puts these features into their rows; other features that have one are there already."""
+    graph = Graph()
+    made = {graph.feature(feature): rows[feature.key] for feature in features}
+    ready = {key: row for key, row in rows.items() if row not in made.values()}
+    return graph.code(list(made), ready, made, None)[0]
 
 
 def columns(bars: Bars) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:

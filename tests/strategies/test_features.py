@@ -19,6 +19,7 @@ from algo_royale.features import CLOSE, NEVER, Feature, FeatureCache, Program, c
 from algo_royale.market import Bars, Timeframe
 from algo_royale.sessions import calendar, new_york_clock_ns
 from algo_royale.strategies import CONDITIONS, LOGICS
+from algo_royale.strategies.compiling import shared_code
 from algo_royale.strategies.conditions import condition, logic
 
 DAY, HOUR = Timeframe.DAY_1, Timeframe.HOUR_1
@@ -180,6 +181,31 @@ def test_sums_over_a_window_are_exact_and_rounded_once(x: list[float], n: int) -
 
     windows = [x[t : t + n] for t in range(len(out))]
     np.testing.assert_array_equal(out, [math.fsum(w) if np.isfinite(w).all() else math.nan for w in windows])
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(numbers, min_size=1, max_size=90),
+    st.lists(st.integers(1, 20), min_size=2, max_size=5, unique=True),
+    st.lists(st.integers(0, 90), max_size=4),
+)
+def test_windows_over_one_thing_share_their_running_sums_and_give_the_bits_of_each_alone(
+    x: list[float], windows: list[int], cuts: list[int]
+) -> None:
+    wanted = [features.sma(n) for n in windows] + [Feature("sum", (CLOSE,), n) for n in windows]
+    code = shared_code(wanted, {f.key: row for row, f in enumerate(wanted)})
+    found, close = np.empty((len(wanted), len(x))), np.array(x)
+
+    for low, high in pairwise(sorted({0, len(x), *(cut % len(x) for cut in cuts)})):  # in chunks of any length
+        part, out = close[low:high], np.empty((len(wanted), high - low))
+        machine.evaluate(code.rows, code.levels, part, part, part, part, part, out, code.memory, code.n_numbers)
+        found[:, low:high] = out
+
+    for row, feature in zip(found, wanted, strict=True):
+        n, divisor = feature.n, feature.n if feature.op == "mean" else 1
+        ends = [x[t + 1 - n : t + 1] if t + 1 >= n else [math.nan] for t in range(len(x))]
+        exact = [math.fsum(w) / divisor if np.isfinite(w).all() else math.nan for w in ends]
+        np.testing.assert_array_equal(row, exact)
 
 
 def test_the_long_mean_of_a_rising_price_is_exact_across_powers_of_two(make_bars) -> None:  # type: ignore[no-untyped-def]
