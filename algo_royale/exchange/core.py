@@ -25,15 +25,17 @@ import numpy as np
 from algo_royale.costs import CENT, commission, fees, usd
 from algo_royale.errors import BadInput, BrokerUnavailable
 from algo_royale.exchange import rest
+from algo_royale.exchange.amendments import Amended, Amendment
 from algo_royale.exchange.matching import STOPS, Range, Touch, price_now, price_within, shares
 from algo_royale.exchange.records_rest import CONFIGURATIONS
-from algo_royale.exchange.replay import CLOSE, MINUTE, OPEN, DayBar, MarketReplay, Ticks, bar_json
+from algo_royale.exchange.replay import CLOSE, MINUTE, OPEN, DayBar, Event, MarketReplay, Ticks, bar_json
 from algo_royale.exchange.streams import DataStream, Stream, TradingStream, encode
 from algo_royale.exchange.tape import POST_MARKET_NS, PRE_MARKET_NS
 from algo_royale.exchange.wire import (
     BAD_FIELD,
     FORBIDDEN,
     NOT_ALLOWED,
+    UNKNOWN,
     ExchangeConfig,
     Ids,
     Order,
@@ -58,6 +60,9 @@ __all__ = ["Exchange", "ExchangeConfig", "Response"]
 
 MINUTE_NS, HOUR_NS = 60_000_000_000, 3_600_000_000_000
 SHORT_RESERVE, SHORT_EQUITY_USD = Decimal("1.03"), Decimal(2000)
+
+AMENDED = {"late": "trades", "correct": "corrections", "cancel": "cancelErrors", "bars": "updatedBars"}
+Batch = list[tuple[str, str, str]]  # channel, symbol, message
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
 _STAMP_NS = 1000
@@ -95,6 +100,11 @@ class Exchange:
         self.configurations: Wire = dict(CONFIGURATIONS)
         self.refuses: Callable[[], bool] = bool  # whether data connections are refused for now: bool() is False
         self.clock_skew_ns = 0  # how far the clock endpoint is from the time, on request
+        self.known = Amended(replay, seed=config.seed, share=float(config.amended_trades))
+        self._entries: list[
+            Fill | tuple[str, Decimal] | Decimal
+        ] = []  # what the account is made of: fills, splits, cash
+        self._day_fees: list[Decimal] = []
         self._working: Counter[str] = Counter()
         self.streams: list[Stream] = []
         self.ids = Ids(config.seed)
@@ -111,11 +121,14 @@ class Exchange:
         self._deposit()
         self.quotes: dict[str, tuple[Decimal, Decimal]] = {}
         before = replay.events[self._next_event - 1] if self._next_event else None
-        self._tick_session = max(0, before.session) if before else 0
-        self._ticks, self._cursor = replay.ticks(self._tick_session), 0
+        self.tick_session = max(0, before.session) if before else 0
+        self._ticks, self._cursor = replay.ticks(self.tick_session), 0
         if before and before.kind != CLOSE:  # born while a session is open
             self._see_open(before.session)
+        self.known.draw(self.tick_session)
         self._play(config.start_ns)
+        while (at := self.known.next_ns()) is not None and at <= config.start_ns:
+            self._amend()
 
     # --- the three ways in
 
@@ -158,31 +171,38 @@ class Exchange:
         return stream
 
     def next_event_ns(self) -> int | None:
-        """When the market next opens or closes; None once the replay has ended."""
+        """When the market next opens or closes, a minute ends, or something is said of an earlier one; None after the end."""
+        times = [ns for ns in (self._replay_ns(), self.known.next_ns()) if ns is not None]
+        at = min(times, default=None)
+        return at if at is not None and (self.config.end_ns is None or at <= self.config.end_ns) else None
+
+    def _replay_ns(self) -> int | None:
         events = self.replay.events
-        if self._next_event >= len(events):
-            return None
-        at = events[self._next_event].at_ns
-        return at if self.config.end_ns is None or at <= self.config.end_ns else None
+        return events[self._next_event].at_ns if self._next_event < len(events) else None
 
     def advance(self, until_ns: int) -> None:
         """Let everything up to and including `until_ns` happen, in order; then it is `until_ns`. Time never runs backwards."""
         while (at := self.next_event_ns()) is not None and at <= until_ns:
-            event = self.replay.events[self._next_event]
-            self._next_event += 1
             self._play(at - 1)
             self.now_ns = at
-            if event.kind == OPEN:
-                self._open(event.session)
-            elif event.kind == MINUTE:
-                self._tell_minute(event.session)
+            if self._replay_ns() == at:
+                self._pass(self.replay.events[self._next_event])
             else:
-                self._close(event.session)
+                self._amend()
             self._expire()
         if self.config.end_ns is None or until_ns <= self.config.end_ns:
             self._play(until_ns)
         self.now_ns = max(self.now_ns, until_ns)
         self._expire()
+
+    def _pass(self, event: Event) -> None:
+        self._next_event += 1
+        if event.kind == OPEN:
+            self._open(event.session)
+        elif event.kind == MINUTE:
+            self._tell_minute(event.session, daily=True)
+        else:
+            self._close(event.session)
 
     def _play(self, until_ns: int) -> None:
         """Let the trades and quotes up to and including `until_ns` happen."""
@@ -192,52 +212,89 @@ class Exchange:
             if end > self._cursor:
                 self._play_ticks(ticks, self._cursor, end)
                 self._cursor = end
-            following = self._tick_session + 1
+            following = self.tick_session + 1
             if end < len(ticks.at_ns) or following >= len(self.replay.sessions):
                 return
             if self.replay.sessions[following].open_ns - PRE_MARKET_NS > until_ns:
                 return
-            self._tick_session, self._cursor = following, 0
+            self.tick_session, self._cursor = following, 0
             self._ticks = self.replay.ticks(following)
+            self.known.draw(following)
 
     def _play_ticks(self, ticks: Ticks, start: int, end: int) -> None:
         symbols = self.replay.symbols
         heard = any(isinstance(stream, DataStream) for stream in self.streams)
-        batch: list[tuple[str, str, Wire]] = []
+        batch: Batch = []
+        unsaid = [self.known.hidden(symbol, self.tick_session) for symbol in symbols]
         columns = (c[start:end].tolist() for c in (ticks.at_ns, ticks.symbol, ticks.is_trade, ticks.row))
         for at_ns, number, is_trade, row in zip(*columns, strict=True):
             symbol = symbols[number]
             day = ticks.days[symbol]
             if is_trade:
+                if row in unsaid[number]:
+                    continue
                 if day.trades.counts[row]:
                     self.marks[symbol] = usd(day.trades.price[row])
                 if heard:
-                    batch.append(("trades", symbol, trade_json(day.trades, row) | {"T": "t", "S": symbol}))
+                    batch.append(("trades", symbol, encode({"T": "t", "S": symbol} | trade_json(day.trades, row))))
             else:
                 self.quotes[symbol] = (usd(day.quotes.bid[row]), usd(day.quotes.ask[row]))
                 if heard:
-                    batch.append(("quotes", symbol, quote_json(day.quotes, row) | {"T": "q", "S": symbol}))
+                    batch.append(("quotes", symbol, encode({"T": "q", "S": symbol} | quote_json(day.quotes, row))))
             if self._working[symbol]:
                 self.now_ns = max(self.now_ns, at_ns)
                 self._match(symbol)
         self._broadcast(batch)
 
-    def _broadcast(self, batch: list[tuple[str, str, Wire]]) -> None:
+    def _broadcast(self, batch: Batch) -> None:
         if batch:
             for stream in self.streams:
                 if isinstance(stream, DataStream):
                     stream.tell(batch)
 
-    def _tell_minute(self, session: int) -> None:
-        """The bars of the minute that ends now."""
-        batch = []
+    def _tell_minute(self, session: int, *, daily: bool) -> None:
+        """The bars of the minute that ends now, and the day's bars as they stand (`daily`)."""
+        batch: Batch = []
         for symbol in self.day or ():
-            bars = self.replay.minutes(symbol, session)
+            bars = self.known.minutes(symbol, session)
             row = int(np.searchsorted(bars.end_ns, self.now_ns))
             if row < len(bars) and bars.end_ns[row] == self.now_ns:
-                batch.append(("bars", symbol, {"T": "b", "S": symbol} | bar_json(bars, row)))
+                batch.append(("bars", symbol, encode({"T": "b", "S": symbol} | bar_json(bars, row))))
         self._broadcast(batch)
+        if daily and any(isinstance(stream, DataStream) and stream.wants("dailyBars") for stream in self.streams):
+            days = ((s, self.known.day_frame(s, session, self.now_ns)) for s in self.day or ())
+            self._broadcast([("dailyBars", symbol, encode(day)) for symbol, day in days if day is not None])
         self.minute_equity.append((self.now_ns, self.figures().equity))
+
+    def _amend(self) -> None:
+        """Let the next thing be said of a trade or a minute that is past."""
+        amendment, message = self.known.take()
+        if message is None:
+            return
+        symbol, session = amendment.symbol, amendment.session
+        batch: Batch = [(AMENDED[amendment.kind], symbol, encode(message))]
+        if amendment.kind == "bars":
+            day = self.known.day_frame(symbol, session, self.now_ns)
+            if day is not None and self.day is None:
+                batch.append(("dailyBars", symbol, encode(day)))  # within a session the next minute tells it
+        else:
+            last = self.known.last_tick(symbol, "trades", amendment.at_ns)
+            if last is not None and session == self.tick_session and self.day is not None:
+                self.marks[symbol] = usd(last["p"])
+        self._broadcast(batch)
+
+    def running_day(self, symbol: str) -> Wire | None:
+        """The daily bar of the session that is open, as it stood when the last minute ended; None where there is no such bar."""
+        if self.day is None or self.replay.tape is None or symbol not in self.day:
+            return None
+        frame = self.known.day_frame(symbol, self.tick_session, self.now_ns)
+        return None if frame is None else {name: value for name, value in frame.items() if name not in ("T", "S")}
+
+    def amend(self, amendment: Amendment) -> None:
+        """Have something said of a trade, now or later."""
+        self.known.add(amendment)
+        while (at := self.known.next_ns()) is not None and at <= self.now_ns:
+            self._amend()
 
     def _expire(self) -> None:
         """End what has waited until now."""
@@ -333,9 +390,71 @@ class Exchange:
         status = {
             "T": "s", "S": symbol, "sc": code, "sm": text, "rc": "", "rm": "", "t": rfc3339(self.now_ns), "z": "C",
         }  # fmt: skip
-        self._broadcast([("statuses", symbol, status)])
+        self._broadcast([("statuses", symbol, encode(status))])
         if not halted and self.day is not None:
             self._match(symbol)
+
+    def tell_bands(self, symbol: str, up: Decimal, down: Decimal, indicator: str) -> None:
+        """Tell the limit-up and limit-down bands of a symbol."""
+        bands = {
+            "T": "l",
+            "S": symbol,
+            "u": float(up),
+            "d": float(down),
+            "i": indicator,
+            "t": rfc3339(self.now_ns),
+            "z": "C",
+        }
+        self._broadcast([("lulds", symbol, encode(bands))])
+
+    def undo(self, execution_id: str, price: Decimal | None = None) -> None:
+        """Bust an execution, or with a `price` make it one at that price. The books are what they would be without it, but for
+        dividends paid; an order that has ended stays so. Raises Refusal for an execution that is unknown."""
+        index = next(
+            (n for n, e in enumerate(self._entries) if isinstance(e, Fill) and e.execution_id == execution_id), None
+        )
+        if index is None:
+            raise Refusal(404, UNKNOWN, f"execution not found for {execution_id}")
+        fill = self._entries[index]
+        assert isinstance(fill, Fill)
+        order, signed = self.by_id[fill.broker_order_id], fill.quantity if fill.side == "buy" else -fill.quantity
+        order.filled_value -= fill.quantity * (fill.price_usd - (price or _ZERO))
+        at = order.updated_ns = self._stamp()
+        if price is None:
+            del self._entries[index]
+            order.filled_qty -= fill.quantity
+            if order.is_open and not order.filled_qty:
+                order.status = "new"
+        else:
+            self._entries[index] = changed(fill, price_usd=price)
+        self.account = self._books()
+        change = signed * ((price or _ZERO) - fill.price_usd)
+        self.intraday_basis[order.symbol] = self.intraday_basis.get(order.symbol, _ZERO) + change
+        kept = [(ns, a) for ns, a in self.activities if price is not None or not a["id"].endswith(execution_id)]
+        self.activities = [
+            (ns, {**a, "price": plain(price)} if price is not None and a["id"].endswith(execution_id) else a)
+            for ns, a in kept
+        ]
+        self._tell(
+            order, "trade_bust" if price is None else "trade_correct", at, price=plain(price or fill.price_usd),
+            qty=plain(fill.quantity), position_qty=plain(self.account.quantity(order.symbol)),
+            execution_id=self.ids.uuid("execution"), previous_execution_id=execution_id,
+        )  # fmt: skip
+        for other in [o for o in self.open_orders.values() if o.symbol == order.symbol and not o.opens]:
+            if other.is_open and self.held(order.symbol) > abs(self.account.quantity(order.symbol)):
+                self._finish(other, "canceled")  # what it would have closed is gone
+
+    def _books(self) -> Account:
+        """The account as its entries make it."""
+        account = Account(cash=self.config.cash)
+        for entry in self._entries:
+            if isinstance(entry, Fill):
+                account = account.apply_fill(entry)
+            elif isinstance(entry, tuple):
+                account = account.split(*entry)
+            else:
+                account = changed(account, cash=account.cash + entry)
+        return account
 
     def held(self, symbol: str) -> Decimal:
         """Shares that open orders which reduce the position hold back; exits of one group hold theirs once."""
@@ -609,6 +728,9 @@ class Exchange:
             fees_usd=commission(order.side, quantity, price, rules) + fees(order.side, quantity, price, rules), at_ns=at,
         )  # fmt: skip
         self.account = self.account.apply_fill(fill)
+        self._entries.append(fill)
+        if charged := fees(order.side, quantity, price, rules):
+            self._day_fees.append(charged)
         after = self.account.quantity(order.symbol)
         basis = self.intraday_basis.get(order.symbol, _ZERO)
         opened = abs(after) > abs(before)
@@ -723,8 +845,8 @@ class Exchange:
             "activity_type": kind,
             "date": day,
             "created_at": rfc3339(at_ns // 1000 * 1000),
-            **extra,
             "description": "",
+            **extra,
             "status": "executed",
             "currency": "USD",
         }
@@ -759,6 +881,7 @@ class Exchange:
         if held:
             amount = (held * cash).quantize(CENT, ROUND_HALF_EVEN)
             self.account = changed(self.account, cash=self.account.cash + amount)
+            self._entries.append(amount)
             self._record_other(
                 self._stamp(), "DIV", day, symbol=symbol, qty=plain(held), per_share_amount=plain(cash),
                 net_amount=plain(amount),
@@ -770,6 +893,7 @@ class Exchange:
         before = self.account.quantity(symbol)
         if before:
             self.account = self.account.split(symbol, ratio)
+            self._entries.append((symbol, ratio))
             gained = self.account.quantity(symbol) - before
             self._record_other(self._stamp(), "SPLIT", day, symbol=symbol, qty=plain(gained), net_amount="0")
 
@@ -789,14 +913,26 @@ class Exchange:
         if self.replay.tape is None:
             self._fill_within(day)
         else:
-            self._tell_minute(session)
+            self._tell_minute(session, daily=False)
+            day = self.known.day(session)
         self.marks.update((symbol, bar.close) for symbol, bar in day.items())
         self._closing_auction()
+        self._charge_fees(session)
         self.daily_equity.append((self.now_ns, self.figures().equity))
         self.day = None
         for stream in self.streams:
             if isinstance(stream, DataStream):
                 stream.daily_bars(day)
+
+    def _charge_fees(self, session: int) -> None:
+        """The activity that tells of the session's regulatory fees; their cash went with each sale."""
+        if self._day_fees:
+            day, sales = self.replay.sessions[session].date.isoformat(), len(self._day_fees)
+            self._record_other(
+                self._stamp(), "FEE", day, net_amount=plain(-sum(self._day_fees, _ZERO)),
+                description=f"Regulatory fees of {sales} sales",
+            )  # fmt: skip
+            self._day_fees = []
 
     def _fill_within(self, day: Mapping[str, DayBar]) -> None:
         """Limits and stops that the range of the session reached."""

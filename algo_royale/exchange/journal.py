@@ -10,6 +10,7 @@ from typing import IO
 import msgspec
 
 from algo_royale.errors import BadInput
+from algo_royale.exchange.control import FORMS, control
 from algo_royale.exchange.core import Exchange
 
 
@@ -21,8 +22,6 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     path: str = ""
     query: dict[str, str] = {}
     body: bytes = b""
-    halt: str = ""
-    halted: bool = True
 
 
 class Journal:
@@ -55,8 +54,8 @@ class Journal:
 
     def _live(self, entry: Entry) -> None:
         self._exchange.advance(entry.at_ns)
-        if entry.halt:
-            self._exchange.halt(entry.halt, halted=entry.halted)
+        if entry.path in FORMS:
+            control(self._exchange, entry.path, entry.body)
         elif entry.method:
             headers = self._exchange.config.auth_headers
             self._exchange.handle(entry.method, entry.path, entry.query, entry.body, headers)
@@ -65,9 +64,6 @@ class Journal:
         """Write down a request before it is answered. Those that only read are left out."""
         if method not in ("GET", "OPTIONS"):
             self._write(Entry(at_ns=self._exchange.now_ns, method=method, path=path, query=query, body=body))
-
-    def halt(self, symbol: str, halted: bool) -> None:
-        self._write(Entry(at_ns=self._exchange.now_ns, halt=symbol, halted=halted))
 
     def time(self) -> None:
         """Write down how late it is, where it is later than what was written last."""

@@ -128,7 +128,7 @@ def _tick_page(
             if symbol == resume[0]:
                 told = resume[2]
                 low, high = (low, resume[1]) if backwards else (resume[1], high)
-        found = exchange.replay.ticks_within(symbol, kind, low, high, exchange.now_ns)
+        found = exchange.known.ticks_within(symbol, kind, low, high, exchange.now_ns)
         if backwards:
             found.reverse()
         found = found[told:]
@@ -151,27 +151,28 @@ def _latest(exchange: Exchange, kind: str, symbol: str, query: Query) -> Wire | 
     if symbol not in exchange.replay.symbols:
         return None
     if kind in _KINDS:
-        return exchange.replay.last_tick(symbol, kind, exchange.now_ns)
+        return exchange.known.last_tick(symbol, kind, exchange.now_ns)
     timeframe = Timeframe.DAY_1 if exchange.replay.tape is None else Timeframe.MIN_1
     return _last_bar(exchange, symbol, timeframe)
 
 
 def _last_bar(exchange: Exchange, symbol: str, timeframe: Timeframe, *, back: int = 1) -> Wire | None:
     now = exchange.now_ns
-    found = exchange.replay.history(symbol, timeframe, now - 10 * 86_400_000_000_000, now, now)
+    found = exchange.known.history(symbol, timeframe, now - 10 * 86_400_000_000_000, now, now)
     if len(found) < back:
         return None
     return exchange.replay.bars_json(found.slice(len(found) - back, len(found) - back + 1), "raw", now)[0]
 
 
 def _snapshot(exchange: Exchange, symbol: str, query: Query) -> Wire:
-    """What is known of a symbol in one object; daily bars are those of sessions that have ended."""
+    """What is known of a symbol in one object; the daily bar is the running one while a session with trades is open."""
+    running = exchange.running_day(symbol)
     known = {
         "latestTrade": _latest(exchange, "trades", symbol, query),
         "latestQuote": _latest(exchange, "quotes", symbol, query),
         "minuteBar": None if exchange.replay.tape is None else _last_bar(exchange, symbol, Timeframe.MIN_1),
-        "dailyBar": _last_bar(exchange, symbol, Timeframe.DAY_1),
-        "prevDailyBar": _last_bar(exchange, symbol, Timeframe.DAY_1, back=2),
+        "dailyBar": running or _last_bar(exchange, symbol, Timeframe.DAY_1),
+        "prevDailyBar": _last_bar(exchange, symbol, Timeframe.DAY_1, back=1 if running else 2),
     }
     return {name: value for name, value in known.items() if value is not None}
 
@@ -212,7 +213,7 @@ def _bar_page(exchange: Exchange, symbols: list[str], query: Query) -> tuple[dic
                 low, high = (low, resume[1]) if backwards else (resume[1], high)
         if symbol not in exchange.replay.symbols:
             continue
-        found = exchange.replay.history(symbol, timeframe, low, high, now)
+        found = exchange.known.history(symbol, timeframe, low, high, now)
         n = len(found)
         if not n:
             continue

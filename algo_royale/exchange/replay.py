@@ -5,7 +5,7 @@ any number of exchanges may share one replay.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -19,8 +19,6 @@ from algo_royale.data.resample import resample
 from algo_royale.errors import BadMarketData, InsufficientHistory
 from algo_royale.exchange.tape import (
     MINUTE_NS,
-    POST_MARKET_NS,
-    PRE_MARKET_NS,
     Day,
     PathTape,
     Quotes,
@@ -29,11 +27,12 @@ from algo_royale.exchange.tape import (
     Trades,
     minute_bars,
 )
-from algo_royale.exchange.wire import Wire, quote_json, rfc3339, trade_json
+from algo_royale.exchange.wire import Wire, rfc3339
 from algo_royale.market import Bars, BoolArray, CorporateAction, FloatArray, IntArray, Timeframe
 from algo_royale.sessions import Calendar, Session, new_york_date, new_york_ns
 
 OPEN, MINUTE, CLOSE = "open", "minute", "close"
+MINUTES_KEPT = 4096  # sessions of one symbol, at 30 KB each
 ADJUSTMENTS = frozenset({"raw", "split", "dividend", "all"})
 
 
@@ -193,6 +192,8 @@ class MarketReplay:
         if found is None:
             assert self.tape is not None
             at = self.sessions[session]
+            if len(self._minutes) >= MINUTES_KEPT:
+                del self._minutes[next(iter(self._minutes))]
             found = self._minutes[symbol, session] = minute_bars(symbol, self.tape.day(symbol, at).trades, at)
         return found
 
@@ -216,13 +217,17 @@ class MarketReplay:
         found = self._days.get(session)
         if found is None:
             rows = ((s, int(self._rows[s][session])) for s in self.symbols)
-            found = self._days[session] = {s: self._day_bar(s, row) for s, row in rows if row >= 0}
+            found = self._days[session] = {s: day_bar(self._bars[s], row) for s, row in rows if row >= 0}
         return found
 
-    def _day_bar(self, symbol: str, row: int) -> DayBar:
-        b = self._bars[symbol]
-        frame = msgspec.json.encode({"T": "d", "S": symbol} | bar_json(b, row)).decode()
-        return DayBar(usd(b.open[row]), usd(b.high[row]), usd(b.low[row]), usd(b.close[row]), frame)
+    def counts_trades(self, symbol: str, session: int) -> bool:
+        """Whether the session's daily bar says how many trades it is made of."""
+        return bool(self._bars[symbol].trade_count[self._rows[symbol][session]] >= 0)
+
+    def sessions_within(self, start_ns: int, end_ns: int) -> range:
+        """Sessions that may have ticks in [start_ns, end_ns]: those of the days that it touches."""
+        first = max(0, int(np.searchsorted(self._starts, start_ns, side="right")) - 1)
+        return range(first, int(np.searchsorted(self._starts, end_ns, side="right")))
 
     def last_close(self, symbol: str, now_ns: int) -> Decimal | None:
         """Close of the last bar that has ended at `now_ns`."""
@@ -243,56 +248,33 @@ class MarketReplay:
 
     # --- history
 
-    def history(self, symbol: str, timeframe: Timeframe, start_ns: int, end_ns: int, now_ns: int) -> Bars:
-        """Bars that start in [start_ns, end_ns] and have ended at `now_ns`; shorter than a day only where there is a tape."""
+    def history(
+        self, symbol: str, timeframe: Timeframe, start_ns: int, end_ns: int, now_ns: int,
+        minutes: Callable[[str, int], Bars] | None = None,
+    ) -> Bars:  # fmt: skip
+        """Bars that start in [start_ns, end_ns] and have ended at `now_ns`; shorter than a day only where there is a tape.
+
+        `minutes` gives the minute bars of a symbol's session where they are not those of the tape.
+        """
         series = self._bars[symbol]
         if timeframe is not Timeframe.DAY_1:
-            series = self._within_days(symbol, timeframe, start_ns, min(end_ns, now_ns))
+            series = self._within_days(symbol, timeframe, start_ns, min(end_ns, now_ns), minutes or self.minutes)
         low, high = np.searchsorted(series.start_ns, start_ns), np.searchsorted(series.start_ns, end_ns, side="right")
         ended = np.searchsorted(series.end_ns, now_ns, side="right")
         return series.slice(int(low), max(int(low), min(int(high), int(ended))))
 
-    def _within_days(self, symbol: str, timeframe: Timeframe, start_ns: int, end_ns: int) -> Bars:
+    def _within_days(
+        self, symbol: str, timeframe: Timeframe, start_ns: int, end_ns: int, minutes: Callable[[str, int], Bars]
+    ) -> Bars:
         """Bars of every session that the range touches."""
-        first = max(0, int(np.searchsorted(self._starts, start_ns, side="right")) - 1)
-        last = int(np.searchsorted(self._starts, end_ns, side="right"))
         rows = self._rows[symbol]
-        parts = [self.minutes(symbol, i) for i in range(first, last) if rows[i] >= 0]
+        parts = [minutes(symbol, i) for i in self.sessions_within(start_ns, end_ns) if rows[i] >= 0]
         parts = [part if timeframe is Timeframe.MIN_1 else resample(part, timeframe) for part in parts if len(part)]
         if not parts:
             return Bars.of(symbol, timeframe, [])
         names = ("start_ns", "end_ns", "open", "high", "low", "close", "volume", "vwap", "trade_count")
         columns: dict[str, Any] = {n: np.concatenate([getattr(part, n) for part in parts]) for n in names}
         return Bars(symbol=symbol, timeframe=timeframe, **columns)
-
-    def ticks_within(self, symbol: str, kind: str, start_ns: int, end_ns: int, now_ns: int) -> list[tuple[int, Wire]]:
-        """Trades or quotes (`kind`) in [start_ns, end_ns] that have happened at `now_ns`, in order of time: (instant, message)."""
-        found: list[tuple[int, Wire]] = []
-        if self.tape is None or symbol not in self._bars:
-            return found
-        end_ns = min(end_ns, now_ns)
-        for session in self.sessions:
-            if session.close_ns + POST_MARKET_NS <= start_ns or session.open_ns - PRE_MARKET_NS > end_ns:
-                continue
-            day = self.tape.day(symbol, session)
-            part = day.trades if kind == "trades" else day.quotes
-            low, high = np.searchsorted(part.at_ns, start_ns), np.searchsorted(part.at_ns, end_ns, side="right")
-            for row in range(int(low), int(high)):
-                message = trade_json(day.trades, row) if kind == "trades" else quote_json(day.quotes, row)
-                found.append((int(part.at_ns[row]), message))
-        return found
-
-    def last_tick(self, symbol: str, kind: str, now_ns: int) -> Wire | None:
-        """The latest trade or quote at `now_ns`; None before the first."""
-        for session in reversed(self.sessions):
-            if self.tape is None or session.open_ns - PRE_MARKET_NS > now_ns:
-                continue
-            day = self.tape.day(symbol, session)
-            part = day.trades if kind == "trades" else day.quotes
-            row = int(np.searchsorted(part.at_ns, now_ns, side="right")) - 1
-            if row >= 0:
-                return trade_json(day.trades, row) if kind == "trades" else quote_json(day.quotes, row)
-        return None
 
     def bars_json(self, bars: Bars, adjustment: str, now_ns: int) -> list[Wire]:
         """Bars, adjusted back from today by the actions whose ex-date has come.
@@ -319,6 +301,13 @@ class MarketReplay:
             if adjustment in ("dividend", "all"):
                 price[:before] *= 1.0 - action.cash_usd / float(daily.close[known - 1])
         return price, volume
+
+
+def day_bar(bars: Bars, row: int) -> DayBar:
+    """One row of daily bars as the exchange keeps it."""
+    frame = msgspec.json.encode({"T": "d", "S": bars.symbol} | bar_json(bars, row)).decode()
+    opened, high, low, close = (usd(getattr(bars, name)[row]) for name in ("open", "high", "low", "close"))
+    return DayBar(opened, high, low, close, frame)
 
 
 def bar_json(b: Bars, row: int, price_factor: float = 1.0, volume_factor: float = 1.0) -> Wire:

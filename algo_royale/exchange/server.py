@@ -29,6 +29,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from algo_royale.clock import WallClock
 from algo_royale.errors import BadInput, BrokerUnavailable
+from algo_royale.exchange.control import FORMS, control
 from algo_royale.exchange.core import Exchange
 from algo_royale.exchange.faults import Cut, Faults
 from algo_royale.exchange.faults import Order as FaultOrder
@@ -155,7 +156,7 @@ class TwinServer:
                 Route("/sim/advance", self._sim_advance, methods=["POST"]),
                 Route("/sim/truth", self._sim_truth),
                 Route("/sim/faults", self._sim_faults, methods=["POST"]),
-                Route("/sim/halt", self._sim_halt, methods=["POST"]),
+                *(Route(path, self._sim_control, methods=["POST"]) for path in FORMS),
                 Route("/{path:path}", self._rest, methods=_METHODS),
             ]
         )
@@ -414,19 +415,14 @@ class TwinServer:
             counts[endpoint] = live[-1].written if live else 0
         return counts
 
-    async def _sim_halt(self, request: Request) -> Response:
-        try:
-            asked = msgspec.json.decode(await request.body(), type=_Halt)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            return _answer(400, {"message": f"request body format is invalid: {error}"})
-        if asked.symbol not in self.exchange.replay.symbols:
-            return _answer(404, {"message": f"asset not found for {asked.symbol}"})
+    async def _sim_control(self, request: Request) -> Response:
+        body, path = await request.body(), request.scope["path"]
         self._catch_up()
         if self._journal is not None:
-            self._journal.halt(asked.symbol, asked.halted)
-        self.exchange.halt(asked.symbol, halted=asked.halted)
+            self._journal.request("POST", path, {}, body)
+        answer = control(self.exchange, path, body)
         await self._flush()
-        return _answer(200, {"halted": sorted(self.exchange.halted)})
+        return _answer(answer.status, answer.json)
 
     async def _sim_truth(self, request: Request) -> Response:
         return _answer(200, self.exchange.truth())
@@ -435,11 +431,6 @@ class TwinServer:
 class _Advance(msgspec.Struct):
     until_ns: int | None = None
     received: dict[str, int] = {}
-
-
-class _Halt(msgspec.Struct):
-    symbol: str
-    halted: bool = True
 
 
 class _Server(uvicorn.Server):

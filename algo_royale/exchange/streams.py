@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 CHANNELS = ("trades", "quotes", "bars", "updatedBars", "dailyBars", "statuses", "lulds")
 FOLLOWERS = ("corrections", "cancelErrors")  # they follow trades by themselves
-FRAME_MESSAGES = 100
 ERRORS = {
     400: "invalid syntax",
     401: "not authenticated",
@@ -95,12 +94,18 @@ class DataStream(Stream):
         if frames:
             self.push(f"[{','.join(frames)}]")
 
-    def tell(self, batch: Sequence[tuple[str, str, Wire]]) -> None:
-        """Send what is subscribed of (channel, symbol, message), some messages to a frame."""
-        everything = {name for name, symbols in self._channels.items() if "*" in symbols}
-        wanted = [m for channel, symbol, m in batch if channel in everything or symbol in self._channels[channel]]
-        for first in range(0, len(wanted), FRAME_MESSAGES):
-            self.push(encode(wanted[first : first + FRAME_MESSAGES]))
+    def wants(self, channel: str) -> bool:
+        """Whether any symbol of the channel is subscribed."""
+        return bool(self._channels[channel])
+
+    def tell(self, batch: Sequence[tuple[str, str, str]]) -> None:
+        """Send what is subscribed of (channel, symbol, message as JSON), some messages to a frame."""
+        lists = {**self._channels, **dict.fromkeys(FOLLOWERS, self._channels["trades"])}
+        everything = {name for name, symbols in lists.items() if "*" in symbols}
+        wanted = [text for channel, symbol, text in batch if channel in everything or symbol in lists[channel]]
+        most = self._exchange.config.frame_messages
+        for first in range(0, len(wanted), most):
+            self.push(f"[{','.join(wanted[first : first + most])}]")
 
     def error(self, code: int) -> None:
         """Tell the client what it did wrong."""

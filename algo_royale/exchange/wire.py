@@ -58,7 +58,8 @@ class ExchangeConfig:
     `cash` in US dollars; `multiplier` is the margin multiplier of buying power; `connections` per websocket endpoint;
     `partial_fills` is the share of executions that fill a part only; `requests_per_minute` None never answers 429.
     `symbols_max` bounds the symbols of trades and quotes on a data stream (30 on Alpaca's basic plan).
-    Alpaca's paper accounts are paid no dividends, its live ones are.
+    Alpaca's paper accounts are paid no dividends, its live ones are. `amended_trades` is the share of trades that are reported
+    late, corrected or canceled. `frame_messages` bounds the messages of one frame of market data.
     """
 
     start_ns: int
@@ -74,6 +75,8 @@ class ExchangeConfig:
     partial_fills: Decimal = Decimal(0)
     requests_per_minute: int | None = None
     symbols_max: int | None = None
+    amended_trades: Decimal = Decimal(0)
+    frame_messages: int = 100
     nyse_listed: frozenset[str] = frozenset({"IBM"})
 
     @property

@@ -4,6 +4,7 @@ AAPL splits 2 for 1 on 2012-11-21; IBM pays 0.85 on 2012-11-15 and has no bar on
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Callable
 from datetime import date
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from algo_royale.data.catalog import bundled
 from algo_royale.exchange.core import Exchange, ExchangeConfig, Response
 from algo_royale.exchange.replay import MarketReplay
 from algo_royale.exchange.streams import Stream
@@ -118,6 +120,22 @@ class Client:
         stream.outbox.clear()
         return stream
 
+    def subscribed(self, **channels: list[str]) -> Stream:
+        """A data stream subscribed to what is asked for; its outbox is empty."""
+        stream = self.exchange.open_stream("data", self.headers)
+        stream.receive(json.dumps({"action": "subscribe", **channels}))
+        stream.outbox.clear()
+        return stream
+
+    def heard(self, stream: Stream) -> dict[str, list[dict[str, Any]]]:
+        """What a data stream was told, by kind; its outbox is empty afterwards."""
+        found = defaultdict(list)
+        for frame in stream.outbox:
+            for message in json.loads(frame):
+                found[message["T"]].append(message)
+        stream.outbox.clear()
+        return found
+
     def events(self) -> list[tuple[str, str]]:
         """(event, client order id) of all that happened."""
         return [(event["event"], event["client_order_id"]) for event in self.exchange.events]
@@ -139,3 +157,34 @@ def start(replay: MarketReplay) -> Start:
 @pytest.fixture
 def client(start: Start) -> Client:
     return start()
+
+
+WEEK = date(2012, 11, 19), date(2012, 11, 23)  # a Monday to the half day after Thanksgiving
+
+
+class Some:
+    """Two symbols of the bundled data over one week."""
+
+    def symbols(self) -> list[str]:
+        return ["AAPL", "IBM"]
+
+    def bars(self, symbol: str, timeframe: Timeframe) -> Any:
+        return bundled().bars(symbol, timeframe, *WEEK)
+
+    def actions(self, symbol: str) -> tuple[Any, ...]:
+        return ()
+
+
+@pytest.fixture(scope="session")
+def tape_replay() -> MarketReplay:
+    return MarketReplay.of(Some(), calendar(), seed=7)
+
+
+@pytest.fixture
+def begin(tape_replay: MarketReplay) -> Start:
+    """`begin(**config)` opens a new exchange with trades and quotes at midnight before the first session."""
+
+    def make(**config: Any) -> Client:
+        return Client(Exchange(tape_replay, ExchangeConfig(**{"start_ns": tape_replay.sessions[0].label_ns, **config})))
+
+    return make

@@ -2,51 +2,15 @@
 
 import json
 from collections import defaultdict
-from datetime import date
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from algo_royale.costs import CostRules
-from algo_royale.data.catalog import bundled
-from algo_royale.exchange.core import Exchange, ExchangeConfig
 from algo_royale.exchange.replay import MarketReplay
-from algo_royale.market import Timeframe
-from algo_royale.sessions import calendar
 
-FIRST, LAST = date(2012, 11, 19), date(2012, 11, 23)  # a Monday to the half day after Thanksgiving
 MINUTE_NS = 60_000_000_000
-
-
-class Some:
-    """Two symbols of the bundled data over one week."""
-
-    def symbols(self) -> list[str]:
-        return ["AAPL", "IBM"]
-
-    def bars(self, symbol: str, timeframe: Timeframe) -> Any:
-        return bundled().bars(symbol, timeframe, FIRST, LAST)
-
-    def actions(self, symbol: str) -> tuple[Any, ...]:
-        return ()
-
-
-@pytest.fixture(scope="module")
-def tape_replay() -> MarketReplay:
-    return MarketReplay.of(Some(), calendar(), seed=7)
-
-
-@pytest.fixture
-def begin(start: Any, tape_replay: MarketReplay) -> Any:
-    """`begin(**config)` opens a new exchange at midnight before the first session."""
-
-    def make(**config: Any) -> Any:
-        return type(start())(
-            Exchange(tape_replay, ExchangeConfig(**{"start_ns": tape_replay.sessions[0].label_ns, **config}))
-        )
-
-    return make
 
 
 @pytest.fixture
@@ -54,26 +18,10 @@ def client(begin: Any) -> Any:
     return begin()
 
 
-def subscribed(client: Any, **channels: list[str]) -> Any:
-    stream = client.exchange.open_stream("data", client.headers)
-    stream.receive(json.dumps({"action": "subscribe", **channels}))
-    stream.outbox.clear()
-    return stream
-
-
-def heard(stream: Any) -> dict[str, list[dict[str, Any]]]:
-    found = defaultdict(list)
-    for frame in stream.outbox:
-        for message in json.loads(frame):
-            found[message["T"]].append(message)
-    stream.outbox.clear()
-    return found
-
-
 def test_streamed_bars_are_the_aggregate_of_streamed_trades(client: Any, tape_replay: MarketReplay) -> None:
-    stream = subscribed(client, trades=["IBM"], bars=["IBM"], dailyBars=["IBM"])
+    stream = client.subscribed(trades=["IBM"], bars=["IBM"], dailyBars=["IBM"])
     client.exchange.advance(tape_replay.sessions[0].close_ns)
-    told = heard(stream)
+    told = client.heard(stream)
     minutes: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for trade in told["t"]:
         minutes[trade["t"][:16]].append(trade)
@@ -85,16 +33,16 @@ def test_streamed_bars_are_the_aggregate_of_streamed_trades(client: Any, tape_re
         assert (bar["o"], bar["h"], bar["l"], bar["c"]) == (prices[0], max(prices), min(prices), prices[-1])
         assert (bar["v"], bar["n"]) == (sum(t["s"] for t in trades), len(trades))
     assert not minutes
-    (day,) = told["d"]
+    day = told["d"][-1]
     assert day["v"] == sum(bar["v"] for bar in told["b"])
     assert (day["h"], day["l"]) == (max(b["h"] for b in told["b"]), min(b["l"] for b in told["b"]))
 
 
 def test_history_gives_the_bars_and_trades_that_were_streamed(client: Any, tape_replay: MarketReplay) -> None:
-    stream = subscribed(client, trades=["IBM"], bars=["IBM"], quotes=["IBM"])
+    stream = client.subscribed(trades=["IBM"], bars=["IBM"], quotes=["IBM"])
     now = tape_replay.sessions[0].open_ns + 37 * MINUTE_NS + 5_000_000_000
     client.exchange.advance(now)
-    told = heard(stream)
+    told = client.heard(stream)
     whole = {"symbols": "IBM", "start": "2012-11-19", "limit": "10000"}
 
     def without(kind: str) -> list[dict[str, Any]]:

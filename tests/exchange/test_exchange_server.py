@@ -492,12 +492,40 @@ def test_the_twin_process_serves_inside_its_block_and_tells_where() -> None:
         (["--start", "2030-01-01"], "no sessions from 2030-01-01"),
         (["--cost", "slipage_bps=1"], "did you mean 'slippage_bps'"),
         (["--cash", "-1"], "not positive"),
+        (["--partial-fills", "2"], "not between 0 and 1"),
+        (["--amended-trades", "-0.1", "--market", "path"], "not between 0 and 1"),
+        (["--amended-trades", "0.1"], "a market that has trades"),
     ],
 )
 def test_impossible_options_are_one_clear_line(options: list[str], words: str) -> None:
     result = CliRunner().invoke(root, ["run-exchange", *options])
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
     assert result.stderr.startswith("error: ") and words in result.stderr
+
+
+def test_options_of_the_account_and_the_data_reach_the_exchange() -> None:
+    """Two trades and quotes are too many symbols for a plan of one; the dividend of 7 November 2012 is paid."""
+    options = ["--speed", "max", "--symbols", "AAPL,IBM", "--start", "2012-11-05", "--end", "2012-11-07", "--dividends"]
+    with ExchangeProcess([*options, "--market", "path", "--symbols-max", "1", "--amended-trades", "0.01"]) as twin:
+        socket = websocket.create_connection(
+            twin.url.replace("http", "ws", 1) + "/v2/iex", header=HEADERS, timeout=WAIT_S
+        )
+        socket.send(json.dumps({"action": "subscribe", "trades": ["AAPL", "IBM"]}))
+        told = [json.loads(socket.recv())[0] for _ in range(3)]
+        socket.close()
+        order = {"symbol": "IBM", "qty": "100", "side": "buy", "type": "market", "time_in_force": "day"}
+        requests.post(f"{twin.url}/v2/orders", headers=HEADERS, json=order, timeout=WAIT_S)
+        amended = []
+        for _ in range(5000):
+            state = requests.post(f"{twin.url}/sim/advance", json={}, timeout=WAIT_S).json()
+            amended.append(state["now_ns"] % 60_000_000_000)
+            if state["ended"]:
+                break
+        paid = requests.get(f"{twin.url}/v2/account/activities/DIV", headers=HEADERS, timeout=WAIT_S).json()
+
+    assert (told[2]["T"], told[2]["code"]) == ("error", 405)
+    assert [(p["symbol"], p["qty"], p["net_amount"]) for p in paid] == [("IBM", "100", "85")]
+    assert set(amended) - {0}, "things are said of trades between the minutes"
 
 
 def test_a_twin_that_cannot_start_says_why() -> None:
@@ -672,6 +700,13 @@ def test_a_killed_twin_goes_on_where_it_was(tmp_path: Path) -> None:
         for _ in range(30):
             requests.post(f"{twin.url}/sim/advance", json={}, timeout=WAIT_S)
         requests.post(f"{twin.url}/sim/halt", json={"symbol": "IBM"}, timeout=WAIT_S)
+        requests.post(f"{twin.url}/sim/amend", json={"kind": "cancel", "symbol": "AAPL"}, timeout=WAIT_S)
+        (fill,) = [
+            e for e in requests.get(f"{twin.url}/sim/truth", timeout=WAIT_S).json()["events"] if e["event"] == "fill"
+        ]
+        undo = {"execution_id": fill["execution_id"], "price": "7"}
+        assert requests.post(f"{twin.url}/sim/undo", json=undo, timeout=WAIT_S).status_code == 200
+        latest = requests.get(f"{twin.url}/v2/stocks/AAPL/trades/latest", headers=HEADERS, timeout=WAIT_S).json()
         waits = {**order, "symbol": "IBM", "time_in_force": "gtc"}
         requests.post(f"{twin.url}/v2/orders", headers=HEADERS, json=waits, timeout=WAIT_S)
         before = requests.get(f"{twin.url}/sim/truth", timeout=WAIT_S).json()
@@ -680,6 +715,8 @@ def test_a_killed_twin_goes_on_where_it_was(tmp_path: Path) -> None:
         file.write(b'{"at_ns":1353')
     with ExchangeProcess(options) as twin:
         after = requests.get(f"{twin.url}/sim/truth", timeout=WAIT_S).json()
+        again = requests.get(f"{twin.url}/v2/stocks/AAPL/trades/latest", headers=HEADERS, timeout=WAIT_S).json()
+        assert again == latest
         requests.post(f"{twin.url}/v2/orders", headers=HEADERS, json=order, timeout=WAIT_S)
 
     assert len(before["orders"]) == 2 and before["fills"]

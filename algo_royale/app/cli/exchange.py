@@ -48,6 +48,15 @@ DAY = click.DateTime(["%Y-%m-%d"])
 @click.option(
     "--partial-fills", default="0", metavar="SHARE", help="Share of executions that fill a part only, 0 to 1."
 )
+@click.option("--dividends/--no-dividends", default=False, help="Whether dividends are paid, as to live accounts.")
+@click.option(
+    "--amended-trades", default="0", metavar="SHARE",
+    help="Share of trades that are reported late, corrected or canceled, 0 to 1.",
+)  # fmt: skip
+@click.option(
+    "--symbols-max", type=click.IntRange(1), metavar="N",
+    help="Symbols of trades and quotes on a data stream (Alpaca's basic plan: 30); default no limit.",
+)  # fmt: skip
 @click.option(
     "--rate-limit", type=click.IntRange(1), metavar="N", help="Requests a minute before 429; default no limit."
 )
@@ -60,7 +69,7 @@ DAY = click.DateTime(["%Y-%m-%d"])
 def run_exchange_command(
     settings: "Settings", host: str, port: int, data: str, symbols: str, start: datetime | None, end: datetime | None,
     speed: str, seed: int, cash: str, costs: tuple[str, ...], market: str, shorting: bool, partial_fills: str,
-    rate_limit: int | None, state: str | None, exit_with_parent: int | None,
+    dividends: bool, amended_trades: str, symbols_max: int | None, rate_limit: int | None, state: str | None, exit_with_parent: int | None,
 ) -> None:  # fmt: skip
     """Serve a simulated Alpaca on loopback until SIGTERM or Ctrl-C.
 
@@ -80,9 +89,19 @@ def run_exchange_command(
     rules = {
         "seed": seed, "cash": _decimal("--cash", cash), "costs": _costs(costs, market), "shorting": shorting,
         "partial_fills": _decimal("--partial-fills", partial_fills), "requests_per_minute": rate_limit,
+        "pay_dividends": dividends, "symbols_max": symbols_max,
+        "amended_trades": _decimal("--amended-trades", amended_trades),
     }  # fmt: skip
     exchange = _exchange(data, symbols, start and start.date(), end and end.date(), market, rules)
-    told = {**rules, "data": data, "symbols": symbols, "market": market, "start": str(start), "end": str(end)}
+    told = {
+        **rules,
+        "form": 2,
+        "data": data,
+        "symbols": symbols,
+        "market": market,
+        "start": str(start),
+        "end": str(end),
+    }
     identity = json.dumps({name: str(value) for name, value in told.items()}, sort_keys=True)
     journal = None if state is None else Journal(Path(state), exchange, identity)
     server = TwinServer(exchange, speed=_speed(speed), journal=journal)
@@ -108,8 +127,11 @@ def _exchange(
 
     if rules["cash"] <= 0:
         raise BadInput(f"--cash {rules['cash']} is not positive")
-    if not 0 <= rules["partial_fills"] <= 1:
-        raise BadInput(f"--partial-fills {rules['partial_fills']} is not between 0 and 1")
+    for name in ("partial_fills", "amended_trades"):
+        if not 0 <= rules[name] <= 1:
+            raise BadInput(f"--{name.replace('_', '-')} {rules[name]} is not between 0 and 1")
+    if rules["amended_trades"] and market == "sessions":
+        raise BadInput("--amended-trades needs a market that has trades: --market path, minutes or ticks")
     chosen = [name.strip().upper() for name in symbols.split(",") if name.strip()]
     replay = _replay(data, chosen or None, market, rules["seed"])
     sessions = [s for s in replay.sessions if (start is None or s.date >= start) and (end is None or s.date <= end)]
