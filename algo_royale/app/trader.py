@@ -163,6 +163,7 @@ def run_trader(
     say: Say = lambda line: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Trade until the feed ends or someone says stop; returns the summary of cli.md. `say` hears of every month that ends."""
+    plan.refuse_columns()
     with Interrupts() as interrupts:  # from the first thing on that a stop could leave half done
         return _run(plan, config, endpoints, home, run_id, until, lambda: interrupts.count > 0, say)
 

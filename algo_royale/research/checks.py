@@ -5,7 +5,7 @@ they do. They see what a strategy does with the bars it is handed; what it reads
 only if it changes between two runs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
@@ -93,9 +93,9 @@ def finding(check: str, bars: Bars, bar: int, what: str, expected: object, found
 # --- series to prove on --------------------------------------------------------------------------------------------------------
 
 
-def rough_bars(seed: int, n: int, timeframe: Timeframe) -> Bars:
+def rough_bars(seed: int, n: int, timeframe: Timeframe, columns: Collection[str] = ()) -> Bars:
     """A random walk on the exchange's calendar, with what markets do to code: unchanged bars, jumps, bars without volume,
-    a vwap that is known now and then. As many as n bars, fewer if the calendar ends."""
+    a vwap that is known now and then. As many as n bars, fewer if the calendar ends. Extra `columns` are true now and then."""
     rng = np.random.default_rng(seed)
     starts, ends = _grid(n, timeframe)
     n = len(starts)
@@ -110,6 +110,7 @@ def rough_bars(seed: int, n: int, timeframe: Timeframe) -> Bars:
     return Bars(
         symbol=f"WALK{seed}", timeframe=timeframe, start_ns=starts, end_ns=ends, open=open_, high=high, low=low,
         close=close, volume=volume, vwap=vwap, trade_count=np.full(n, -1, np.int64),
+        extra={name: rng.random(n) < 0.1 for name in sorted(columns)},
     ).check()  # fmt: skip
 
 
@@ -490,7 +491,7 @@ def refuse_leaks(names: Iterable[str], timeframe: Timeframe) -> None:
     """Raise BadStrategy for the first of these own strategies that a quick look finds to look ahead, or that fails."""
     for name in names:
         strategy = factory(name, next(points(space(name, timeframe), 1, 1)), timeframe)()
-        bars = rough_bars(1, strategy.settle + 250, timeframe)
+        bars = rough_bars(1, strategy.settle + 250, timeframe, strategy.columns)
         for proof in look_ahead(name, [bars], seed=1, point_count=1, cuts=6):
             if (found := proof.finding) is not None:
                 raise BadStrategy(
@@ -509,7 +510,7 @@ def forgetting(
         make = factory(name, point, timeframe)
         strategy = make()
         mine, _ = _own_parts(name, strategy)
-        bars = rough_bars(seed + number, strategy.settle + room, timeframe)
+        bars = rough_bars(seed + number, strategy.settle + room, timeframe, strategy.columns)
         found = warm_up(make, bars, seed=seed, own=mine, origins=origins)
         if found is not None:
             return Proof(check="warm-up", held=held, finding=found, params=point, symbol=bars.symbol)

@@ -12,7 +12,7 @@ import numpy as np
 from algo_royale.data.adjust import forward_adjusted
 from algo_royale.data.catalog import Catalog
 from algo_royale.engine import EngineConfig
-from algo_royale.errors import ArtifactError, InsufficientHistory
+from algo_royale.errors import ArtifactError, BadInput, InsufficientHistory
 from algo_royale.market import Timeframe
 from algo_royale.portfolio.sizing import TRADER_RULES, AccountRules
 from algo_royale.portfolio.weights import WeightConfig, lookback
@@ -60,6 +60,15 @@ class TradingPlan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(plan.symbol for plan in self.symbols)
+
+    def refuse_columns(self) -> None:
+        """Raise BadInput for the first strategy that reads a column of the data which no feed has."""
+        for name in self.names:
+            for strategy in self.combined(name).strategies:
+                for column in sorted(strategy.columns):
+                    raise BadInput(
+                        f"{name}: {strategy.name} reads the extra column {column!r}, which a live feed does not have"
+                    )
 
     def combined(self, symbol: str) -> CombinedSignal:
         """A fresh weighted combination of the symbol's viable strategies."""

@@ -159,7 +159,7 @@ def strategy_signal(
     """Signals on bars [low, high), flat at `low`; features start the strategy's warm-up before the bar at `origin_ns`."""
     first, _ = data.span(origin_ns, origin_ns)
     origin = max(0, first - warmup_bars(config, name))
-    run = build(name, params, config.timeframe).run(data.bars.slice(origin, high), start=low - origin)
+    run = build(name, params, config.timeframe, data.bars.extra).run(data.bars.slice(origin, high), start=low - origin)
     return run.signal[low - origin :]
 
 

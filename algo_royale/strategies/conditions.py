@@ -468,8 +468,10 @@ _ROWS = (
 CONDITIONS = {row.name: row for row in _ROWS}
 
 
-def condition(name: str, given: Mapping[str, object], timeframe: Timeframe, columns: Collection[str] = ()) -> Condition:
-    """Build a condition by name; `columns` are the extra ones that the bars will have.
+def condition(
+    name: str, given: Mapping[str, object], timeframe: Timeframe, columns: Collection[str] | None = ()
+) -> Condition:
+    """Build a condition by name; `columns` are the extra ones that the bars will have (None: not known before they are there).
 
     Raises UnknownName, BadConfiguration or UnsupportedTimeframe.
     """
@@ -481,7 +483,7 @@ def condition(name: str, given: Mapping[str, object], timeframe: Timeframe, colu
     params = row.fill(given, timeframe)
     inputs, test = row.build(params)
     for feature in inputs.values():
-        if feature.extra is not None and feature.extra not in columns:
+        if feature.extra is not None and columns is not None and feature.extra not in columns:
             raise BadConfiguration(f"{name} reads the extra column {feature.extra!r}, which nobody declared")
     return Condition(name, params, inputs, test)
 

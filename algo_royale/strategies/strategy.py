@@ -129,6 +129,12 @@ class Strategy:
         """Bars after which where history began no longer matters."""
         return self._program.settle
 
+    @property
+    def columns(self) -> frozenset[str]:
+        """The extra columns of the bars that its conditions read."""
+        inputs = (f for _, c in self.conditions for f in c.inputs.values())
+        return frozenset(f.extra for f in inputs if f.extra is not None)
+
     @staticmethod
     def flat() -> FloatArray:
         """The position before the first bar, as `decide` takes it."""
@@ -517,10 +523,12 @@ def resolve(name: str, trial: Mapping[str, Value], timeframe: Timeframe) -> dict
     return _artifact(slots, slots["logic"][0] if slots["logic"] else None)
 
 
-def compose(name: str, params: Mapping[str, Any], timeframe: Timeframe, columns: Collection[str] = ()) -> Strategy:
+def compose(
+    name: str, params: Mapping[str, Any], timeframe: Timeframe, columns: Collection[str] | None = ()
+) -> Strategy:
     """A strategy of any conditions in any slots, from the shape that `resolve` returns.
 
-    `columns` declares the extra columns that the bars will have, for conditions that read one.
+    `columns` declares the extra columns that the bars will have, for conditions that read one; with None the run finds out.
     """
     known = {*(f"{slot}_conditions" for slot in SLOTS), "stateful_logic"}
     if not set(params) <= known:
@@ -543,8 +551,13 @@ def _version(name: str, *parts: str) -> str:
     return "+".join(sorted({row.version for row in rows if row is not None and row.version}))
 
 
-def build(name: str, params: Mapping[str, Any], timeframe: Timeframe, columns: Collection[str] = ()) -> Strategy:
-    """The named strategy with these arguments. Its filter slot is free; the others hold what its row says."""
+def build(
+    name: str, params: Mapping[str, Any], timeframe: Timeframe, columns: Collection[str] | None = None
+) -> Strategy:
+    """The named strategy with these arguments. Its filter slot is free; the others hold what its row says.
+
+    `columns` as for `compose`.
+    """
     row, strategy = spec(name), compose(name, params, timeframe, columns)
     for slot in ("entry", "exit", "trend"):
         found = tuple(c.name for s, c in strategy.conditions if s == slot)

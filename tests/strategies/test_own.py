@@ -10,12 +10,15 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 from algo_royale.app.cli import root
 from algo_royale.app.cli.strategies import STRATEGY_FILES
-from algo_royale.errors import BadStrategy
+from algo_royale.data.catalog import bundled
+from algo_royale.errors import BadInput, BadStrategy
 from algo_royale.market import ENTER, EXIT, HOLD, Bars, Timeframe
 from algo_royale.research import artifacts, stages
 from algo_royale.research.handover import load_plan
@@ -349,3 +352,29 @@ def test_a_run_notices_that_its_strategy_changed_meanwhile(tmp_path: Path) -> No
 
     with pytest.raises(BadStrategy, match="has changed"):
         plan(config)
+
+
+def test_a_strategy_may_enter_on_a_column_of_the_data(tmp_path: Path) -> None:
+    """Through the whole research: bought only where the column says so; the trader, whose feed has no such column, says no."""
+    bars = bundled().bars("AAPL", DAY)
+    marked = np.random.default_rng(1).random(len(bars)) < 0.05
+    prices = {name: getattr(bars, name) for name in ("open", "high", "low", "close", "volume")}
+    (tmp_path / "1Day").mkdir()
+    table = {"timestamp": pa.array(bars.start_ns, pa.timestamp("ns", "UTC")), **prices, "entry_signal": marked}
+    pq.write_table(pa.table(table), tmp_path / "1Day" / "AAPL.parquet")
+    file = write(tmp_path, "strategy('Mine', entry='BooleanColumnEntry', exit='RSIExit')\n")
+    config = ResearchConfig(
+        artifacts_root=tmp_path / "artifacts", data=str(tmp_path), symbols=("AAPL",), strategies=("Mine",),
+        portfolios=("EqualWeightPortfolioStrategy",), windows=replace(WindowConfig.default(DAY), count=1), trials=2,
+        portfolio_trials=1, min_trades=0, strategy_path=(file,),
+        viability=ViabilityConfig(checks=(Check(name="max_drawdown", op="<=", threshold=1.0),), hard_checks=()),
+    )  # fmt: skip
+    stages.run_all(config)
+
+    made_of = build("Mine", resolve("Mine", default_trial("Mine", DAY), DAY), DAY)
+    signal = made_of.run(replace(bars, extra={"entry_signal": marked})).signal
+    assert (signal == ENTER).any() and not (signal[~marked] == ENTER).any()
+    with pytest.raises(
+        BadInput, match="AAPL: Mine reads the extra column 'entry_signal', which a live feed does not have"
+    ):
+        load_plan(tmp_path / "artifacts").refuse_columns()

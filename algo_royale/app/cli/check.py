@@ -150,9 +150,10 @@ def _by_timeframe(names: Sequence[str], wanted: str) -> "dict[Timeframe, list[st
 def _walk(name: str, frame: "Timeframe", seed: int, count: int) -> "Bars":
     """A random walk of so many bars behind the history that the strategy needs."""
     from algo_royale.research import checks
-    from algo_royale.strategies import required_history
+    from algo_royale.strategies import build, default_trial, required_history, resolve
 
-    return checks.rough_bars(seed, required_history(name, frame) + count, frame)
+    columns = build(name, resolve(name, default_trial(name, frame), frame), frame).columns
+    return checks.rough_bars(seed, required_history(name, frame) + count, frame, columns)
 
 
 def _entries(name: str, series: "Sequence[Bars]") -> int:
