@@ -24,9 +24,11 @@ from actors.messages import (
 from algo_royale.broker import alpaca_wire
 from algo_royale.broker.connection import PATIENT, UP, Event, Reconnect, State
 from algo_royale.broker.port import MarketDataPort, StreamPort
+from algo_royale.data.forming import FormingBars
+from algo_royale.data.resample import resample
 from algo_royale.errors import BrokerUnavailable
-from algo_royale.market import Timeframe
-from algo_royale.sessions import Calendar, Session
+from algo_royale.market import Bar, Bars, Timeframe
+from algo_royale.sessions import Calendar, bar_at, bar_before, warmup_session
 
 SECOND_NS = 1_000_000_000
 RETRY_S = 5.0
@@ -34,17 +36,19 @@ SILENT_LOOKS = 8
 USEFUL_NS = 30 * 86_400 * SECOND_NS  # a streamed bar older than this is a mistake; gaps are filled from history
 FATAL_CODES = frozenset({402, 405, 409, 410, 411})
 REFUSED_CODES = frozenset({406, 429})
-CHANNEL = {Timeframe.DAY_1: "dailyBars", Timeframe.MIN_1: "bars"}
-KIND = {"d": Timeframe.DAY_1, "b": Timeframe.MIN_1}
+ASKED_MAX = 40  # symbols whose history is asked for after an intraday bar: 200 requests a minute must do for all
+CHANNELS = {Timeframe.DAY_1: ("dailyBars",), Timeframe.MIN_1: ("bars", "updatedBars")}
+KIND = {"d": Timeframe.DAY_1, "b": Timeframe.MIN_1, "u": Timeframe.MIN_1}
 
 
 class MarketDataActor(Actor[MarketDataMessage]):
     """Keeps the stream subscribed and tells each signal actor its closed bars.
 
     A daily bar is streamed again and again while its session runs; it is closed once the session is over and
-    `close_grace_s` has passed (late prints still change it until then). The corporate actions of a session are fetched
-    before its bars are told: an unadjusted bar on an ex-date would be a false signal, so a bar waits for them.
-    A daily bar that does not come by the stream although its session is over is asked for by REST, whatever the reason.
+    `close_grace_s` has passed (late prints still change it until then). Bars between a minute and a day are made of minutes,
+    from the stream and in history alike. The corporate actions of a session are fetched before its bars are told: an unadjusted
+    bar on an ex-date would be a false signal, so a bar waits for them. A bar that does not come whole by the stream although
+    its time is over is asked for by REST, whatever the reason.
     """
 
     def __init__(
@@ -65,13 +69,12 @@ class MarketDataActor(Actor[MarketDataMessage]):
         self._data, self._keys, self._signals = data, keys, signals
         self._grace_s, self._retry_s = close_grace_s, retry_s
         self._line = Endpoint(self, "data", streams, reconnect, self._on_state)
-        self._pending: dict[str, BarRow] = {}
-        self._told_start_ns: dict[str, int] = {}
+        self._forming = FormingBars(timeframe, calendar, grace_ns=int(close_grace_s * SECOND_NS))
         self._actions: dict[str, tuple[ActionRecord, ...]] | None = None
         self._actions_of = ""
-        self._frames = self._quarantined = 0
-        self._due_label_ns = self._looks = (
-            0  # of the last session that closed; how often its silent symbols were looked up
+        self._frames = self._quarantined = self._late = 0
+        self._due_start_ns = self._looks = (
+            0  # of the last bar that is over; how often its silent symbols were looked up
         )
 
     def started(self) -> None:
@@ -82,7 +85,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
         self._line.close()
 
     def observe(self) -> dict[str, object]:
-        return {**self._line.observe(), "frames": self._frames, "quarantined": self._quarantined}
+        return {**self._line.observe(), "frames": self._frames, "quarantined": self._quarantined, "late": self._late}
 
     def receive(self, message: MarketDataMessage) -> None:
         match message:
@@ -100,6 +103,8 @@ class MarketDataActor(Actor[MarketDataMessage]):
                 self._line.on_timer(name)
             case TimerFired(name="silent"):
                 self._look_for_silent()
+            case TimerFired(name="bar"):
+                self._expect_bars()
             case TimerFired():
                 self._tell_closed()
 
@@ -129,18 +134,23 @@ class MarketDataActor(Actor[MarketDataMessage]):
                 self._line.send(alpaca_wire.authenticate_text(*self._keys))
             case {"T": "success", "msg": "authenticated"}:
                 if self._line.on(Event.AUTHENTICATED):
-                    self._line.send(alpaca_wire.subscribe_text({CHANNEL[self._timeframe]: list(self._symbols)}))
+                    self._line.send(
+                        alpaca_wire.subscribe_text(
+                            {name: list(self._symbols) for name in CHANNELS[self._forming.source]}
+                        )
+                    )
             case {"T": "subscription"}:
                 self._on_subscribed(item)
             case {"T": "error", "code": int(code)}:
                 self._on_error(code, f"{code} {item.get('msg')}")
-            case {"T": str(kind), "S": str(symbol)} if KIND.get(kind) is self._timeframe and symbol in self._signals:
+            case {"T": str(kind), "S": str(symbol)} if (
+                KIND.get(kind) is self._forming.source and symbol in self._signals
+            ):
                 row = self._row(item, self.now_ns - USEFUL_NS)
-                pending = self._pending.get(symbol)
-                if row is None or (pending is not None and row["start_ns"] < pending.start_ns):
+                if row is None:
                     self._quarantined += 1
-                else:
-                    self._pending[symbol] = BarRow(**row)
+                elif not self._forming.take(Bar(symbol=symbol, timeframe=self._forming.source, **row)):
+                    self._late += 1  # its bar is told, and what was decided on it stands
             case _:
                 self._quarantined += 1
 
@@ -152,7 +162,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
 
     def _on_subscribed(self, item: Mapping[str, object]) -> None:
         """Compare what the broker says we get with what we asked for."""
-        listed = item.get(CHANNEL[self._timeframe])
+        listed = item.get(CHANNELS[self._forming.source][0])
         lacking = set(self._symbols) - set(map(str, listed if isinstance(listed, list) else ()))
         if lacking:
             self._line.on(Event.LOST, f"subscribed without {', '.join(sorted(lacking))}")
@@ -162,59 +172,61 @@ class MarketDataActor(Actor[MarketDataMessage]):
     # --- closed bars ---
 
     def _tell_closed(self) -> None:
-        """Tell every pending bar whose interval is over, in symbol order; wake up for the others."""
-        wake_ns: int | None = None
-        for symbol in sorted(self._pending):
-            row = self._pending[symbol]
-            due_ns = row.end_ns + int(self._grace_s * SECOND_NS)
-            if due_ns > self.now_ns:
-                wake_ns = due_ns if wake_ns is None else min(wake_ns, due_ns)
-                continue
-            session = self._session_of(row)
-            if self._actions is None or self._actions_of != session:
-                self._fetch_actions(session)
+        """Tell every whole bar whose time is over, session by session with its corporate actions; wake up for the others."""
+        grace_ns = int(self._grace_s * SECOND_NS)
+        while (wake_ns := self._forming.next_due_ns()) is not None and wake_ns <= self.now_ns:
+            session = self._calendar.session_at(wake_ns - grace_ns - 1)
+            assert session is not None  # nothing else is taken in
+            day = session.date.isoformat()
+            if self._actions is None or self._actions_of != day:
+                self._fetch_actions(day)
             if self._actions is None:
                 wake_ns = self.now_ns + int(self._retry_s * SECOND_NS)
                 break
-            del self._pending[symbol]
-            if row.start_ns > self._told_start_ns.get(symbol, 0):
-                self._told_start_ns[symbol] = row.start_ns
-                actions = tuple(a for a in self._actions.get(symbol, ()) if a.ex_date == session)
-                bar = BarClosed(
-                    at_ns=self.now_ns, symbol=symbol, timeframe=self._timeframe.value, bar=row, actions=actions
-                )
-                self.tell(self._signals[symbol], bar)
+            for bar in self._forming.due(min(self.now_ns, session.close_ns + grace_ns)):
+                actions = tuple(a for a in self._actions.get(bar.symbol, ()) if a.ex_date == day)
+                told = BarClosed(
+                    at_ns=self.now_ns, symbol=bar.symbol, timeframe=self._timeframe.value, bar=_row_of(bar), actions=actions
+                )  # fmt: skip
+                self.tell(self._signals[bar.symbol], told)
         if wake_ns is not None:
             self.at(wake_ns, TimerFired(at_ns=wake_ns, name="close"), key="close")
 
     def _expect_bars(self) -> None:
-        self._due_label_ns, self._looks = self._calendar.previous_session(self.now_ns).label_ns, 0
-        self._look_later(self._grace_s)
+        """Look for who is silent once the bar that is over should have come, and do so again after every bar."""
+        self._due_start_ns, _ = bar_before(self.now_ns, self._timeframe, self._calendar)
+        self._looks = 0
+        if self._silent():
+            self._look_later(self._grace_s)
+        if self._timeframe is not Timeframe.DAY_1:
+            _, end_ns = bar_at(self.now_ns, self._timeframe, self._calendar)
+            self.at(end_ns, TimerFired(at_ns=end_ns, name="bar"), key="bar")
 
     def _look_later(self, delay_s: float) -> None:
         """Half of what a bar waits for symbols that have not reported, so that a bar lost on the way is not missed."""
         delay_s += self._retry_s / 2 * 2**self._looks
         self.later(delay_s, TimerFired(at_ns=self.now_ns, name="silent"), key="silent")
 
+    def _silent(self) -> list[str]:
+        return [s for s in self._symbols if self._forming.told_ns(s) < self._due_start_ns]
+
     def _look_for_silent(self) -> None:
-        """Have the symbols whose bar of the last session has not come ask for their history."""
-        if self._timeframe is not Timeframe.DAY_1:
-            return
-        silent = [s for s in self._symbols if self._told_start_ns.get(s, 0) < self._due_label_ns]
+        """Have the symbols whose bar has not come ask for their history. Within a session once, the busiest first: a symbol that
+        nobody trades has no bar."""
+        silent = self._silent()
+        daily = self._timeframe is Timeframe.DAY_1
+        if not daily:
+            silent = sorted(silent, key=self._forming.told_ns, reverse=True)[:ASKED_MAX]
         for symbol in silent:
             self.tell(self._signals[symbol], FeedStarted(at_ns=self.now_ns))
         self._looks += 1
-        if silent and self._looks < SILENT_LOOKS:
+        if silent and daily and self._looks < SILENT_LOOKS:
             self._look_later(0.0)
 
     def _row(self, item: object, since_ns: int) -> dict[str, Any] | None:
         return alpaca_wire.bar_row(
-            item, timeframe=self._timeframe, calendar=self._calendar, within_ns=range(since_ns, self.now_ns + 1)
+            item, timeframe=self._forming.source, calendar=self._calendar, within_ns=range(since_ns, self.now_ns + 1)
         )
-
-    def _session_of(self, row: BarRow) -> str:
-        session: Session | None = self._calendar.session_at(row.end_ns - 1)
-        return session.date.isoformat() if session is not None else ""
 
     def _fetch_actions(self, session_date: str) -> None:
         if self._actions is not None and self._actions_of == session_date:
@@ -238,7 +250,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
             with self.protected(120.0):
                 start_ns = message.after_ns + 1 if message.after_ns else self._warmup_start(message)
                 wire = self._data.bars(
-                    symbol=message.symbol, timeframe=self._timeframe.value, start_ns=start_ns, end_ns=self.now_ns
+                    symbol=message.symbol, timeframe=self._forming.source.value, start_ns=start_ns, end_ns=self.now_ns
                 )
                 today = dt.datetime.fromtimestamp(self.now_ns / 1e9, dt.UTC).date()
                 first = dt.datetime.fromtimestamp(start_ns / 1e9, dt.UTC).date()
@@ -251,12 +263,10 @@ class MarketDataActor(Actor[MarketDataMessage]):
             )
             self.tell(signal, answer)
             return
-        rows = [self._row(item, start_ns) for item in wire]
-        bars = tuple(BarRow(**row) for row in rows if row is not None and row["end_ns"] <= self.now_ns)
+        bars = self._ended_bars(message.symbol, wire, start_ns)
         known = tuple(ActionRecord(**a) for a in alpaca_wire.actions(actions).get(message.symbol, ()))
         if bars:
-            told_ns = self._told_start_ns.get(message.symbol, 0)
-            self._told_start_ns[message.symbol] = max(told_ns, bars[-1].start_ns)
+            self._forming.told(message.symbol, bars[-1].start_ns)
         self.tell(
             signal,
             HistoryLoaded(
@@ -264,8 +274,22 @@ class MarketDataActor(Actor[MarketDataMessage]):
             ),
         )
 
+    def _ended_bars(self, symbol: str, wire: Sequence[object], start_ns: int) -> tuple[BarRow, ...]:
+        """Bars of our length that start at `start_ns` or later and are over. Minutes from outside of the sessions' hours count for
+        nothing, and one bar that cannot be true is left out."""
+        source, rows = self._forming.source, (self._row(item, start_ns) for item in wire)
+        within = (row for row in rows if row is not None and self._calendar.session_at(row["end_ns"] - 1) is not None)
+        parts = [Bar(symbol=symbol, timeframe=source, **row) for row in within]
+        if self._timeframe is source:
+            return tuple(_row_of(bar) for bar in parts if bar.end_ns <= self.now_ns)
+        longer = resample(Bars.of(symbol, source, parts), self._timeframe)
+        return tuple(_row_of(bar) for bar in longer if bar.start_ns >= start_ns and bar.end_ns <= self.now_ns)
+
     def _warmup_start(self, message: HistoryRequested) -> int:
-        """Start label of the first warm-up bar: `warmup_bars` sessions before the live period."""
+        """Start label of the session with the first warm-up bar."""
         live = self._calendar.next_session(message.live_start_ns - 1)
-        sessions = self._calendar.offset(live.date, -message.warmup_bars)
-        return sessions.label_ns
+        return warmup_session(live, self._timeframe, message.warmup_bars, self._calendar).label_ns
+
+
+def _row_of(bar: Bar) -> BarRow:
+    return BarRow(**{name: getattr(bar, name) for name in BarRow.__struct_fields__})

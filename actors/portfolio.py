@@ -142,11 +142,14 @@ class PortfolioActor(Actor[PortfolioMessage]):
             self._late = max(self._late, bar_end_ns)
             self._decide_if_complete()
 
+    def _ready(self) -> int:
+        """The latest bar time that every symbol has reported or that has waited long enough; 0 while there is none."""
+        everybody = len(self._config.symbols)
+        return max([end for end, got in self._reports.items() if end <= self._late or len(got) == everybody], default=0)
+
     def _decide_if_complete(self) -> None:
-        if not self._reports or not self._reconciled:
-            return
-        end_ns = max(self._reports)
-        if end_ns > self._late and len(self._reports[end_ns]) < len(self._config.symbols):
+        end_ns = self._ready()
+        if not end_ns or not self._reconciled:
             return
         if self._state is None:
             self._ask()
@@ -156,7 +159,7 @@ class PortfolioActor(Actor[PortfolioMessage]):
                 self._checking = end_ns
                 self.tell(self._orders, JobDue(at_ns=self.now_ns, job="reconcile"))
             return
-        for bar_end_ns in sorted(self._reports):
+        for bar_end_ns in sorted(end for end in self._reports if end <= end_ns):
             event = self._event(bar_end_ns, self._reports.pop(bar_end_ns))
             if bar_end_ns < end_ns or not self._in_time(bar_end_ns):
                 self._state = engine.observe(self._state, event, self._config)
@@ -165,10 +168,10 @@ class PortfolioActor(Actor[PortfolioMessage]):
 
     def _rebuild(self, snapshot: LedgerSnapshot) -> None:
         """The ledger answered: with the reports at hand, stand where the last bar left us, and decide it if it is ours."""
-        if not self._reconciled or not self._reports or snapshot.cash_usd is None or self._state is not None:
+        last = self._ready()
+        if not self._reconciled or not last or snapshot.cash_usd is None or self._state is not None:
             return
-        *earlier, last = sorted(self._reports)
-        for bar_end_ns in (*earlier, last):
+        for bar_end_ns in sorted(end for end in self._reports if end <= last):
             event = self._event(bar_end_ns, self._reports.pop(bar_end_ns))
             if self._state is None:
                 decide = bar_end_ns == last and self._in_time(last)
@@ -186,7 +189,8 @@ class PortfolioActor(Actor[PortfolioMessage]):
         return self.now_ns < (opens_ns if opens_ns > bar_end_ns else ends_ns)
 
     def _event(self, bar_end_ns: int, reports: dict[str, SignalReported]) -> BarsClosed:
-        session = self._calendar.previous_session(bar_end_ns)
+        session = self._calendar.session_at(bar_end_ns - 1)
+        assert session is not None
         bars = {
             symbol: SymbolBar(r.close_usd, r.adjusted_close, r.state_in, r.score)
             for symbol, r in sorted(reports.items())

@@ -26,7 +26,7 @@ from actors.messages import (
 )
 from algo_royale.data.adjust import ForwardAdjuster
 from algo_royale.market import Bar, Bars, CorporateAction, Timeframe
-from algo_royale.sessions import Calendar
+from algo_royale.sessions import Calendar, bar_before
 from algo_royale.strategies.combined import CombinedSignal, CombinedState
 
 RETRY_S = 5.0
@@ -37,8 +37,8 @@ class SignalActor(Actor[SignalMessage]):
 
     Its state is a function of the bars alone: features are warmed over `warmup_bars` before `live_start_ns`, the
     position state is flat at the first bar of the live period, and the bars since are replayed. A restart therefore
-    asks for history and arrives where it was. Bars that come with a gap before them are not applied: the missing ones
-    are fetched first.
+    asks for history and arrives where it was. Bars that come with a gap before them, or while history is on its way, wait
+    until the missing ones have been fetched.
     """
 
     def __init__(
@@ -63,6 +63,8 @@ class SignalActor(Actor[SignalMessage]):
         self._adjuster: ForwardAdjuster | None = None
         self._known_actions: set[tuple[str, float, float]] = set()
         self._last_start_ns = self._last_end_ns = 0
+        self._known_until_ns = 0  # what history has said: all bars that had ended by then are here
+        self._waiting: list[BarClosed] | None = None  # for the history that has been asked for; None: for nothing
         self._last_in = False
         self._last_close = Decimal(0)
         self._closes: list[tuple[int, float]] = []
@@ -88,6 +90,7 @@ class SignalActor(Actor[SignalMessage]):
     # --- history ---
 
     def _request(self) -> None:
+        self._waiting = self._waiting or []
         request = HistoryRequested(
             at_ns=self.now_ns,
             symbol=self._symbol,
@@ -103,9 +106,15 @@ class SignalActor(Actor[SignalMessage]):
         if self._adjuster is None:
             self._adjuster = ForwardAdjuster([])
         self._learn(message.actions)
-        rows = [row for row in message.bars if row.start_ns > self._last_start_ns]
+        waiting, self._waiting = self._waiting or [], None
+        self._known_until_ns = message.at_ns
+        rows = {row.start_ns: row for row in message.bars}
+        for late in waiting:  # a source may know a bar by the stream before it has it in its history
+            self._learn(late.actions)
+            rows.setdefault(late.bar.start_ns, late.bar)
         first_time = self._last_start_ns == 0
-        self._apply(rows)
+        new = [row for start, row in sorted(rows.items()) if start > self._last_start_ns]
+        self._apply(new)
         if first_time:
             ends = tuple(end for end, _ in self._closes)
             closes = tuple(close for _, close in self._closes)
@@ -119,24 +128,27 @@ class SignalActor(Actor[SignalMessage]):
                     close_usd=self._last_close or None,
                 ),
             )
-        if first_time or rows:
+        if first_time or new:
             self._report_last()
 
     def _on_bar(self, message: BarClosed) -> None:
         row = message.bar
         if row.start_ns <= self._last_start_ns:
             return
-        if self._last_start_ns == 0 or self._gap_before(row):
+        if self._waiting is None and (self._last_start_ns == 0 or self._gap_before(row)):
             self._request()
+        if self._waiting is not None:
+            self._waiting.append(message)
             return
         self._learn(message.actions)
         self._apply([row])
         self._report_last()
 
     def _gap_before(self, row: BarRow) -> bool:
-        """Whether an exchange session lies between the last bar applied and this one."""
-        between = self._calendar.next_session(self._last_end_ns)
-        return between.close_ns < row.end_ns if self._timeframe is Timeframe.DAY_1 else False
+        """Whether a bar may lie between the last that is known and this one. Minutes without a trade have none, which only history
+        can say."""
+        _, end_ns = bar_before(row.end_ns - 1, self._timeframe, self._calendar)
+        return end_ns > max(self._last_end_ns, self._known_until_ns)
 
     def _learn(self, actions: tuple[ActionRecord, ...]) -> None:
         assert self._adjuster is not None

@@ -131,17 +131,51 @@ def calendar() -> Calendar:
     return Calendar(days, midnight + _seconds(_OPEN) * _NS, closes, first, last)
 
 
+def bar_at(at_ns: int, timeframe: Timeframe, calendar: Calendar) -> tuple[int, int]:
+    """[start, end) in UTC ns of the bar that is under way at that instant, or of the next session's first one.
+
+    Bars lie on the clock of New York, as `data.resample` makes them: the start may lie before the open, the end never after the close.
+    """
+    session = calendar.session_at(at_ns) or calendar.next_session(at_ns)
+    if timeframe is Timeframe.DAY_1:
+        return session.label_ns, session.close_ns
+    length = timeframe.minutes * _MINUTE_NS
+    start = session.label_ns + (max(at_ns, session.open_ns) - session.label_ns) // length * length
+    return start, min(start + length, session.close_ns)
+
+
+def bar_before(at_ns: int, timeframe: Timeframe, calendar: Calendar) -> tuple[int, int]:
+    """[start, end) in UTC ns of the last bar that has ended by that instant."""
+    session = calendar.session_at(at_ns)
+    if timeframe is not Timeframe.DAY_1 and session is not None:
+        start, _ = bar_at(at_ns, timeframe, calendar)
+        if start > session.open_ns:
+            return bar_at(start - 1, timeframe, calendar)
+    return bar_at(calendar.previous_session(at_ns).close_ns - 1, timeframe, calendar)
+
+
 def order_window(bar_end_ns: int, timeframe: Timeframe, calendar: Calendar) -> tuple[int, int]:
     """[opens, ends) in UTC ns: when the orders of the bar that ended then may be sent.
 
     A daily bar's orders are the next session's, and so are those of a session's last bar; within a session they may be sent
-    until the next bar has ended, which decides anew. Bars lie on the clock of New York, as `data.resample` makes them.
+    until the next bar has ended, which decides anew.
     """
     session = None if timeframe is Timeframe.DAY_1 else calendar.session_at(bar_end_ns)
     if session is None:
         session = calendar.next_session(bar_end_ns)
         return session.open_ns, session.close_ns
-    return bar_end_ns, min(bar_end_ns + timeframe.minutes * _MINUTE_NS, session.close_ns)
+    return bar_end_ns, bar_at(bar_end_ns, timeframe, calendar)[1]
+
+
+def warmup_session(first: Session, timeframe: Timeframe, bars: int, calendar: Calendar) -> Session:
+    """The latest session from which to the open of `first` a symbol that trades all the time has at least so many bars."""
+    session = first
+    while bars > 0:
+        session = calendar.previous_session(session.open_ns)
+        length = session.close_ns - session.label_ns if timeframe is Timeframe.DAY_1 else timeframe.minutes * _MINUTE_NS
+        start = bar_at(session.open_ns, timeframe, calendar)[0]
+        bars -= -((start - session.close_ns) // length)
+    return session
 
 
 def new_york_date(at_ns: int) -> date:

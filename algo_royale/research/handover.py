@@ -19,7 +19,7 @@ from algo_royale.portfolio.weights import WeightConfig, lookback
 from algo_royale.research import artifacts
 from algo_royale.research.simulate import SimulationResult, SymbolInput, prepare, simulate
 from algo_royale.risk import RiskLimits
-from algo_royale.sessions import calendar, new_york_ns
+from algo_royale.sessions import calendar, new_york_ns, warmup_session
 from algo_royale.strategies import build, loading
 from algo_royale.strategies.combined import CombinedSignal
 
@@ -189,13 +189,13 @@ def simulate_plan(
 ) -> SimulationResult:
     """What the trader must do with this plan over the sessions of [start, end], under its own account rules.
 
-    Features are warmed over `plan.warmup_bars` sessions before the first one, forward adjustment starts with the first
-    warm-up bar, and the position state is flat at the first session, exactly as the signal actors do it.
+    Features are warmed over the sessions before the first one that hold `plan.warmup_bars` bars, forward adjustment starts with
+    the first of those, and the position state is flat at the first session, exactly as the signal actors do it.
     """
     sessions = calendar().sessions(start, end)
     if not sessions:
         raise InsufficientHistory(f"no exchange session in {start}..{end}")
-    first = calendar().offset(sessions[0].date, -plan.warmup_bars)
+    first = warmup_session(sessions[0], Timeframe(plan.timeframe), plan.warmup_bars, calendar())
     inputs = {}
     for symbol in plan.names:
         raw = catalog.bars(symbol, Timeframe(plan.timeframe), first.date, end)
