@@ -1,5 +1,6 @@
 """The single writer of money facts: commits first, tells afterwards."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 
@@ -11,7 +12,7 @@ from actors.messages import LedgerMessage
 from algo_royale.errors import LedgerError
 from algo_royale.ledger import Position
 from algo_royale.orders import Fill, Order, OrderEvent, OrderIntent
-from algo_royale.risk import TradingState
+from algo_royale.risk import STATE_TRANSITIONS, StateEvent, TradingState, flatten_reason
 from db.store import NewDecision, NewEntry, RecordedOrder, RefusedIntent, Store
 
 
@@ -59,10 +60,14 @@ class LedgerActor(Actor[LedgerMessage]):
                 case m.RecordReconciliation():
                     self._on_reconciliation(store, message)
                 case m.HaltTrading():
-                    store.set_state(TradingState.HALTED, message.reason, by="orders", now_ns=self.now_ns)
-                    self._halt(message.reason)
+                    event = StateEvent.of_halt(TradingState(message.state), message.by)
+                    self._move(store, event, message.reason, message.by)
+                case m.ResumeTrading():
+                    self._move(store, StateEvent.PERSON_RESUMES, message.reason, message.by)
+                case m.FlattenRequested():
+                    self._move(store, StateEvent.PERSON_FLATTENS, flatten_reason(message.reason), message.by)
         except LedgerError as error:
-            self._halt(str(error))
+            self._on_error(store, str(error))
 
     def _on_decision(self, store: Store, message: m.RecordDecision) -> None:
         decision = NewDecision(
@@ -112,7 +117,8 @@ class LedgerActor(Actor[LedgerMessage]):
             positions=_positions(facts.positions), open_orders=tuple(order_record(order) for order in facts.open_orders),
             last_decision_bar_end_ns=facts.last_decision_bar_end_ns, live_start_ns=facts.live_start_ns,
             session_start_equity_usd=facts.session_start_equity_usd, orders_recent_ns=facts.orders_recent_ns,
-            halted_reason=facts.halted_reason,
+            orders_session_count=facts.orders_session_count, peak_equity_usd=facts.peak_equity_usd,
+            state=facts.state.value, state_reason=facts.state_reason,
             last_targets=msgspec.json.decode(facts.last_targets, type=tuple[m.TargetWeight, ...]),
             last_equity_usd=facts.last_equity_usd, last_session_date=facts.last_session_date,
             ended_orders=tuple(order_record(order) for order in facts.ended_orders),
@@ -138,12 +144,33 @@ class LedgerActor(Actor[LedgerMessage]):
         self.tell(self._orders, reconciled)
         self.tell(self._portfolio, reconciled)
 
+    def _move(self, store: Store, event: StateEvent, reason: str, by: str) -> None:
+        """Commit what trading may do after `event`, then tell it to all who act."""
+        before = store.latch.state
+        after = STATE_TRANSITIONS[before][event]
+        if after.severity < before.severity:
+            store.resume(reason, by=by, now_ns=self.now_ns, to=after)
+        elif after is not TradingState.TRADING:
+            store.set_state(after, reason, by=by, now_ns=self.now_ns)
+        if event is StateEvent.CONTRADICTED:
+            self._halt(reason)
+        self._tell_state(after, store.latch.reason)
+
+    def _on_error(self, store: Store, reason: str) -> None:
+        """What contradicts the ledger stays halted over a restart, where it can be written at all."""
+        with contextlib.suppress(LedgerError):
+            store.set_state(TradingState.HALTED, reason, by="ledger", now_ns=self.now_ns)
+        self._halt(reason)
+
     def _halt(self, reason: str) -> None:
         """Tell everyone who could still act, then stop the system (exit code 5)."""
-        halted = m.TradingHalted(at_ns=self.now_ns, reason=reason)
-        self.tell(self._orders, halted)
-        self.tell(self._portfolio, halted)
+        self._tell_state(TradingState.HALTED, reason)
         raise Halt(reason)
+
+    def _tell_state(self, state: TradingState, reason: str) -> None:
+        changed = m.TradingStateChanged(at_ns=self.now_ns, state=state.value, reason=reason)
+        self.tell(self._orders, changed)
+        self.tell(self._portfolio, changed)
 
 
 def order_record(recorded: RecordedOrder) -> m.OrderRecord:

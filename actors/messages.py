@@ -280,7 +280,10 @@ class LedgerSnapshot(Message):
     live_start_ns: int
     session_start_equity_usd: Decimal | None = None  # equity of the last decision in a session before last_session_date
     orders_recent_ns: tuple[int, ...] = ()  # bar_end_ns of the decisions of the latest orders, one entry per order
-    halted_reason: str | None = None
+    orders_session_count: int = 0  # orders decided in last_session_date
+    peak_equity_usd: Decimal | None = None  # highest of any decision since trading was last resumed
+    state: str = "trading"  # algo_royale.risk.TradingState value
+    state_reason: str = ""
     last_targets: tuple[TargetWeight, ...] = ()  # of the latest decision that had any (a quiet bar's decision has none)
     last_equity_usd: Decimal | None = None  # of the latest decision, quiet or not
     last_session_date: str = ""  # of the latest decision
@@ -355,14 +358,35 @@ class Reconciled(Message):
 
 
 class HaltTrading(Message):
-    """Stop trading for safety; latches until a person resumes."""
+    """Let trading do no more than `state` (an algo_royale.risk.TradingState value); it stays so until a person resumes.
+
+    `by`: a person's name, or "risk" for a limit on losses. The default is for a contradiction with the broker, which ends
+    the process as well.
+    """
 
     reason: str
+    state: str = "halted"
+    by: str = "orders"
 
 
-class TradingHalted(Message):
-    """No new order leaves until a person resumes."""
+class ResumeTrading(Message):
+    """A person has looked and lets trading go on; losses are counted anew from here."""
 
+    reason: str
+    by: str
+
+
+class FlattenRequested(Message):
+    """A person wants all open orders canceled and all positions closed; buys nothing until resumed."""
+
+    reason: str
+    by: str
+
+
+class TradingStateChanged(Message):
+    """What trading may do from now on, as committed."""
+
+    state: str
     reason: str
 
 
@@ -469,14 +493,17 @@ PortfolioMessage = (
     | OrderChanged
     | Reconciled
     | SessionPhaseChanged
-    | TradingHalted
+    | TradingStateChanged
     | TimerFired
 )
 OrdersMessage = (
     DecisionRecorded | LedgerSnapshot | OrderAccepted | OrderRejected | SubmissionUncertain | TradeUpdated | BrokerSnapshot
-    | BrokerStateChanged | OrderChanged | Reconciled | SessionPhaseChanged | TradingHalted | JobDue | TimerFired
+    | BrokerStateChanged | OrderChanged | Reconciled | SessionPhaseChanged | TradingStateChanged | JobDue | TimerFired
 )  # fmt: skip
-LedgerMessage = RecordDecision | RecordOrderEvent | RecordReconciliation | SnapshotRequested | HaltTrading
+LedgerMessage = (
+    RecordDecision | RecordOrderEvent | RecordReconciliation | SnapshotRequested | HaltTrading | ResumeTrading
+    | FlattenRequested
+)  # fmt: skip
 BrokerMessage = SubmitOrder | CancelOrder | BrokerSnapshotRequested | FrameReceived | ConnectionChanged | TimerFired
 
 

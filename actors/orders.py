@@ -28,11 +28,12 @@ from actors.messages import (
     SubmitOrder,
     TimerFired,
     TradeUpdated,
-    TradingHalted,
+    TradingStateChanged,
 )
 from algo_royale.ids import is_ours
 from algo_royale.market import Timeframe
 from algo_royale.orders import FILLS, FINAL, NOTED, REVERSALS, OrderEvent, OrderStatus, cell
+from algo_royale.risk import TradingState
 from algo_royale.sessions import Calendar, order_window
 
 UNCERTAIN_RETRY_S = 2.0
@@ -87,7 +88,7 @@ class OrdersActor(Actor[OrdersMessage]):
             case LedgerSnapshot():
                 self._orders = {o.client_order_id: o for o in message.open_orders}
                 self._ended = {o.client_order_id: o for o in message.ended_orders}
-                self._halted = message.halted_reason is not None
+                self._halted = TradingState(message.state) is TradingState.HALTED
                 self._request_snapshot("start")
             case BrokerStateChanged():
                 self._reconciled = self._reconciled and message.connected
@@ -106,8 +107,8 @@ class OrdersActor(Actor[OrdersMessage]):
                 self._on_update(message)
             case OrderChanged():
                 self._on_changed(message)
-            case TradingHalted():
-                self._halted = True
+            case TradingStateChanged():
+                self._halted = TradingState(message.state) is TradingState.HALTED
             case SessionPhaseChanged(phase="pre_market") | JobDue():
                 self._request_snapshot("periodic")
             case SessionPhaseChanged(phase="open"):

@@ -2,6 +2,7 @@
 
 from actors.kernel import Actor, Ref
 from actors.messages import (
+    HaltTrading,
     JobDue,
     LedgerMessage,
     LedgerSnapshot,
@@ -18,13 +19,14 @@ from actors.messages import (
     SymbolWarmed,
     TargetWeight,
     TimerFired,
-    TradingHalted,
+    TradingStateChanged,
 )
 from algo_royale import engine, orders
 from algo_royale.engine import BarsClosed, Decision, EngineConfig, EngineState, RecentCloses, SymbolBar
 from algo_royale.ledger import Position
 from algo_royale.market import Timeframe
 from algo_royale.orders import FINAL, Fill, OrderStatus
+from algo_royale.risk import BY_LIMIT, TradingState
 from algo_royale.sessions import Calendar, order_window
 
 
@@ -81,8 +83,8 @@ class PortfolioActor(Actor[PortfolioMessage]):
                 self._on_order(message)
             case SessionPhaseChanged():
                 self._on_phase(message)
-            case TradingHalted():
-                self._apply(engine.Halted(message.reason))
+            case TradingStateChanged():
+                self._apply(engine.StateSet(TradingState(message.state), message.reason))
             case TimerFired():
                 self._on_watermark(int(message.key))
 
@@ -200,7 +202,11 @@ class PortfolioActor(Actor[PortfolioMessage]):
     # --- decisions ---
 
     def _record(self, decisions: tuple[Decision, ...]) -> None:
+        """What tightens trading is committed before what was decided under it."""
         for decision in decisions:
+            if decision.tightened is not None:
+                state, reason = decision.tightened.state.value, decision.tightened.reason
+                self.tell(self._ledger, HaltTrading(at_ns=self.now_ns, reason=reason, state=state, by=BY_LIMIT))
             self.tell(self._ledger, record_of(decision, self.now_ns))
 
 

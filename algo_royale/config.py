@@ -75,6 +75,7 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
 Money = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0)]
 Limit = Annotated[Money | None, BeforeValidator(_off)]
+CountLimit = Annotated[Positive | None, BeforeValidator(_off)]
 Symbol = Annotated[str, BeforeValidator(_symbol)]
 Speed = Annotated[float | Literal["max"], BeforeValidator(_speed)]
 TimeframeName = Literal["1Min", "5Min", "15Min", "1Hour", "1Day"]
@@ -259,17 +260,34 @@ class Account(Section):
 class Risk(Section):
     """[risk]: limits of the trader; "off" lifts one. US dollars, or fractions of equity where the name says so."""
 
+    order_quantity: Limit = None
     order_notional_usd: Limit = None
     position_notional_usd: Limit = None
+    concentration_fraction: Limit = None
     gross_exposure_fraction: Limit = None
+    net_exposure_fraction: Limit = None
     daily_loss_fraction: Limit = None
-    orders_per_minute: Annotated[Positive | None, BeforeValidator(_off)] = None
+    drawdown_fraction: Limit = None
+    orders_per_minute: CountLimit = None
+    orders_per_day: CountLimit = None
+    collar_fraction: Limit = None
+    spread_fraction: Limit = None
+    entry_after_open_s: CountLimit = None
+    entry_before_close_s: CountLimit = None
     restricted: tuple[Symbol, ...]
+    shortable: tuple[Symbol, ...]
+    on_daily_loss: Literal["refuse", "reduce", "halt"]
+    on_drawdown: Literal["refuse", "reduce", "halt"]
+    on_halt: Literal["cancel", "keep"]
 
     def limits(self) -> "RiskLimits":
-        from algo_royale.risk import RiskLimits
+        from algo_royale.risk import OnBreach, RiskLimits
 
-        return RiskLimits(**{**self.model_dump(), "restricted": frozenset(self.restricted)})
+        return RiskLimits(
+            **self.model_dump(exclude={"restricted", "shortable", "on_daily_loss", "on_drawdown", "on_halt"}),
+            restricted=frozenset(self.restricted), shortable=frozenset(self.shortable),
+            on_daily_loss=OnBreach(self.on_daily_loss), on_drawdown=OnBreach(self.on_drawdown),
+        )  # fmt: skip
 
 
 class Trader(Section):

@@ -55,7 +55,18 @@ from algo_royale.portfolio.sizing import (
     sell_proceeds,
 )
 from algo_royale.portfolio.weights import CASH_AT_CLOSE, DAILY, WeightConfig, allocate, lookback, resolve
-from algo_royale.risk import MINUTE_NS, ApprovedOrder, RefusedOrder, RiskLimits, RiskSnapshot, check
+from algo_royale.risk import (
+    MINUTE_NS,
+    STATE_TRANSITIONS,
+    ApprovedOrder,
+    RefusedOrder,
+    RiskLimits,
+    RiskSnapshot,
+    TradingState,
+    breach,
+    check,
+    is_flattening,
+)
 from algo_royale.sessions import calendar
 from algo_royale.strategies.space import Value
 
@@ -177,19 +188,22 @@ class SymbolSplit:
 
 
 @dataclass(frozen=True, slots=True)
-class Halted:
-    """No order is approved until `Resumed`."""
+class StateSet:
+    """What trading may do from now on, as committed. Where a person resumes it, losses are counted anew from here."""
 
+    state: TradingState
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Resumed:
-    """A person allows orders again."""
+class Flatten:
+    """A person wants everything closed at `at_ns` (UTC ns). Decided once, and only while no order is open."""
+
+    at_ns: int
 
 
 Event = (
-    BarsClosed | SessionStarted | FillApplied | OrderEnded | OrderAdopted | AccountReconciled | SymbolSplit | Halted | Resumed
+    BarsClosed | SessionStarted | FillApplied | OrderEnded | OrderAdopted | AccountReconciled | SymbolSplit | StateSet | Flatten
 )  # fmt: skip
 
 
@@ -223,6 +237,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     refused: tuple[RefusedOrder, ...] = ()
     missing: tuple[str, ...] = ()
     fallback: bool = False
+    tightened: StateSet | None = None  # a limit on losses was reached: what trading may do from this decision on
 
 
 class EngineState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -241,8 +256,11 @@ class EngineState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     session_index: int = 0
     session_start_equity: Decimal | None = None
     equity: Decimal | None = None  # at the last bar
+    peak_equity: Decimal | None = None  # highest at a bar since the start, or since trading was last resumed
     recent_ns: tuple[int, ...] = ()
-    halted_reason: str | None = None
+    orders_today: int = 0  # approved in `session`
+    trading: TradingState = TradingState.TRADING
+    trading_reason: str = ""
     ignored_fills: int = 0
 
     @property
@@ -270,7 +288,11 @@ def step(state: EngineState, event: Event, config: EngineConfig) -> tuple[Engine
         case BarsClosed():
             if event.bar_end_ns <= state.bar_end_ns:
                 return state, ()
-            return _decide(_observe(state, event, config, mark=True), event, config)
+            state = _observe(state, event, config, mark=True)
+            tightened = None
+            if config.limits.guards_equity:
+                state, tightened = _guard(state, config.limits)
+            return _decide(state, event, config, tightened)
         case FillApplied():
             return _fill(state, event.fill, config), ()
         case OrderEnded():
@@ -285,10 +307,32 @@ def step(state: EngineState, event: Event, config: EngineConfig) -> tuple[Engine
             return _reconcile(state, event, config), ()
         case SymbolSplit():
             return _split(state, event, config), ()
-        case Halted():
-            return replaced(state, halted_reason=event.reason), ()
-        case Resumed():
-            return replaced(state, halted_reason=None), ()
+        case StateSet():
+            return _set(state, event), ()
+        case Flatten():
+            return _flatten(state, event, config)
+
+
+def _set(state: EngineState, event: StateSet) -> EngineState:
+    if event.state is TradingState.TRADING and state.trading is not TradingState.TRADING:
+        state = replaced(state, session_start_equity=state.equity, peak_equity=state.equity)
+    return replaced(state, trading=event.state, trading_reason=event.reason)
+
+
+def _guard(state: EngineState, limits: RiskLimits) -> tuple[EngineState, StateSet | None]:
+    """The state with the highest equity so far, and tightened where a limit on losses is reached."""
+    equity, base = state.equity, state.session_start_equity
+    assert equity is not None and base is not None
+    if state.peak_equity is None or equity > state.peak_equity:
+        state = replaced(state, peak_equity=equity)
+    found = breach(limits, equity=equity, session_start=base, peak=state.peak_equity)
+    if found is None or found.event is None:
+        return state, None
+    after = STATE_TRANSITIONS[state.trading][found.event]
+    if after is state.trading:
+        return state, None
+    tightened = StateSet(after, found.reason)
+    return replaced(state, trading=after, trading_reason=found.reason), tightened
 
 
 def _fill(state: EngineState, fill: Fill, config: EngineConfig) -> EngineState:
@@ -339,16 +383,17 @@ def _observe(state: EngineState, event: BarsClosed, config: EngineConfig, *, mar
         last = {**state.last, **last}
     history = (*history[1:], closes) if len(history) > 1 else (closes,)
     equity, base, session = state.equity, state.session_start_equity, state.session
+    today = state.orders_today
     if mark:
         equity = _equity(state.account, last) if state.account.positions else state.account.cash
         if event.session != session or base is None:
-            base, session = equity if state.equity is None else state.equity, event.session
+            base, session, today = equity if state.equity is None else state.equity, event.session, 0
     recent = state.recent_ns
     if recent:
         recent = tuple(t for t in recent if t > event.bar_end_ns - MINUTE_NS)
     return replaced(
         state, history=history, missed=missed, last=last, bar_end_ns=event.bar_end_ns,
-        session=session, session_start_equity=base, equity=equity, recent_ns=recent,
+        session=session, session_start_equity=base, equity=equity, recent_ns=recent, orders_today=today,
     )  # fmt: skip
 
 
@@ -361,7 +406,9 @@ def _equity(account: Account, last: Mapping[str, SymbolBar]) -> Decimal:
     return value
 
 
-def _decide(state: EngineState, event: BarsClosed, config: EngineConfig) -> tuple[EngineState, tuple[Decision, ...]]:
+def _decide(
+    state: EngineState, event: BarsClosed, config: EngineConfig, tightened: StateSet | None
+) -> tuple[EngineState, tuple[Decision, ...]]:
     assert state.equity is not None
     symbols, effective = config.symbols, _effective(state, event, config)
     changed = config.rebalance == "every_bar" or effective != state.decided
@@ -372,7 +419,7 @@ def _decide(state: EngineState, event: BarsClosed, config: EngineConfig) -> tupl
     decision = Decision(
         decision_id=f"{config.decision_prefix}{event.bar_end_ns}", bar_end_ns=event.bar_end_ns,
         session_date=event.session, equity_usd=state.equity, cash_usd=state.account.cash, strategy=config.strategy,
-        missing=missing,
+        missing=missing, tightened=tightened,
     )  # fmt: skip
     if not changed and held == state.goals:
         return state, (decision,)
@@ -409,12 +456,54 @@ def _decide(state: EngineState, event: BarsClosed, config: EngineConfig) -> tupl
     after = replaced(
         state, decided=effective, weights=weights, goals=tuple([d.target_quantity for d in desires]),
         orders={**state.orders, **orders}, recent_ns=state.recent_ns + (event.bar_end_ns,) * len(approved),
+        orders_today=state.orders_today + len(approved),
     )  # fmt: skip
     full = replaced(decision, targets=targets, approved=tuple(approved), refused=tuple(refused), fallback=fallback)
     return after, (full,)
 
 
+def _flatten(state: EngineState, event: Flatten, config: EngineConfig) -> tuple[EngineState, tuple[Decision, ...]]:
+    """Close every position, also of symbols that are not traded here, at its last price or, where none is known, its cost.
+    How many orders leave at a time is no reason to keep a position that a person wants closed."""
+    positions = state.account.positions
+    if not positions or state.orders:
+        return state, ()
+    prices = {symbol: position.average_cost_usd for symbol, position in positions.items()} | state.prices
+    at_ns = event.at_ns | 1  # never a bar's end, whose decision is another one
+    desires = [
+        Desire(symbol=symbol, target_quantity=_ZERO, ordered=-positions[symbol].quantity)
+        for symbol in sorted(positions)
+    ]
+    limits = replace(config.limits, orders_per_minute=None, orders_per_day=None)
+    now = replaced(
+        state, bar_end_ns=at_ns, equity=state.account.equity(prices) if state.equity is None else state.equity
+    )
+    approved, refused = _judge(now, prices, desires, {}, replace(config, limits=limits))
+    targets = tuple(
+        Target(
+            symbol=symbol, state_in=False, score=0.0, viability=config.viability.get(symbol, 1.0), weight=0.0,
+            price_usd=prices.get(symbol, _ZERO), held_quantity=state.account.quantity(symbol), target_quantity=_ZERO,
+        )
+        for symbol in sorted({*config.symbols, *positions})
+    )  # fmt: skip
+    assert now.equity is not None
+    decision = Decision(
+        decision_id=f"{config.decision_prefix}{at_ns}", bar_end_ns=at_ns, session_date=state.session,
+        equity_usd=now.equity, cash_usd=state.account.cash, strategy=config.strategy, targets=targets,
+        approved=tuple(approved), refused=tuple(refused),
+    )  # fmt: skip
+    n = len(config.symbols)
+    after = replaced(
+        state, decided=(False,) * n, weights=(0.0,) * n, goals=(_ZERO,) * n,
+        orders={a.intent.client_order_id: order_of(a.intent, decision.decision_id) for a in approved},
+        recent_ns=state.recent_ns + (at_ns,) * len(approved), orders_today=state.orders_today + len(approved),
+    )  # fmt: skip
+    return after, (decision,)
+
+
 def _effective(state: EngineState, event: BarsClosed, config: EngineConfig) -> tuple[bool, ...]:
+    if state.trading is not TradingState.TRADING and is_flattening(state.trading, state.trading_reason):
+        return (False,) * len(config.symbols)
     if config.cash_at_close_ns is not None and _ends_in_cash(event, config.cash_at_close_ns):
         return (False,) * len(config.symbols)
     last, stale, oldest, missed = state.last, config.max_stale_bars, state.history[0], state.missed
@@ -529,17 +618,26 @@ def _risk_snapshot(
                 power -= buy_cost(order.open_quantity, reference, rules)
             elif rules.account == "margin":
                 power += sell_proceeds(order.open_quantity, reference, rules)
-    stale, orders = _NOBODY, state.orders
+    stale, open_buys, open_sells, orders = _NOBODY, _NOBODY, _NOBODY, state.orders
+    if orders:
+        open_buys = frozenset([order.symbol for order in orders.values() if order.side == BUY])
+        open_sells = frozenset([order.symbol for order in orders.values() if order.side != BUY])
     if state.missed is not config.none_missed:
         pairs = zip(config.symbols, state.missed, strict=True)
         stale = frozenset([symbol for symbol, missed in pairs if missed > config.max_stale_bars])
     return RiskSnapshot(
         at_ns=state.bar_end_ns, equity_usd=state.equity, session_start_equity_usd=state.session_start_equity,
         held={symbol: position.quantity for symbol, position in state.account.positions.items()}, in_flight=in_flight,
-        prices_usd=prices, stale=stale, open_symbols=frozenset([o.symbol for o in orders.values()]) if orders else _NOBODY,
+        prices_usd=prices, stale=stale, open_buys=open_buys, open_sells=open_sells, peak_equity_usd=state.peak_equity,
         known_orders=frozenset(orders) if orders else _NOBODY, orders_recent_ns=state.recent_ns, buying_power_usd=power,
-        halted_reason=state.halted_reason,
+        orders_today=state.orders_today, session_ns=_session_ns(state.bar_end_ns) if config.limits.minds_the_hour else None,
+        trading=state.trading, trading_reason=state.trading_reason,
     )  # fmt: skip
+
+
+def _session_ns(at_ns: int) -> tuple[int, int] | None:
+    session = calendar().session_at(at_ns)
+    return None if session is None else (session.open_ns, session.close_ns)
 
 
 # --- rebuilding ------------------------------------------------------------------------------------------------------
@@ -610,7 +708,13 @@ class LedgerFacts(Protocol):
     @property
     def orders_recent_ns(self) -> Sequence[int]: ...
     @property
-    def halted_reason(self) -> str | None: ...
+    def state(self) -> str: ...
+    @property
+    def state_reason(self) -> str: ...
+    @property
+    def peak_equity_usd(self) -> Decimal | None: ...
+    @property
+    def orders_session_count(self) -> int: ...
     @property
     def last_targets(self) -> Sequence[TargetFacts]: ...
     @property
@@ -682,7 +786,9 @@ def rebuild(
         goals=tuple(t.target_quantity if t else q for t, q in zip(known, held, strict=True)),
         orders={o.client_order_id: order_of_facts(o) for o in snapshot.open_orders}, session=snapshot.last_session_date,
         session_start_equity=snapshot.session_start_equity_usd, equity=snapshot.last_equity_usd,
-        recent_ns=tuple(snapshot.orders_recent_ns), halted_reason=snapshot.halted_reason,
+        recent_ns=tuple(snapshot.orders_recent_ns), peak_equity=snapshot.peak_equity_usd,
+        orders_today=snapshot.orders_session_count, trading=TradingState(snapshot.state),
+        trading_reason=snapshot.state_reason,
     )  # fmt: skip
     if not decide or last.bar_end_ns <= snapshot.last_decision_bar_end_ns:
         return observe(state, last, config), ()

@@ -110,6 +110,9 @@ class Facts:
     orders_recent_ns: tuple[int, ...]  # the bar times that decided them, for the order rate is counted by those
     state: TradingState = TradingState.TRADING
     state_reason: str = ""  # why it is that; empty until somebody has set it
+    state_set_by: str = ""
+    orders_session_count: int = 0  # orders decided in last_session_date
+    peak_equity_usd: Decimal | None = None  # highest of any decision since trading was last resumed
     last_targets: str = "[]"  # of the latest decision that had any, as JSON
     last_equity_usd: Decimal | None = None  # of the latest decision
     last_session_date: str = ""  # of the latest decision
@@ -494,10 +497,15 @@ class Store:
             self._tighten(state, reason, by, now_ns)
         return latch(self._database)
 
-    def resume(self, reason: str, *, by: str, now_ns: int) -> None:
-        """Commit that the person `by` has looked and lets trading go on."""
+    def resume(self, reason: str, *, by: str, now_ns: int, to: TradingState = TradingState.TRADING) -> None:
+        """Commit that the person `by` has looked and lets trading go on, or `to` reduce."""
         with self._write():
-            self._insert_state(TradingState.TRADING, reason, by, now_ns)
+            self._insert_state(to, reason, by, now_ns)
+
+    @property
+    def latch(self) -> Latch:
+        """The trading state as last committed."""
+        return latch(self._database)
 
     def _tighten(self, state: TradingState, reason: str, by: str, now_ns: int) -> None:
         before = latch(self._database)
@@ -514,13 +522,11 @@ class Store:
             recent = self._rows("SELECT bar_end_ns FROM orders WHERE at_ns > ? ORDER BY seq", now_ns - RECENT_NS)
             latest = self._rows("SELECT equity_usd, session_date FROM decision ORDER BY bar_end_ns DESC LIMIT 1")
             targets = self._rows("SELECT targets FROM decision WHERE targets != '[]' ORDER BY bar_end_ns DESC LIMIT 1")
-            start_equity = self._rows(
-                "SELECT equity_usd FROM decision WHERE session_date < (SELECT max(session_date) FROM decision) "
-                "ORDER BY bar_end_ns DESC LIMIT 1"
-            ) or self._rows(
-                "SELECT equity_usd FROM session_equity WHERE session_date = "
-                "(SELECT max(session_date) FROM session_equity) ORDER BY seq LIMIT 1"
-            )
+            start_equity, peak_equity = self._bases()
+            session_orders = self._rows(
+                "SELECT count(*) FROM orders o JOIN decision d ON d.decision_id = o.decision_id "
+                "WHERE d.session_date = ?", latest[0][1] if latest else "",
+            )  # fmt: skip
             latched = latch(self._database)
         except (peewee.PeeweeException, sqlite3.Error) as error:
             raise LedgerError(f"the ledger cannot be read: {error}") from error
@@ -532,15 +538,39 @@ class Store:
             positions=account.positions if account else {},
             open_orders=tuple(self._open.values()),
             last_decision_bar_end_ns=last_bar_end_ns,
-            session_start_equity_usd=Decimal(start_equity[0][0]) if start_equity else None,
+            session_start_equity_usd=start_equity,
             orders_recent_ns=tuple(bar_end_ns for (bar_end_ns,) in recent),
             state=latched.state,
             state_reason=latched.reason,
+            state_set_by=latched.set_by,
+            orders_session_count=session_orders[0][0],
+            peak_equity_usd=peak_equity,
             last_targets=targets[0][0] if targets else "[]",
             last_equity_usd=Decimal(latest[0][0]) if latest else None,
             last_session_date=latest[0][1] if latest else "",
             ended_orders=tuple(self._load_orders(f"e.status IN ({_FINAL}) AND o.at_ns > ?", now_ns - ENDED_NS)),
         )
+
+    def _bases(self) -> tuple[Decimal | None, Decimal | None]:
+        """What losses are counted from: the equity when the session began, and the highest since. A person who resumes
+        trading accepts the losses so far: both then begin with the equity of the decision before."""
+        ((resumed_ns,),) = self._rows("SELECT coalesce(max(at_ns), 0) FROM trading_state WHERE state = 'trading'")
+        accepted = self._rows(
+            "SELECT equity_usd, session_date FROM decision WHERE at_ns <= ? ORDER BY bar_end_ns DESC LIMIT 1",
+            resumed_ns,
+        )
+        started = self._rows(
+            "SELECT equity_usd FROM decision WHERE session_date < (SELECT max(session_date) FROM decision) "
+            "ORDER BY bar_end_ns DESC LIMIT 1"
+        ) or self._rows(
+            "SELECT equity_usd FROM session_equity WHERE session_date = "
+            "(SELECT max(session_date) FROM session_equity) ORDER BY seq LIMIT 1"
+        )
+        if accepted and self._rows("SELECT max(session_date) FROM decision") == [(accepted[0][1],)]:
+            started = [accepted[0][:1]]
+        since = self._rows("SELECT equity_usd FROM decision WHERE at_ns > ?", resumed_ns)
+        highest = max((Decimal(row[0]) for row in (*accepted, *since)), default=None)
+        return Decimal(started[0][0]) if started else None, highest
 
     @property
     def account(self) -> Account | None:

@@ -20,11 +20,10 @@ from algo_royale.engine import (
     EngineConfig,
     EngineState,
     FillApplied,
-    Halted,
     OrderEnded,
     RecentCloses,
-    Resumed,
     SessionStarted,
+    StateSet,
     SymbolBar,
     SymbolSplit,
     observe,
@@ -37,11 +36,12 @@ from algo_royale.ledger import Account, Position
 from algo_royale.orders import Fill, OrderStatus
 from algo_royale.portfolio.sizing import TRADER_RULES, AccountRules
 from algo_royale.research.simulate import Market, prepare, simulate
-from algo_royale.risk import RefusalCode, RiskLimits
+from algo_royale.risk import OnBreach, RefusalCode, RiskLimits, TradingState, flatten_reason
 from markets import random_symbol
 
 D = Decimal
 CASH = D(100_000)
+TRADING, REDUCING, HALTED = TradingState
 HOUR_NS = 3_600_000_000_000
 EQUAL, MINIMUM = "EqualWeightPortfolioStrategy", "MinimumVariancePortfolioStrategy"
 
@@ -130,7 +130,7 @@ def test_an_order_in_flight_keeps_a_second_one_of_its_symbol_back_until_it_ended
         bars(3, A=(100, False), B=(50, False)),
     )
 
-    assert refusals(turned) == [("A", RefusalCode.DUPLICATE_INTENT)]
+    assert refusals(turned) == [("A", RefusalCode.WASH_TRADE)]
     assert wanted(after) == [("sell", "A", D(100))]
 
 
@@ -227,7 +227,7 @@ def test_a_symbol_without_history_enough_waits_for_it_and_then_enters() -> None:
 
 
 def test_the_daily_loss_is_counted_from_the_last_decision_of_the_session_before() -> None:
-    cfg = config("A", "B", limits=RiskLimits(daily_loss_fraction=D("0.1")))
+    cfg = config("A", "B", limits=RiskLimits(daily_loss_fraction=D("0.1"), on_daily_loss=OnBreach.REFUSE))
     state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, True), B=(50, False)))
     state = all_filled(state, cfg)
 
@@ -243,10 +243,113 @@ def test_the_daily_loss_is_counted_from_the_last_decision_of_the_session_before(
     assert refusals(refused) == [("A", RefusalCode.DAILY_LOSS), ("B", RefusalCode.DAILY_LOSS)]
 
 
+def test_a_loss_at_its_limit_leaves_only_reductions_until_a_person_resumes() -> None:
+    """35,000 in A at 100; at 70 the account is at 89,500, a tenth and a bit below the session before."""
+    cfg = config("A", "B", limits=RiskLimits(daily_loss_fraction=D("0.1")))
+    state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, True), B=(50, False)))
+    state = all_filled(state, cfg)
+
+    state, (broken,) = told(state, cfg, bars(4, A=(70, True), B=(50, True)))
+    assert broken.tightened == StateSet(REDUCING, "daily_loss of 10500.00 USD has reached its limit of 10000.00 USD")
+    assert refusals(broken) == [("A", RefusalCode.DAILY_LOSS), ("B", RefusalCode.DAILY_LOSS)]
+    state, (recovered,) = told(state, cfg, bars(8, A=(100, True), B=(50, True)))  # another session, all well again
+    assert refusals(recovered) == [("B", RefusalCode.REDUCING)] and recovered.tightened is None
+    state, (out,) = told(state, cfg, bars(9, A=(100, False), B=(50, True)))
+    assert wanted(out) == [("sell", "A", D(350))] and refusals(out) == [("B", RefusalCode.REDUCING)]
+    state, (resumed,) = told(
+        all_filled(state, cfg), cfg, StateSet(TRADING, "looked"), bars(10, A=(100, False), B=(50, True))
+    )
+    assert wanted(resumed) == [("buy", "B", D(700))]
+
+
+def test_a_drawdown_at_its_limit_halts_and_a_resume_accepts_the_loss() -> None:
+    """The peak is 114,000 (A at 140); a fifth of that are 22,800, reached at 91,200 or less."""
+    cfg = config("A", limits=RiskLimits(drawdown_fraction=D("0.2")))
+    state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, True)))
+    state = all_filled(state, cfg)
+
+    state, (_, above, broken) = told(
+        state, cfg, bars(2, A=(140, True)), bars(6, A=("74.86", True)), bars(9, A=(74, False))
+    )
+    assert above.tightened is None and broken.tightened is not None and broken.tightened.state is HALTED
+    assert refusals(broken) == [("A", RefusalCode.HALTED)] and wanted(broken) == []
+    state, (later, resumed) = told(
+        state, cfg, bars(10, A=(139, False)), StateSet(TRADING, "looked"), bars(11, A=(120, False))
+    )
+    assert refusals(later) == [("A", RefusalCode.HALTED)]
+    assert wanted(resumed) == [("sell", "A", D(350))] and resumed.tightened is None
+    assert state.peak_equity == 113_650  # 139: of the bar before the resume
+
+
+def test_a_wish_to_flatten_closes_everything_once_no_order_is_open_and_buys_nothing_until_resumed() -> None:
+    cfg = config("A", "B", limits=RiskLimits(orders_per_minute=2, orders_per_day=3))
+    state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, True), B=(50, True)))
+    wish = StateSet(REDUCING, flatten_reason("holiday"))
+
+    (first,) = (order_id for order_id, order in state.orders.items() if order.symbol == "A")
+    state, waiting = told(state, cfg, filled(state, first), wish, engine.Flatten(HOUR_NS + 10))
+    assert waiting == []  # the order for B is open
+    state, _ = told(state, cfg, OrderEnded(*state.orders, OrderStatus.CANCELED))
+    strange = Position(D(3), D(7))  # of a symbol that is not traded here
+    state, _ = told(state, cfg, AccountReconciled(state.account.cash, {**state.account.positions, "X": strange}))
+    state, (flat,) = told(state, cfg, engine.Flatten(HOUR_NS + 10))
+
+    assert wanted(flat) == [("sell", "A", D(350)), ("sell", "X", D(3))]
+    assert [a.intent.reference_price_usd for a in flat.approved] == [D(100), D(7)]
+    assert (flat.bar_end_ns, flat.decision_id) == (HOUR_NS + 11, f"{cfg.decision_prefix}{HOUR_NS + 11}")
+    assert {(t.symbol, t.state_in, t.weight, t.target_quantity) for t in flat.targets} == {
+        (s, False, 0.0, D(0)) for s in "ABX"
+    }
+    assert told(state, cfg, engine.Flatten(HOUR_NS + 20)) == (state, [])
+    state = all_filled(state, cfg)
+    state, (quiet,) = told(state, cfg, bars(2, A=(100, True), B=(50, True)))
+    assert wanted(quiet) == [] and quiet.refused == ()
+    _, (back,) = told(state, cfg, StateSet(TRADING, "over"), bars(4, A=(100, True), B=(50, True)))
+    assert [symbol for _, symbol, _ in wanted(back)] == ["A", "B"]
+
+
+def test_what_a_flatten_left_is_sold_at_the_next_bar() -> None:
+    cfg = config("A")
+    state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, True)))
+    state, _ = told(all_filled(state, cfg), cfg, StateSet(REDUCING, flatten_reason("x")), engine.Flatten(HOUR_NS + 10))
+
+    (order_id,) = state.orders
+    _, (rest,) = told(
+        state, cfg, filled(state, order_id, 100), OrderEnded(order_id, OrderStatus.EXPIRED), bars(2, A=(90, True))
+    )
+
+    assert wanted(rest) == [("sell", "A", D(250))]
+
+
+def test_orders_per_day_count_within_a_session() -> None:
+    cfg = config("A", "B", "C", limits=RiskLimits(orders_per_day=2))
+    state, (first,) = told(start(cfg, CASH), cfg, bars(1, A=(10, True), B=(10, True), C=(10, True)))
+    state, (same, next_day) = told(
+        all_filled(state, cfg), cfg, bars(2, A=(10, True), B=(10, True), C=(10, True)),
+        bars(4, A=(10, True), B=(10, True), C=(10, True)),
+    )  # fmt: skip
+
+    assert refusals(first) == refusals(same) == [("C", RefusalCode.ORDERS_PER_DAY)]
+    assert [s for _, s, _ in wanted(next_day)] == ["C"]
+
+
+def test_an_entry_waits_for_its_hour_within_a_real_session() -> None:
+    """Half past nine in New York on 3 January 2012 is 14:30 UTC; a bar that ends at the close is for the next session."""
+    cfg = config("A", limits=RiskLimits(entry_after_open_s=1800, entry_before_close_s=3600))
+    open_ns = 1_325_601_000 * 10**9
+
+    def at(minutes: int) -> list[tuple[str, RefusalCode]]:
+        bar = BarsClosed(open_ns + minutes * 60 * 10**9, "2012-01-03", {"A": SymbolBar(D(10), 10.0, True, 1.0)})
+        return refusals(step(start(cfg, CASH), bar, cfg)[1][0])
+
+    refused, allowed = [("A", RefusalCode.SESSION_PHASE)], []
+    assert [at(29), at(30), at(330), at(331), at(390)] == [refused, allowed, allowed, refused, allowed]
+
+
 def test_nothing_is_approved_while_halted() -> None:
     cfg = config()
     _, (halted, resumed) = told(
-        start(cfg, CASH), cfg, Halted("ledger differs"), bars(1, A=(100, True), B=(50, False)), Resumed(),
+        start(cfg, CASH), cfg, StateSet(HALTED, "ledger differs"), bars(1, A=(100, True), B=(50, False)), StateSet(TRADING, "looked"),
         bars(2, A=(100, True), B=(50, False)),
     )  # fmt: skip
 
@@ -379,7 +482,9 @@ def snapshot(state: EngineState, decisions: Sequence[Decision], cash: Decimal | 
         open_orders=tuple(orders), last_decision_bar_end_ns=last.bar_end_ns if last else 0, live_start_ns=0,
         session_start_equity_usd=earlier[-1].equity_usd if earlier else decisions[0].equity_usd if decisions else None,
         orders_recent_ns=tuple(d.bar_end_ns for d in decisions for _ in d.approved),
-        halted_reason=state.halted_reason,
+        state=state.trading.value, state_reason=state.trading_reason,
+        peak_equity_usd=max((d.equity_usd for d in decisions), default=None),
+        orders_session_count=sum(len(d.approved) for d in decisions if last and d.session_date == last.session_date),
         last_targets=tuple(
             TargetWeight(**{name: getattr(t, name) for name in fields}) for t in targeted[-1].targets
         ) if targeted else (),
@@ -404,14 +509,19 @@ def closes_until(market: Market, steps: int) -> dict[str, RecentCloses]:
 
 
 LIMITS = RiskLimits(
-    order_notional_usd=D(45_000), gross_exposure_fraction=D("0.9"), daily_loss_fraction=D("0.004"), orders_per_minute=2
+    order_notional_usd=D(45_000),
+    gross_exposure_fraction=D("0.9"),
+    daily_loss_fraction=D("0.004"),
+    orders_per_minute=2,
+    on_daily_loss=OnBreach.REFUSE,
 )
+LATCHING = RiskLimits(daily_loss_fraction=D("0.02"), drawdown_fraction=D("0.05"), orders_per_day=3)
 
 
 @settings(deadline=None, max_examples=40)
 @given(
     st.integers(0, 10_000), st.sampled_from(["EqualWeightPortfolioStrategy", "InverseVolatilityPortfolioStrategy"]),
-    st.sampled_from([RiskLimits(), LIMITS]), st.integers(2, 40), st.integers(0, 2),
+    st.sampled_from([RiskLimits(), LIMITS, LATCHING]), st.integers(2, 40), st.integers(0, 2),
 )  # fmt: skip
 def test_a_restart_at_any_bar_decides_what_an_uninterrupted_run_decides(
     seed: int, strategy: str, limits: RiskLimits, at: int, moment: int

@@ -25,7 +25,7 @@ from actors.messages import (
     Refusal,
     SnapshotRequested,
     TargetWeight,
-    TradingHalted,
+    TradingStateChanged,
 )
 from algo_royale.errors import LedgerError
 from db.database import execute
@@ -209,7 +209,7 @@ def test_a_contradiction_is_told_to_all_who_act_and_stops_the_system(wrong: Any,
 
     heard = bench.tell(wrong)
 
-    halts = [(who, message) for who, message in heard if isinstance(message, TradingHalted)]
+    halts = [(who, message) for who, message in heard if isinstance(message, TradingStateChanged)]
     assert [who for who, _ in halts] == ["orders", "portfolio"]
     assert reason in halts[0][1].reason
     assert not any(isinstance(message, Reconciled) for _, message in heard)
@@ -225,7 +225,7 @@ def test_a_ledger_that_cannot_be_written_halts_instead_of_telling() -> None:
 
     heard = bench.tell(decision())
 
-    assert kinds(heard) == [("orders", "TradingHalted"), ("portfolio", "TradingHalted")]
+    assert kinds(heard) == [("orders", "TradingStateChanged"), ("portfolio", "TradingStateChanged")]
     assert bench.system.exit_code == EXIT_HALTED
     assert execute(store().database, "SELECT count(*) FROM orders") == [(0,)]
 
