@@ -200,6 +200,8 @@ class OrdersActor(Actor[OrdersMessage]):
             self._record(old.client_order_id, old.broker_order_id, OrderEvent.REPLACED, detail=detail)
             return
         before = (self._orders or {}).get(old.client_order_id)
+        if new.client_order_id in self._adopted:
+            return
         self._adopted.add(new.client_order_id)
         successor = OrderRecord(
             client_order_id=new.client_order_id, broker_order_id=new.broker_order_id,

@@ -18,6 +18,7 @@ fill told twice counts once, and a late one that fills a gap still counts. An ex
 An order that was replaced goes on as another one, under ids of its own: its successor, an order of the same decision.
 """
 
+import dataclasses
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -310,7 +311,8 @@ def _take_back(order: Order, event: OrderEvent, reversal: Fill | None, fill: Fil
         return Change(order=order, anomaly=told, repeated=True)
     left = tuple(entry for entry in order.booked if entry[0] != reversal.cumulative_quantity)
     filled = order.filled_quantity - reversal.quantity
-    if fill is not None:
+    if fill is not None:  # it stands where the corrected one stood
+        fill = dataclasses.replace(fill, cumulative_quantity=reversal.cumulative_quantity)
         left, filled = (*left, (fill.cumulative_quantity, fill.quantity)), filled + fill.quantity
     after = replace(order, filled_quantity=filled, booked=left, reversed=(*order.reversed, reversal.execution_id))
     anomaly = f"{event.value} of execution {reversal.execution_id}: {reversal.quantity} at {reversal.price_usd}"
