@@ -26,6 +26,7 @@ from algo_royale.app.control import ControlServer, Desk, Gauges
 from algo_royale.app.exchange_process import ExchangeProcess
 from algo_royale.app.logs import fact
 from algo_royale.app.pacing import GRACE_NS, TwinMarket, run_paced, settle
+from algo_royale.broker.dry import DryBroker
 from algo_royale.clock import Clock, ManualClock, ScaledClock, WallClock
 from algo_royale.config import Broker, BrokerKeys, Config
 from algo_royale.data.catalog import open_catalog
@@ -36,6 +37,7 @@ from algo_royale.research.handover import TradingPlan, engine_config
 from algo_royale.sessions import calendar, new_york_date
 from db.store import Reader, Store
 
+DRY_RUNS = "dry-run"  # the folder of their ledgers
 LOOK_S = 0.2  # how often a trader whose time passes by itself looks whether it is over
 TWIN_KEYS = ("TWINKEY", "twin-secret")
 Say = Callable[[str], None]
@@ -49,6 +51,28 @@ class TraderRecord(msgspec.Struct, frozen=True, kw_only=True):
     ledger_id: str
     live_start_ns: int
     config: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run writes. A dry run has a ledger of its own, so that no fact of it is ever taken for a real one."""
+
+    home: Path
+    run_id: str
+    dry_run: bool = False
+
+    @property
+    def ledger(self) -> Path:
+        return self.home / DRY_RUNS / f"{self.run_id}.db" if self.dry_run else self.home / "ledger.db"
+
+    @property
+    def log(self) -> Path:
+        return self.home / "runs" / self.run_id / "messages.db"
+
+    @property
+    def about(self) -> dict[str, object]:
+        """What the control socket says of it."""
+        return {"run_id": self.run_id, "dry_run": self.dry_run}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,15 +184,19 @@ class Interrupts:
 
 def run_trader(
     plan: TradingPlan, config: Config, endpoints: Endpoints, *, home: Path, run_id: str, until: date | None = None,
-    say: Say = lambda line: None,
+    say: Say = lambda line: None, dry_run: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Trade until the feed ends or someone says stop; returns the summary of cli.md. `say` hears of every month that ends."""
+    """Trade until the feed ends or someone says stop; returns the summary of cli.md. `say` hears of every month that ends.
+
+    A dry run does everything but send orders, on a new ledger of its own.
+    """
     plan.refuse_columns()
     with Interrupts() as interrupts:  # from the first thing on that a stop could leave half done
-        return _run(plan, config, endpoints, home, run_id, until, lambda: interrupts.count > 0, say)
+        place = Place(home, run_id, dry_run)
+        return _run(plan, config, endpoints, place, until, lambda: interrupts.count > 0, say)
 
 
-def _monthly(clock: Clock, home: Path, should_stop: Callable[[], bool], say: Say) -> Callable[[], bool]:
+def _monthly(clock: Clock, ledger: Path, should_stop: Callable[[], bool], say: Say) -> Callable[[], bool]:
     """`should_stop`, and beside it one line about the account whenever the clock has entered another month."""
     month = _iso(clock.now_ns())[:7]
 
@@ -176,7 +204,7 @@ def _monthly(clock: Clock, home: Path, should_stop: Callable[[], bool], say: Say
         nonlocal month
         ended, month = month, _iso(clock.now_ns())[:7]
         if month != ended:
-            with Reader(home / "ledger.db") as reader:
+            with Reader(ledger) as reader:
                 found = reader.summary()
             if found.equity_usd is not None:
                 say(f"  {ended}: equity {found.equity_usd:,.2f} USD after {found.fills} fills")
@@ -186,7 +214,7 @@ def _monthly(clock: Clock, home: Path, should_stop: Callable[[], bool], say: Say
 
 
 def _run(
-    plan: TradingPlan, config: Config, endpoints: Endpoints, home: Path, run_id: str, until: date | None,
+    plan: TradingPlan, config: Config, endpoints: Endpoints, place: Place, until: date | None,
     should_stop: Callable[[], bool], say: Say,
 ) -> dict[str, Any]:  # fmt: skip
     wall, key, secret = WallClock(), *endpoints.keys
@@ -195,7 +223,7 @@ def _run(
     market = TwinMarket(endpoints.trading_url, lambda: streams.received) if endpoints.twin else None
     clock = _clock(market)
     store = partial(
-        Store.open, home / "ledger.db", run_id=run_id, now_ns=clock.now_ns(), live_start_ns=live_start(clock.now_ns())
+        Store.open, place.ledger, run_id=place.run_id, now_ns=clock.now_ns(), live_start_ns=live_start(clock.now_ns())
     )
     ledger = store()
     facts = ledger.facts(now_ns=clock.now_ns())
@@ -208,10 +236,10 @@ def _run(
         plan=plan, ledger_id=facts.ledger_id, live_start_ns=facts.live_start_ns, config=config.model_dump(mode="json")
     )
     info = RunInfo(
-        id=run_id, kind="trader", started_ns=clock.now_ns(), code=artifacts.code_version(),
+        id=place.run_id, kind="trader", started_ns=clock.now_ns(), code=artifacts.code_version(),
         config=msgspec.json.encode(record).decode(), seed=config.exchange.seed,
     )  # fmt: skip
-    log = MessageLog(home / "runs" / run_id / "messages.db", info)
+    log = MessageLog(place.log, info)
     rest = [
         AlpacaRest(key=key, secret=secret, trading_url=endpoints.trading_url, data_url=endpoints.data_url, feed=config.broker.feed)
         for _ in range(2)
@@ -219,37 +247,38 @@ def _run(
     gauges = Gauges(log)
     system = ThreadSystem(clock, seed=config.exchange.seed, log=gauges)
     log.watch(system.tree)
-    desk = Desk(system, gauges, {"environment": config.environment, "run_id": run_id})
+    desk = Desk(system, gauges, place.about | {"environment": config.environment})
     parts = trader_parts(
-        plan, config, ledger_id=facts.ledger_id, live_start_ns=facts.live_start_ns, broker=rest[0], data=rest[1],
+        plan, config, ledger_id=facts.ledger_id, live_start_ns=facts.live_start_ns,
+        broker=DryBroker(rest[0]) if place.dry_run else rest[0], data=rest[1],
         streams=streams, keys=endpoints.keys, store=store, log_health=lambda: _health(log), pace=system.pace,
     )  # fmt: skip
     until_ns = None if until is None else calendar().offset(until, 0).close_ns
     system.start(tree(parts, system))
-    watch = _monthly(clock, home, lambda: should_stop() or desk.stop_asked, say)
-    with ControlServer(home, desk.answer):
+    watch = _monthly(clock, place.ledger, lambda: should_stop() or desk.stop_asked, say)
+    with ControlServer(place.home, desk.answer):
         try:
             if isinstance(clock, ManualClock) and market is not None:
                 run_paced(system, market, clock, until_ns=until_ns, should_stop=watch)
             else:
                 _wait(system, market, until_ns, watch)
             if config.trader.on_stop == "cancel":
-                cancel_open(system, market, home, within_s=config.trader.stop_deadline_s)
+                cancel_open(system, market, place.ledger, within_s=config.trader.stop_deadline_s)
         finally:  # also when the twin is gone: the ledger and the message log end in good order
             exit_code = system.stop(config.trader.stop_deadline_s)
             for client in rest:
                 client.close()
     return _summary(
-        home, run_id, config, plan, system, exit_code, began_ns=info.started_ns, ended_ns=clock.now_ns(),
+        place, config, plan, system, exit_code, began_ns=info.started_ns, ended_ns=clock.now_ns(),
         elapsed_s=wall.monotonic_s() - began,
     )  # fmt: skip
 
 
-def cancel_open(system: ThreadSystem, market: TwinMarket | None, home: Path, *, within_s: float) -> None:
+def cancel_open(system: ThreadSystem, market: TwinMarket | None, ledger: Path, *, within_s: float) -> None:
     """Have the broker cancel every order that it still holds, and wait until the ledger knows how each of them ended."""
     broker, tick, asked = system.ref(f"{TRADING}/broker"), threading.Event(), set()
     for _ in range(round(within_s / LOOK_S)):
-        with Reader(home / "ledger.db") as reader:
+        with Reader(ledger) as reader:
             held = [row for row in reader.orders(status="open") if row["broker_order_id"] is not None]
         if not held or system.exit_code is not None:
             return
@@ -303,22 +332,24 @@ def _wait(
 
 
 def _summary(
-    home: Path, run_id: str, config: Config, plan: TradingPlan, system: ThreadSystem, exit_code: int, *, began_ns: int,
+    place: Place, config: Config, plan: TradingPlan, system: ThreadSystem, exit_code: int, *, began_ns: int,
     ended_ns: int, elapsed_s: float,
 ) -> dict[str, Any]:  # fmt: skip
     """The document of `run-trader --json`; money as text. Counts are of this run."""
-    with Reader(home / "ledger.db") as reader:
+    run_id = place.run_id
+    with Reader(place.ledger) as reader:
         orders = list(reader.orders(since_ns=began_ns))
         checks = [row for row in reader.reconciliations() if row["run_id"] == run_id]
         decisions = [row for row in reader.decisions() if row["run_id"] == run_id]
         refused = len([row for row in reader.refusals() if row["run_id"] == run_id])
         fills = [row for row in reader.fills() if row["run_id"] == run_id]
         summary, positions = reader.summary(), reader.positions()
-    with LogReader(home / "runs" / run_id / "messages.db") as log:
+    with LogReader(place.log) as log:
         kinds = log.stats().kinds
     ended = Counter(str(row["status"]) for row in orders)
     return {
         "run_id": run_id,
+        "dry_run": place.dry_run,
         "environment": config.environment,
         "started_at": _iso(began_ns),
         "ended_at": _iso(ended_ns),
@@ -327,9 +358,10 @@ def _summary(
         "bars": kinds.get("BarClosed", 0),
         "signals": kinds.get("SignalReported", 0),
         "orders": {
-            "submitted": len(orders) - ended["recorded"],
+            "submitted": 0 if place.dry_run else len(orders) - ended["recorded"],
             "filled": ended["filled"],
-            "rejected": ended["rejected"],
+            "rejected": 0 if place.dry_run else ended["rejected"],
+            "not_sent": len(orders) if place.dry_run else 0,
             "canceled": ended["canceled"] + ended["expired"],
             "refused": refused,
         },

@@ -23,7 +23,7 @@ def test_one_line_when_the_month_changes_and_none_in_between(tmp_path: Path) -> 
     store.record_decision(decision, now_ns=MARCH_30.close_ns)
     store.close()
     clock, said = ManualClock(MARCH_30.open_ns), []
-    watch = _monthly(clock, tmp_path, lambda: clock.now_ns() >= MAY_1.open_ns, said.append)
+    watch = _monthly(clock, tmp_path / "ledger.db", lambda: clock.now_ns() >= MAY_1.open_ns, said.append)
 
     answers = []
     for now_ns in (MARCH_30.close_ns, APRIL_2.open_ns, APRIL_2.close_ns, MAY_1.open_ns):

@@ -107,6 +107,7 @@ class Settings:
     json: bool = False
     verbosity: int = 0
     color: bool | None = None
+    dry_run: bool = False  # look at the latest dry run's ledger
 
     @property
     def directory(self) -> Path:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from algo_royale.app.cli.ledger import open_reader
+from algo_royale.app.cli.ledger import dry_run_option, open_reader
 from algo_royale.app.cli.messages import print_json, print_table, to_ns, when
 from algo_royale.errors import BadInput
 
@@ -31,6 +31,7 @@ REPORTS_AT_ONCE = 500
 @click.option(
     "--at", "at", metavar="TIME", help="With --symbol: ISO date or time, New York; default the latest decision."
 )
+@dry_run_option
 @click.pass_obj
 def explain_command(settings: "Settings", order_id: str | None, symbol: str | None, at: str | None) -> None:
     """Say why an order was made, or why a symbol had none: signal, votes, conditions, target, limits, and what came of it.

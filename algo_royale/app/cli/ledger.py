@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,19 @@ def is_locked(path: Path, *, locks: Path = Path("/proc/locks")) -> bool | None:
 
 
 def ledger_path(settings: "Settings") -> Path:
-    return settings.directory / "ledger.db"
+    """The environment's ledger, or the one of its latest dry run."""
+    dry = settings.directory / "dry-run"
+    return max(dry.glob("*.db"), default=dry / "none.db") if settings.dry_run else settings.directory / "ledger.db"
+
+
+def _of_dry_run(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.obj = replace(ctx.obj, dry_run=True)
+
+
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, expose_value=False, callback=_of_dry_run, help="Of the latest dry run instead."
+)
 
 
 def open_reader(settings: "Settings") -> "Reader":
@@ -62,7 +75,9 @@ def open_reader(settings: "Settings") -> "Reader":
 
     path = ledger_path(settings)
     if not path.is_file():
-        raise BadInput(f"there is no ledger at {path}; `run-trader` makes one")
+        raise BadInput(
+            f"there is no ledger at {path}; `run-trader{' --dry-run' if settings.dry_run else ''}` makes one"
+        )
     return Reader(path)
 
 
@@ -145,6 +160,7 @@ def _since(text: str | None) -> int:
 @click.option("--symbol", help="Only this symbol.")
 @click.option("--status", type=click.Choice(STATUSES), help="Only these; 'open' is every order that can still fill.")
 @click.option("--limit", default=100, type=click.IntRange(min=1), help="At most so many, the newest.")
+@dry_run_option
 @click.pass_obj
 def orders_command(settings: "Settings", since: str | None, symbol: str | None, status: str | None, limit: int) -> None:
     """List the ledger's orders with where each stands, oldest first.
@@ -161,6 +177,7 @@ def orders_command(settings: "Settings", since: str | None, symbol: str | None, 
 
 @click.command("positions")
 @click.option("--symbol", help="Only this symbol.")
+@dry_run_option
 @click.pass_obj
 def positions_command(settings: "Settings", symbol: str | None) -> None:
     """List what the ledger holds, at average cost, with the profit realised in it so far.
@@ -179,6 +196,7 @@ def positions_command(settings: "Settings", symbol: str | None) -> None:
 @click.option("--since", metavar="TIME", help="ISO date or time, New York; fills from then on.")
 @click.option("--symbol", help="Only this symbol.")
 @click.option("--limit", default=100, type=click.IntRange(min=1), help="At most so many, the newest.")
+@dry_run_option
 @click.pass_obj
 def fills_command(settings: "Settings", since: str | None, symbol: str | None, limit: int) -> None:
     """List the executions of the ledger's orders, oldest first.

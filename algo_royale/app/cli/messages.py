@@ -638,7 +638,8 @@ def _ledger_of(home: Path, ledger_id: str) -> Path:
     """The file of that ledger: the environment's, or one that was set aside for a newer twin's."""
     from db.store import Reader
 
-    paths = [path for path in (home / "ledger.db", *sorted((home / "ledgers").glob("*.db"))) if path.is_file()]
+    kept = [*sorted((home / "ledgers").glob("*.db")), *sorted((home / "dry-run").glob("*.db"))]
+    paths = [path for path in (home / "ledger.db", *kept) if path.is_file()]
     for path in paths:
         with Reader(path) as reader:
             if reader.summary().ledger_id == ledger_id:

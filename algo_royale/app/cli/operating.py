@@ -6,11 +6,20 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from algo_royale.app.cli.ledger import POSITIONS, ledger_path, open_reader, running_trader, show_rows, summary_of
+from algo_royale.app.cli.ledger import (
+    POSITIONS,
+    dry_run_option,
+    ledger_path,
+    open_reader,
+    running_trader,
+    show_rows,
+    summary_of,
+)
 from algo_royale.app.cli.messages import actors_group, print_json, print_table, when
 from algo_royale.errors import AlgoRoyaleError, BadInput
 
@@ -35,6 +44,7 @@ def ask_trader(settings: "Settings", command: str, *, timeout_s: float = 5.0, **
 
 
 @click.command("status")
+@dry_run_option
 @click.pass_obj
 def status_command(settings: "Settings") -> None:
     """Say whether a trader runs in this environment, how it is, and what its ledger holds.
@@ -54,6 +64,8 @@ def status_command(settings: "Settings") -> None:
     if pid is not None:
         with suppress(AlgoRoyaleError):  # it starts, ends or is somebody else's: the ledger still speaks
             document["trader"] = _live(ask_trader(settings, "status", timeout_s=STATUS_WITHIN_S))
+    if document["trader"] and document["trader"]["dry_run"]:
+        settings = replace(settings, dry_run=True)  # what it decides is in a ledger of its own
     if ledger_path(settings).is_file():
         with closing(open_reader(settings)) as reader:
             document["ledger"] = summary_of(reader)
@@ -116,6 +128,7 @@ def _live_rows(live: Mapping[str, Any]) -> list[tuple[str, object]]:
     down = live["actors_down"]
     bar = "none yet" if live["bar_end"] is None else f"{live['bar_end']}, {_age(live['bar_age_s'])} ago"
     rows: list[tuple[str, object]] = [
+        *([("mode", "dry run: no order is sent")] if live["dry_run"] else []),
         ("time", live["now"]),
         ("phase", "-" if live["phase"] is None else f"{live['phase']}, session {live['session']}"),
         ("connections", ", ".join(f"{name} {state or '-'}" for name, state in live["connections"].items())),

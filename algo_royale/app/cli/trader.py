@@ -30,11 +30,12 @@ DAY = click.DateTime(["%Y-%m-%d"])
 @click.option("--start", type=DAY, help="Twin only: first session; default the first that the research has not judged.")
 @click.option("--until", type=DAY, help="Last session; default until stopped or until the data end.")
 @strategy_path_option
+@click.option("--dry-run", is_flag=True, help="Do everything but send orders, on a ledger of its own.")
 @click.option("--live-account", metavar="ID", help="prod_live only: the broker's number of the account to trade.")
 @click.pass_obj
 def run_trader_command(
     settings: "Settings", symbols: str | None, speed: str | None, start: datetime | None, until: datetime | None,
-    strategy_path: tuple[str, ...], live_account: str | None,
+    strategy_path: tuple[str, ...], live_account: str | None, dry_run: bool,
 ) -> int:  # fmt: skip
     """Trade what the last backtest found viable, until stopped or until the feed ends.
 
@@ -47,6 +48,7 @@ def run_trader_command(
       run-trader
       run-trader --speed 3600 --until 2012-06-29
       run-trader --env prod_paper
+      run-trader --env prod_paper --dry-run
     """
     chosen = {
         "symbols": None if symbols is None else tuple(s.strip() for s in symbols.split(",") if s.strip()),
@@ -55,7 +57,7 @@ def run_trader_command(
         "until": until and until.date(),
     }
     config = settings.with_flags({"trader": chosen, "research": {"strategy_path": strategy_path or None}})
-    summary = trade(settings, config, live_account=live_account)
+    summary = trade(settings, config, live_account=live_account, dry_run=dry_run)
     if settings.json:
         click.echo(json.dumps(summary, indent=2, allow_nan=False))
     else:
@@ -70,7 +72,9 @@ def _speed(text: str) -> float:
         raise BadInput(f"--speed {text!r} is neither a number nor 'max'") from None
 
 
-def trade(settings: "Settings", config: "Config", *, live_account: str | None = None) -> dict[str, Any]:
+def trade(
+    settings: "Settings", config: "Config", *, live_account: str | None = None, dry_run: bool = False
+) -> dict[str, Any]:
     """Hold the environment's lock, find the plan and the broker, and run."""
     from algo_royale.app.lock import single_instance
 
@@ -82,17 +86,17 @@ def trade(settings: "Settings", config: "Config", *, live_account: str | None = 
                 f"nothing to trade: {home / 'artifacts'} has no artifacts; run `{research}` first, "
                 "or see `algo-royale demo`"
             )
-        return _trade(settings, config, live_account)
+        return _trade(settings, config, live_account, dry_run)
 
 
-def _trade(settings: "Settings", config: "Config", live_account: str | None) -> dict[str, Any]:
+def _trade(settings: "Settings", config: "Config", live_account: str | None, dry_run: bool) -> dict[str, Any]:
     from algo_royale.app.backtest import iso
     from algo_royale.app.trader import run_trader, sessions_to_trade, twin_process
     from algo_royale.clock import WallClock
     from algo_royale.research.handover import load_plan
 
     home, until = settings.directory, config.trader.until
-    run_id = f"trader-{iso(WallClock().now_ns()).replace(':', '').replace('-', '')}-{os.getpid()}"
+    run_id = f"{'dry-run' if dry_run else 'trader'}-{iso(WallClock().now_ns()).replace(':', '').replace('-', '')}-{os.getpid()}"
     own = config.research.strategy_path
     plan = load_plan(home / "artifacts", symbols=config.trader.symbols or None, strategy_path=own)
 
@@ -108,13 +112,14 @@ def _trade(settings: "Settings", config: "Config", live_account: str | None) -> 
                 settings,
                 f"the research has seen the sessions up to {plan.last_session}: what is earned there proves nothing",
             )
-        _set_ledger_aside(home, settings)
+        if not dry_run:
+            _set_ledger_aside(home, settings)
         with twin_process(plan, config, first=first, last=last, speed=str(config.trader.speed)) as endpoints:
-            return run_trader(plan, config, endpoints, home=home, run_id=run_id, until=until, say=say)
+            return run_trader(plan, config, endpoints, home=home, run_id=run_id, until=until, say=say, dry_run=dry_run)
     endpoints = _endpoints(settings, config, live_account)
     _refuse_old_research(plan, config, WallClock().now_ns())
     _announce(settings, plan, config, endpoints.trading_url)
-    return run_trader(plan, config, endpoints, home=home, run_id=run_id, until=until, say=say)
+    return run_trader(plan, config, endpoints, home=home, run_id=run_id, until=until, say=say, dry_run=dry_run)
 
 
 def _refuse_old_research(plan: "TradingPlan", config: "Config", now_ns: int) -> None:
@@ -195,6 +200,8 @@ def _set_ledger_aside(home: Path, settings: "Settings") -> None:
 def print_summary(summary: Mapping[str, Any], settings: "Settings") -> None:
     """What a person wants to know when it is over."""
     orders, checks = summary["orders"], summary["reconciliations"]
+    if summary["dry_run"]:
+        click.echo(f"dry run: {orders['not_sent']} orders decided, none sent; see `algo-royale orders --dry-run`")
     one = "session" if summary["sessions"] == 1 else "sessions"
     click.echo(
         f"{summary['sessions']} {one} from {summary['started_at'][:10]} to {summary['ended_at'][:10]}, "
