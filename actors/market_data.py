@@ -11,12 +11,14 @@ from actors.messages import (
     BarClosed,
     BarRow,
     ConnectionChanged,
+    FeedHealthChanged,
     FeedStarted,
     FrameReceived,
     HistoryLoaded,
     HistoryRequested,
     HistoryUnavailable,
     MarketDataMessage,
+    PortfolioMessage,
     SessionPhaseChanged,
     SignalMessage,
     TimerFired,
@@ -24,6 +26,7 @@ from actors.messages import (
 from algo_royale.broker import alpaca_wire
 from algo_royale.broker.connection import PATIENT, UP, Event, Reconnect, State
 from algo_royale.broker.port import MarketDataPort, StreamPort
+from algo_royale.broker.staleness import Freshness, Patience
 from algo_royale.data.forming import FormingBars
 from algo_royale.data.resample import resample
 from algo_royale.errors import BrokerUnavailable
@@ -32,6 +35,8 @@ from algo_royale.sessions import Calendar, bar_at, bar_before, warmup_session
 
 SECOND_NS = 1_000_000_000
 RETRY_S = 5.0
+GRACE = 0.25  # of the patience with a quiet feed: so much longer it may stay stale before its connection is given up
+FOR_EVER = Patience()
 SILENT_LOOKS = 8
 USEFUL_NS = 30 * 86_400 * SECOND_NS  # a streamed bar older than this is a mistake; gaps are filled from history
 FATAL_CODES = frozenset({402, 405, 409, 410, 411})
@@ -61,23 +66,30 @@ class MarketDataActor(Actor[MarketDataMessage]):
         streams: StreamPort,
         keys: tuple[str, str],
         signals: Mapping[str, Ref[SignalMessage]],
+        portfolio: Ref[PortfolioMessage],
+        patience: Patience = FOR_EVER,
         close_grace_s: float = 0.0,
         reconnect: Reconnect = PATIENT,
         retry_s: float = RETRY_S,
     ) -> None:
         self._symbols, self._timeframe, self._calendar = tuple(symbols), timeframe, calendar
         self._data, self._keys, self._signals = data, keys, signals
+        self._portfolio, self._patience = portfolio, patience
         self._grace_s, self._retry_s = close_grace_s, retry_s
         self._line = Endpoint(self, "data", streams, reconnect, self._on_state)
         self._forming = FormingBars(timeframe, calendar, grace_ns=int(close_grace_s * SECOND_NS))
         self._actions: dict[str, tuple[ActionRecord, ...]] | None = None
         self._actions_of = ""
+        self._stale: frozenset[str] = frozenset()
+        self._silences = 0
         self._frames = self._quarantined = self._late = 0
         self._due_start_ns = self._looks = (
             0  # of the last bar that is over; how often its silent symbols were looked up
         )
 
     def started(self) -> None:
+        self._fresh = Freshness(self._symbols, self._calendar, self._patience, self.now_ns)
+        self._watch()
         self._expect_bars()  # what the signals asked before is gone, and the stream may take long to be live
         self._line.open()
 
@@ -85,7 +97,10 @@ class MarketDataActor(Actor[MarketDataMessage]):
         self._line.close()
 
     def observe(self) -> dict[str, object]:
-        return {**self._line.observe(), "frames": self._frames, "quarantined": self._quarantined, "late": self._late}
+        return {
+            **self._line.observe(), "frames": self._frames, "quarantined": self._quarantined, "late": self._late,
+            "silences": self._silences, "stale": sorted(self._stale),
+        }  # fmt: skip
 
     def receive(self, message: MarketDataMessage) -> None:
         match message:
@@ -101,6 +116,10 @@ class MarketDataActor(Actor[MarketDataMessage]):
                 self._fetch_actions(message.session_date)
             case TimerFired(name=name) if name in TIMERS:
                 self._line.on_timer(name)
+            case TimerFired(name="stale"):
+                self._watch()
+            case TimerFired(name="mute"):
+                self._end_silence()
             case TimerFired(name="silent"):
                 self._look_for_silent()
             case TimerFired(name="bar"):
@@ -112,6 +131,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
 
     def _on_state(self, before: State, after: State) -> None:
         if after is State.LIVE and before not in UP:
+            self._watch()
             for ref in self._signals.values():
                 self.tell(ref, FeedStarted(at_ns=self.now_ns))
 
@@ -126,6 +146,12 @@ class MarketDataActor(Actor[MarketDataMessage]):
             return
         for item in items:
             self._on_item(item)
+            symbol = item.get("S")
+            if isinstance(symbol, str) and symbol in self._signals:
+                self._fresh.heard(symbol, self.now_ns)
+                self._line.on(Event.HEARD)
+        if self._stale:
+            self._watch()
         self._tell_closed()
 
     def _on_item(self, item: Mapping[str, object]) -> None:
@@ -168,6 +194,35 @@ class MarketDataActor(Actor[MarketDataMessage]):
             self._line.on(Event.LOST, f"subscribed without {', '.join(sorted(lacking))}")
         else:
             self._line.on(Event.SUBSCRIBED)
+
+    # --- a feed that is quiet ---
+
+    def _watch(self) -> None:
+        """Look who has not been heard of for too long, tell it when that has changed, and look again when it may change."""
+        line, now_ns = self._line, self.now_ns
+        live_ns = line.connection.live_ns
+        if line.state is State.LIVE and self._fresh.is_silent(now_ns, live_ns):
+            self._silences += 1
+            line.on(Event.SILENT, "nothing was told although the exchange is open")
+            self.later(GRACE * (self._patience.feed_s or 0.0), TimerFired(at_ns=now_ns, name="mute"), key="mute")
+        stale = self._fresh.stale(now_ns)
+        if stale != self._stale:
+            self._stale = stale
+            self.tell(
+                self._portfolio,
+                FeedHealthChanged(
+                    at_ns=now_ns, state=line.state.value, stale=tuple(sorted(stale)), detail=line.connection.detail
+                ),
+            )
+        look_ns = self._fresh.next_look_ns(now_ns, live_ns)
+        if look_ns is not None:
+            self.at(look_ns, TimerFired(at_ns=look_ns, name="stale"), key="stale")
+
+    def _end_silence(self) -> None:
+        """Give up a connection that is still mute, unless the session has ended meanwhile."""
+        if self._line.state is State.STALE:
+            still = self._fresh.is_silent(self.now_ns, self._line.connection.live_ns)
+            self._line.on(Event.SILENT if still else Event.HEARD, "mute while the exchange is open")
 
     # --- closed bars ---
 
@@ -267,6 +322,9 @@ class MarketDataActor(Actor[MarketDataMessage]):
         known = tuple(ActionRecord(**a) for a in alpaca_wire.actions(actions).get(message.symbol, ()))
         if bars:
             self._forming.told(message.symbol, bars[-1].start_ns)
+            self._fresh.fetched(message.symbol, bars[-1].end_ns)
+            if self._stale:
+                self._watch()
         self.tell(
             signal,
             HistoryLoaded(

@@ -180,6 +180,14 @@ class ConnectionChanged(Message):
     fatal: bool = False
 
 
+class FeedHealthChanged(Message):
+    """The feed went quiet or speaks again; `stale` are the symbols whose last price is too old to add risk on."""
+
+    state: str  # of the connection
+    stale: tuple[str, ...]
+    detail: str = ""
+
+
 class FeedStarted(Message):
     """The streamer is subscribed; signal actors answer with HistoryRequested."""
 
@@ -488,6 +496,7 @@ MarketDataMessage = FrameReceived | ConnectionChanged | HistoryRequested | Sessi
 SignalMessage = FeedStarted | HistoryLoaded | HistoryUnavailable | BarClosed | TimerFired
 PortfolioMessage = (
     SymbolWarmed
+    | FeedHealthChanged
     | SignalReported
     | LedgerSnapshot
     | OrderChanged

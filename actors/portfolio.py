@@ -2,6 +2,7 @@
 
 from actors.kernel import Actor, Ref
 from actors.messages import (
+    FeedHealthChanged,
     HaltTrading,
     JobDue,
     LedgerMessage,
@@ -56,6 +57,7 @@ class PortfolioActor(Actor[PortfolioMessage]):
         self._checking: int = 0  # the bar time for which the ledger is being compared with the broker again
         self._checked: int = 0  # the one for which it has been
         self._session = ""
+        self._stale: frozenset[str] = frozenset()  # symbols whose feed is quiet
 
     def started(self) -> None:
         """Have the ledger compared with the broker: what happened while this actor was away must be in it first."""
@@ -73,6 +75,8 @@ class PortfolioActor(Actor[PortfolioMessage]):
                 )
             case SignalReported():
                 self._on_report(message)
+            case FeedHealthChanged():
+                self._stale = frozenset(message.stale)
             case LedgerSnapshot():
                 self._asked = False
                 self._rebuild(message)
@@ -197,7 +201,7 @@ class PortfolioActor(Actor[PortfolioMessage]):
             symbol: SymbolBar(r.close_usd, r.adjusted_close, r.state_in, r.score)
             for symbol, r in sorted(reports.items())
         }
-        return BarsClosed(bar_end_ns, session.date.isoformat(), bars)
+        return BarsClosed(bar_end_ns, session.date.isoformat(), bars, self._stale)
 
     # --- decisions ---
 

@@ -10,8 +10,8 @@ from actors.clock import ClockActor
 from actors.journal import JournalActor
 from actors.kernel import ChildSpec, Intensity, MailboxSpec, Poison, Ref, Strategy, Supervisor
 from actors.ledger import LedgerActor
+from actors.market_data import FOR_EVER, MarketDataActor
 from actors.market_data import RETRY_S as DATA_RETRY_S
-from actors.market_data import MarketDataActor
 from actors.orders import UNCERTAIN_RETRY_S, OrdersActor
 from actors.portfolio import PortfolioActor
 from actors.session import SessionActor
@@ -19,6 +19,7 @@ from actors.signals import RETRY_S as HISTORY_RETRY_S
 from actors.signals import SignalActor
 from algo_royale.broker.connection import PATIENT
 from algo_royale.broker.port import BrokerPort, MarketDataPort, StreamPort
+from algo_royale.broker.staleness import Patience
 from algo_royale.engine import EngineConfig
 from algo_royale.market import Timeframe
 from algo_royale.sessions import Calendar
@@ -55,6 +56,7 @@ class Trader:
     log_health: Callable[[], Mapping[str, object]] = dict
     watermark_s: float = 5.0
     close_grace_s: float = 0.0
+    patience: Patience = FOR_EVER  # with a quiet feed; virtual seconds
     reconcile_every_s: int = 30
     pre_market_s: int = 1800
     pace: float = 1.0  # virtual seconds per second: waits for networks and for other threads are real ones
@@ -88,7 +90,8 @@ def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], An
         ),
         f"{TRADING}/market_data": partial(
             MarketDataActor, trader.symbols, timeframe=trader.timeframe, calendar=trader.calendar, data=trader.data,
-            streams=trader.streams, keys=trader.keys, signals=signals, close_grace_s=trader.close_grace_s,
+            streams=trader.streams, keys=trader.keys, signals=signals, portfolio=portfolio,
+            patience=trader.patience.at_least(2.0 * pace), close_grace_s=trader.close_grace_s,
             reconnect=PATIENT.at_pace(pace), retry_s=DATA_RETRY_S * pace,
         ),
     }  # fmt: skip

@@ -19,7 +19,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from algo_royale.errors import BadConfiguration
 
 if TYPE_CHECKING:
+    from algo_royale.broker.staleness import Patience
     from algo_royale.costs import CostRules
+    from algo_royale.market import Timeframe
     from algo_royale.portfolio.sizing import AccountRules
     from algo_royale.portfolio.weights import WeightConfig
     from algo_royale.research.optimise import Search as SearchRules
@@ -70,6 +72,7 @@ def _symbol(value: object) -> object:
 Count = Annotated[int, Field(strict=True, ge=0)]
 Positive = Annotated[int, Field(strict=True, ge=1)]
 Flag = Annotated[bool, Field(strict=True)]
+PositiveSeconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
@@ -297,8 +300,10 @@ class Trader(Section):
     speed: Speed
     start: date | None = None
     until: date | None = None
-    watermark_s: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+    watermark_s: PositiveSeconds
     close_grace_s: Seconds
+    feed_silent_s: Annotated[PositiveSeconds | None, BeforeValidator(_off)]
+    symbol_silent_s: Annotated[PositiveSeconds | None, BeforeValidator(_off)]
     reconcile_every_s: Positive
     pre_market_s: Count
     research_age_days_max: Annotated[Positive | None, BeforeValidator(_off)]
@@ -383,6 +388,15 @@ class Config(Section):
     broker: Broker
     exchange: Exchange
     log: Log
+
+    def patience(self, timeframe: "Timeframe") -> "Patience":
+        """How long an open exchange may be silent. A twin that replays sessions says nothing between the open and the close."""
+        from algo_royale.broker.staleness import Patience
+        from algo_royale.market import Timeframe
+
+        if self.environment == "dev_integration" and timeframe is Timeframe.DAY_1:
+            return Patience()
+        return Patience(self.trader.feed_silent_s, self.trader.symbol_silent_s)
 
     @model_validator(mode="after")
     def _possible(self) -> "Config":

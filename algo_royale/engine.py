@@ -135,11 +135,15 @@ class SymbolBar(msgspec.Struct, frozen=True, gc=False):
 
 
 class BarsClosed(msgspec.Struct, frozen=True, gc=False):
-    """All bars that ended at `bar_end_ns` (UTC ns) in `session` (ISO date); a symbol of the universe not in `bars` had none."""
+    """All bars that ended at `bar_end_ns` (UTC ns) in `session` (ISO date); a symbol of the universe not in `bars` had none.
+
+    Nothing of the symbols in `stale` is bought: their feed is quiet, so that nobody knows what they trade at.
+    """
 
     bar_end_ns: int
     session: str
     bars: Mapping[str, SymbolBar]
+    stale: frozenset[str] = _NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +263,7 @@ class EngineState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     peak_equity: Decimal | None = None  # highest at a bar since the start, or since trading was last resumed
     recent_ns: tuple[int, ...] = ()
     orders_today: int = 0  # approved in `session`
+    stale: frozenset[str] = _NOBODY  # whose feed was quiet at the last bar
     trading: TradingState = TradingState.TRADING
     trading_reason: str = ""
     ignored_fills: int = 0
@@ -394,6 +399,7 @@ def _observe(state: EngineState, event: BarsClosed, config: EngineConfig, *, mar
     return replaced(
         state, history=history, missed=missed, last=last, bar_end_ns=event.bar_end_ns,
         session=session, session_start_equity=base, equity=equity, recent_ns=recent, orders_today=today,
+        stale=event.stale,
     )  # fmt: skip
 
 
@@ -618,13 +624,13 @@ def _risk_snapshot(
                 power -= buy_cost(order.open_quantity, reference, rules)
             elif rules.account == "margin":
                 power += sell_proceeds(order.open_quantity, reference, rules)
-    stale, open_buys, open_sells, orders = _NOBODY, _NOBODY, _NOBODY, state.orders
+    stale, open_buys, open_sells, orders = state.stale, _NOBODY, _NOBODY, state.orders
     if orders:
         open_buys = frozenset([order.symbol for order in orders.values() if order.side == BUY])
         open_sells = frozenset([order.symbol for order in orders.values() if order.side != BUY])
     if state.missed is not config.none_missed:
         pairs = zip(config.symbols, state.missed, strict=True)
-        stale = frozenset([symbol for symbol, missed in pairs if missed > config.max_stale_bars])
+        stale = stale.union([symbol for symbol, missed in pairs if missed > config.max_stale_bars])
     return RiskSnapshot(
         at_ns=state.bar_end_ns, equity_usd=state.equity, session_start_equity_usd=state.session_start_equity,
         held={symbol: position.quantity for symbol, position in state.account.positions.items()}, in_flight=in_flight,

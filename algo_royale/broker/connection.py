@@ -109,8 +109,10 @@ class Connection:
         self.state = after
         if after is State.CONNECTING:
             self.reconnects += 1
-        elif after is State.LIVE and event is Event.SUBSCRIBED:
-            self.live_ns, self.detail = now_ns, ""
+        elif after is State.STALE:
+            self.detail = detail
+        elif after is State.LIVE:
+            self.live_ns, self.detail = now_ns if event is Event.SUBSCRIBED else self.live_ns, ""
         elif after in DOWN:
             self._end(event, now_ns, detail)
         return True

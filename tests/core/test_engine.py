@@ -107,6 +107,22 @@ def test_a_signal_becomes_sized_orders_once() -> None:
     assert step(state, event, cfg) == (state, ())
 
 
+def test_nothing_of_a_symbol_whose_feed_is_quiet_is_bought() -> None:
+    """Nobody knows what it trades at. What is held may be sold, and the bar after, told of again, is bought."""
+    cfg = config()
+    quiet = structs.replace(bars(1, A=(10, True), B=(20, True)), stale=frozenset("A"))
+
+    state, (decision,) = told(start(cfg, CASH), cfg, quiet)
+
+    assert [symbol for _, symbol, _ in wanted(decision)] == ["B"]
+    assert refusals(decision) == [("A", RefusalCode.PRICE_STALE)]
+    state = all_filled(state, cfg)
+    _, (decision,) = told(state, cfg, structs.replace(bars(2, A=(10, True), B=(20, False)), stale=frozenset("AB")))
+    assert [(side, symbol) for side, symbol, _ in wanted(decision)] == [("sell", "B")]
+    _, (decision,) = told(state, cfg, bars(2, A=(10, True), B=(20, False)))
+    assert ("buy", "A") in [(side, symbol) for side, symbol, _ in wanted(decision)]
+
+
 def test_orders_in_flight_count_as_held() -> None:
     cfg = config()
     state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, True), B=(50, False)))

@@ -13,11 +13,12 @@ import pytest
 
 from actors.direct import DirectBroker, DirectFaults
 from actors.kernel import EXIT_DEADLINE, EXIT_HALTED, Crash, Faults, Hang
+from actors.messages import FeedHealthChanged
 from algo_royale.app.stepped import SteppedTrader
 from algo_royale.errors import BrokerRejected, BrokerUnavailable
 from algo_royale.market import Bars
 from algo_royale.strategies.combined import CombinedSignal
-from traders import BUSY, ledger_of, plan, trader, truth_errors
+from traders import BUSY, SYMBOLS, ledger_of, plan, trader, truth_errors
 
 SESSIONS = 4
 Tamper = Callable[[str, Sequence[str]], Sequence[str]]
@@ -170,6 +171,25 @@ def test_a_frame_that_cannot_be_true_restarts_nobody(frame: str) -> None:
     assert_undisturbed(account, exit_code)
     assert account.system is not None
     assert sum(int(str(row["restarts"])) for row in account.system.tree()) == 0
+
+
+def test_nothing_is_bought_while_the_feed_is_quiet() -> None:
+    """What the portfolio is told of the feed reaches every verdict of risk, and each refusal says so in the ledger."""
+    account, left = trader(SESSIONS, start=BUSY), [1]
+
+    def once() -> bool:
+        if left:
+            left.pop()
+            assert account.system is not None
+            quiet = FeedHealthChanged(at_ns=account.exchange.now_ns, state="stale", stale=SYMBOLS)
+            account.system.ref("root/trading/portfolio").tell(quiet)
+        return False
+
+    assert account.run(should_stop=once) == 0
+    ledger = ledger_of(account)
+    assert [order for order in ledger["orders"] if order[3] == "buy"] == []
+    assert {row[-1] for row in ledger["refusal"]} == {"price_stale"}
+    assert undisturbed()["refusal"] == []
 
 
 # --- the broker's answers ---
