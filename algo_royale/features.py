@@ -14,6 +14,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -301,26 +302,32 @@ def _values(feature: Feature, bars: Bars, values: dict[str, FloatArray], memory:
 # range, directional movement), Bollinger 2001 (bands, population deviation), Lane 1984 (stochastics), Granville 1963
 # (OBV), Chaikin (ADL), Berkowitz 1988 (VWAP).
 
+_kept = lru_cache(maxsize=4096)  # a search and a grid ask for the same few again and again
+
 OPEN, HIGH, LOW, CLOSE, VOLUME = (Feature(name) for name in ("open", "high", "low", "close", "volume"))
 HLC3, VWAP = Feature("hlc3"), Feature("vwap")
 PRICES = {"close": CLOSE, "open": OPEN, "hlc3": HLC3, "vwap": VWAP}
 
 
+@_kept
 def lag(x: Feature, n: int) -> Feature:
     """x_{t-n}."""
     return Feature("lag", (x,), n)
 
 
+@_kept
 def sma(n: int, x: Feature = CLOSE) -> Feature:
     """Mean of the last n values."""
     return Feature("mean", (x,), n)
 
 
+@_kept
 def ema(n: int, x: Feature = CLOSE) -> Feature:
     """Exponential average with weight 2/(n+1), seeded with the mean of the first n."""
     return Feature("ema", (x,), n)
 
 
+@_kept
 def rma(n: int, x: Feature) -> Feature:
     """Wilder's average: weight 1/n, seeded with the mean of the first n."""
     return Feature("rma", (x,), n)
@@ -352,6 +359,7 @@ def band(n: int, deviations: float, x: Feature = CLOSE) -> Feature:
     return Feature("band", (sma(n, x), sd(n, x, ddof=0)), level=deviations)
 
 
+@_kept
 def gap(a: Feature, b: Feature) -> Feature:
     """a - b: its change of sign is a cross."""
     return Feature("subtract", (a, b))

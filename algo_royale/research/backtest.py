@@ -13,7 +13,7 @@ from numba import types
 
 from algo_royale.compiled import F64, FLOATS_IN, FLOATS_OUT, I64, SIGNALS_IN, compiled
 from algo_royale.costs import CostRules
-from algo_royale.market import Bars, FloatArray, IntArray, SignalArray
+from algo_royale.market import ENTER, EXIT, Bars, FloatArray, IntArray, SignalArray
 
 
 def cost_array(rules: CostRules) -> FloatArray:
@@ -66,6 +66,7 @@ class Backtest:
     notional: float
 
 
+_BARS = types.Array(I64, 1, "C")
 _TRADE_ROWS = types.Array(F64, 2, "C")
 _tuple_of: Any = types.Tuple  # numba has no annotations
 
@@ -93,57 +94,75 @@ def purchase(cash: float, reference: float, lot: float, costs: FloatArray) -> tu
     return (bought, price, 0.0) if bought > 0.0 else (0.0, price, cash)
 
 
+@compiled(I64, SIGNALS_IN, _BARS)
+def _asked(signal: SignalArray, bars: IntArray) -> int:
+    """Put the bars whose signal asks for something into `bars`; how many there are."""
+    eights, count = signal[: len(signal) // 8 * 8].view(np.int64), 0
+    for word in range(len(eights)):
+        if eights[word] != 0:
+            for t in range(8 * word, 8 * word + 8):
+                bars[count] = t
+                count += signal[t] != 0
+    for t in range(8 * len(eights), len(signal)):
+        bars[count] = t
+        count += signal[t] != 0
+    return count
+
+
 @compiled(
-    _tuple_of((I64, types.boolean, F64, F64)),
-    FLOATS_IN, FLOATS_IN, SIGNALS_IN, FLOATS_IN, F64, F64, FLOATS_OUT, _TRADE_ROWS,
-)  # fmt: skip
+    _tuple_of((_TRADE_ROWS, types.boolean, F64, F64)), FLOATS_IN, FLOATS_IN, SIGNALS_IN, FLOATS_IN, F64, F64, FLOATS_OUT
+)
 def _kernel(
     open_: FloatArray, close: FloatArray, signal: SignalArray, costs: FloatArray, start_equity: float, lot: float,
-    equity: FloatArray, trades: FloatArray,
-) -> tuple[int, bool, float, float]:  # fmt: skip
-    """Fill `equity` and the rows of `trades`; return (number of trades, open at end, exposure, notional)."""
-    n = len(close)
-    cash, quantity, count = start_equity, 0.0, 0
+    equity: FloatArray,
+) -> tuple[FloatArray, bool, float, float]:  # fmt: skip
+    """Fill `equity`; return (rows of trades, open at end, exposure, notional)."""
+    n, asked = len(close), np.empty(len(close) + 1, np.int64)
+    count = _asked(signal[: n - 1], asked)  # the last bar's signal has no next open
+    trades, prices = np.empty((count // 2 + 1, 9)), np.empty(count)
+    for i in range(count):  # far apart in memory: fetched side by side here, one after the other below
+        prices[i] = open_[asked[i] + 1]
+    cash, quantity, done, t = start_equity, 0.0, 0, 0
     exposure, notional = 0.0, 0.0
-    t = 0
-    while t < n:
-        while t < n and quantity == 0.0:
-            if t > 0 and signal[t - 1] == 1:
-                row = trades[count]
-                bought, price, left = purchase(cash, open_[t], lot, costs)
-                if bought > 0.0:
-                    row[0], row[2], row[4], row[5], row[7] = t, price, bought, cash, open_[t]
-                    quantity, cash = bought, left
-                    notional += bought * price
-                    break
-            equity[t] = cash
-            t += 1
-        entry = t
-        while t < n and (t == entry or signal[t - 1] != -1):
-            value = quantity * close[t]
-            equity[t] = cash + value
-            exposure += value / equity[t] if equity[t] > 0.0 else 0.0
-            t += 1
-        if t < n:
-            price, proceeds = sale(quantity, open_[t], costs)
-            row = trades[count]
+    for i in range(count):
+        fill, reference, row = asked[i] + 1, prices[i], trades[done]
+        if fill < t:  # asked for on the bar of the last fill, or before it
+            continue
+        if quantity == 0.0 and signal[fill - 1] == ENTER:
+            bought, price, left = purchase(cash, reference, lot, costs)
+            if bought > 0.0:
+                while t < fill:
+                    equity[t] = cash
+                    t += 1
+                row[0], row[2], row[4], row[5], row[7] = t, price, bought, cash, reference
+                quantity, cash = bought, left
+                notional += bought * price
+        elif quantity > 0.0 and signal[fill - 1] == EXIT:
+            while t < fill:
+                value = quantity * close[t]
+                equity[t] = cash + value
+                exposure += value / equity[t] if equity[t] > 0.0 else 0.0
+                t += 1
+            price, proceeds = sale(quantity, reference, costs)
             cash += proceeds
-            row[1], row[3], row[6], row[8] = t, price, cash, open_[t]
+            row[1], row[3], row[6], row[8] = t, price, cash, reference
             notional += quantity * price
             quantity = 0.0
-            count += 1
-            equity[t] = cash
-            t += 1
+            done += 1
     open_at_end = quantity > 0.0
+    while t < n:
+        value = quantity * close[t] if open_at_end else 0.0
+        equity[t] = cash + value
+        exposure += value / equity[t] if equity[t] > 0.0 else 0.0
+        t += 1
     if open_at_end:
-        price, proceeds = sale(quantity, close[n - 1], costs)
-        row = trades[count]
+        row, (price, proceeds) = trades[done], sale(quantity, close[n - 1], costs)
         cash += proceeds
         row[1], row[3], row[6], row[8] = n - 1, price, cash, close[n - 1]
         notional += quantity * price
-        count += 1
+        done += 1
         equity[n - 1] = cash
-    return count, open_at_end, exposure, notional
+    return trades[:done], open_at_end, exposure, notional
 
 
 def run(
@@ -168,11 +187,11 @@ def run_arrays(
     if len(signal) != n or len(open_) != n:
         raise ValueError(f"{len(signal)} signals and {len(open_)} opens for {n} closes")
     equity = np.empty(n)
-    rows = np.empty((n // 2 + 1, 9))
-    count, open_at_end, exposure, notional = (
-        _kernel(open_, close, signal, costs, start_equity, lot or 0.0, equity, rows) if n else (0, False, 0.0, 0.0)
+    done, open_at_end, exposure, notional = (
+        _kernel(open_, close, signal, costs, start_equity, lot or 0.0, equity)
+        if n
+        else (np.empty((0, 9)), False, 0.0, 0.0)
     )
-    done = rows[:count]
     net = done[:, 6] - done[:, 5]
     gross = done[:, 4] * (done[:, 8] - done[:, 7])
     trades = Trades(

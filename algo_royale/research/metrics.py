@@ -88,17 +88,16 @@ def drawdown(equity: FloatArray, start_equity: float) -> tuple[float, int]:
 
 @compiled(_pair(F64, 2), FLOATS_IN, F64)
 def _drawdown(equity: FloatArray, peak: float) -> tuple[float, float]:
-    deepest, longest, run, lowest = 0.0, 0.0, 0.0, peak
-    for x in equity:
+    deepest, longest, lowest, at = 0.0, 0, peak, -1
+    for t in range(len(equity)):
+        x = equity[t]
         if x >= peak:
-            peak, lowest, run = x, x, 0.0
-            continue
-        run += 1.0
-        longest = max(longest, run)
-        if x < lowest:  # only a new low below this peak can be the deepest
+            longest = max(longest, t - at - 1)
+            peak, lowest, at = x, x, t
+        elif x < lowest:  # only a new low below this peak can be the deepest
             lowest = x
             deepest = max(deepest, 1.0 - x / peak)
-    return deepest, longest
+    return deepest, float(max(longest, len(equity) - 1 - at))
 
 
 def calmar_ratio(growth: float | None, max_drawdown: float) -> float | None:
