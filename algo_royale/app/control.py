@@ -20,9 +20,17 @@ from typing import Any
 
 from actors.kernel import Ref, ThreadSystem, spawn_thread
 from actors.kernel.record import Record, Sink
-from actors.messages import BarClosed, HistoryLoaded, SessionPhaseChanged
+from actors.messages import (
+    BarClosed,
+    FlattenRequested,
+    HaltTrading,
+    HistoryLoaded,
+    ResumeTrading,
+    SessionPhaseChanged,
+)
 from algo_royale.app.logs import fact
 from algo_royale.errors import AlgoRoyaleError
+from algo_royale.risk import BY_CONTRADICTION, BY_LIMIT
 
 log = logging.getLogger(__name__)
 
@@ -271,7 +279,13 @@ class Gauges:
         self._log.close()
 
 
+LEDGER = "root/trading/ledger"
 CONNECTIONS = {"trading": "root/trading/broker", "data": "root/trading/market_data"}  # whose `observe` says "state"
+
+
+def person(name: str) -> str:
+    """The name of a person, never to be mistaken for one of ours that set the trading state (`risk`, `ledger` and so on)."""
+    return f"user {name}" if name in {*BY_CONTRADICTION, BY_LIMIT} else name
 
 
 class Desk:
@@ -295,7 +309,24 @@ class Desk:
             case "stop":
                 self.stop_asked = True
                 return {"stopping": True}
+            case "halt" | "resume" | "flatten":
+                return self._tell(LEDGER, self._order(request))
         raise Refused(f"unknown command {request['command']!r}")
+
+    def _order(self, request: Document) -> HaltTrading | ResumeTrading | FlattenRequested:
+        """A person's word on the trading state, for the ledger to commit."""
+        reason, by, now_ns = request.get("reason"), request.get("by"), self._system.now_ns()
+        if not (isinstance(reason, str) and reason.strip() and isinstance(by, str) and by.strip()):
+            raise Refused("say who you are (by) and why (reason)")
+        by = person(by)
+        match request["command"], request.get("state", "halted"):
+            case "resume", _:
+                return ResumeTrading(at_ns=now_ns, reason=reason, by=by)
+            case "flatten", _:
+                return FlattenRequested(at_ns=now_ns, reason=reason, by=by)
+            case _, "halted" | "reducing" as state:
+                return HaltTrading(at_ns=now_ns, reason=reason, state=state, by=by)
+        raise Refused("a state to halt in is halted or reducing")
 
     def _status(self) -> Document:
         now_ns, bar_ns, session = self._system.now_ns(), self._gauges.bar_end_ns, self._gauges.session

@@ -84,3 +84,48 @@ def test_at_the_end_open_orders_stay_or_are_cancelled_as_the_policy_says(tmp_pat
         assert (open_here == 0) == (policy == "cancel")
     assert left["cancel"] == {"canceled"}
     assert left["keep"] and "canceled" not in left["keep"]
+
+
+def test_halt_resume_and_flatten_of_a_running_trader_are_committed_before_the_command_ends(tmp_path: Path) -> None:
+    directory = prepared(tmp_path, BUSY)
+
+    with twin(BUSY, 2, speed="1") as endpoints, running(spawn(tmp_path, endpoints, "--speed", "1")) as life:
+        wait(life, lambda: (directory / "control.sock").exists())
+        wait(life, lambda: is_warm(directory))
+        halted = document(tmp_path, "halt", "--reason", "earnings", "--by", "ada")
+        stood = document(tmp_path, "status")["ledger"]
+        reducing = document(tmp_path, "flatten", "--yes", "--by", "ada")
+        resumed = document(tmp_path, "resume", "--reason", "over", "--by", "risk")
+        idle = command(tmp_path, "resume", "--reason", "again")
+        assert life.poll() is None
+        document(tmp_path, "stop")
+        assert ended(life)[0] == 0
+
+    assert (halted["running"], halted["state"], halted["reason"], halted["by"]) == (True, "halted", "earnings", "ada")
+    assert (stood["state"], stood["state_reason"], stood["state_set_by"]) == ("halted", "earnings", "ada")
+    assert (reducing["state"], reducing["reason"]) == ("reducing", "flatten: flattened by hand")
+    assert (resumed["state"], resumed["by"]) == ("trading", "user risk")  # no person is taken for a machine
+    assert (idle.returncode, idle.stderr) == (1, "error: trading is neither halted nor reducing\n")
+
+
+def test_without_a_trader_the_word_is_committed_for_the_next_one(tmp_path: Path) -> None:
+    """In the order in which one may say it."""
+    prepared(tmp_path, BUSY)
+    said = [document(tmp_path, *words.split(), "--by", "ada") for words in ("halt --reduce", "halt", "flatten --yes")]
+    assert [(one["running"], one["state"]) for one in said] == [
+        (False, "reducing"),
+        (False, "halted"),
+        (False, "reducing"),
+    ]
+    assert document(tmp_path, "resume", "--reason", "fine", "--by", "ada")["state"] == "trading"
+
+
+def test_flatten_asks_first_and_nothing_is_done_after_a_no(tmp_path: Path) -> None:
+    directory = prepared(tmp_path, BUSY)
+    before = (directory / "ledger.db").read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-m", "algo_royale", "--home", str(tmp_path), "flatten"], input="n\n",
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0 and "Close every position of dev_integration?" in done.stderr
+    assert (directory / "ledger.db").read_bytes() == before

@@ -51,6 +51,18 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "Say whether a trader runs in this environment, how it is, and what its ledger holds.",
     ),
     "stop": (f"{_CLI}.operating:stop_command", "Ask the running trader to end in good order, and wait until it has."),
+    "halt": (
+        f"{_CLI}.operating:halt_command",
+        "Let no more orders leave, from now on and over restarts, until a person resumes.",
+    ),
+    "resume": (
+        f"{_CLI}.operating:resume_command",
+        "Give trading back after a person has found out why it was halted or only reducing.",
+    ),
+    "flatten": (
+        f"{_CLI}.operating:flatten_command",
+        "Cancel every open order and close every position; nothing is bought until a person resumes.",
+    ),
     "orders": (f"{_CLI}.ledger:orders_command", "List the ledger's orders with where each stands, oldest first."),
     "positions": (
         f"{_CLI}.ledger:positions_command",

@@ -1,4 +1,4 @@
-"""`status`, `stop`, `actors top`: what a running trader says over its control socket, and what it is told there."""
+"""`status`, `stop`, `halt`, `resume`, `flatten`, `actors top`: what a trader says over its control socket and is told there."""
 
 import os
 import signal
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from algo_royale.app.cli.ledger import (
+    INSTANCE,
     POSITIONS,
     dry_run_option,
     ledger_path,
@@ -25,12 +26,17 @@ from algo_royale.errors import AlgoRoyaleError, BadInput
 
 if TYPE_CHECKING:
     from algo_royale.app.cli import Settings
+    from db.store import Latch
 
 STATUS_WITHIN_S = 1.0
 
 
 class NotStopped(AlgoRoyaleError):
     """The trader still runs."""
+
+
+class NotCommitted(AlgoRoyaleError):
+    """The trader has not done yet what it was told."""
 
 
 def ask_trader(settings: "Settings", command: str, *, timeout_s: float = 5.0, **arguments: object) -> dict[str, Any]:
@@ -197,6 +203,168 @@ def _ask_to_stop(settings: "Settings", pid: int) -> None:
         raise BadInput(f"the trader is process {pid} of another user, whom only that user may stop") from error
     except ProcessLookupError:
         pass  # it ended this moment
+
+
+# --- halt, resume, flatten -------------------------------------------------------------------------------------------
+
+_by_option = click.option("--by", help="Who you are, for the record; your login name if not given.", show_default=False)
+_timeout_option = click.option(
+    "--timeout", default=10.0, type=click.FloatRange(min=0), help="Seconds to wait until the ledger has it."
+)
+
+
+@click.command("halt")
+@click.option("--reason", default="halted by hand", help="Why; kept in the ledger.")
+@click.option("--reduce", is_flag=True, help="Still let orders through that make a position smaller.")
+@_by_option
+@_timeout_option
+@click.pass_obj
+def halt_command(settings: "Settings", reason: str, reduce: bool, by: str | None, timeout: float) -> None:
+    """Let no more orders leave, from now on and over restarts, until a person resumes.
+
+    A running trader goes on: it hears fills, reconciles, and waits for `resume`. What the broker holds already stays there,
+    or is cancelled: that is what [risk] on_halt says. Without a running trader the next one starts halted.
+
+    \b
+    Examples:
+      algo-royale halt
+      algo-royale halt --reduce --reason "earnings tonight"
+      algo-royale --env prod_live halt
+    """
+    state = "reducing" if reduce else "halted"
+    _command_state(settings, "halt", reason, by, timeout, state=state)
+
+
+@click.command("resume")
+@click.option("--reason", required=True, help="What you looked at and why trading may go on; kept in the ledger.")
+@_by_option
+@_timeout_option
+@click.pass_obj
+def resume_command(settings: "Settings", reason: str, by: str | None, timeout: float) -> None:
+    """Give trading back after a person has found out why it was halted or only reducing. Losses are counted anew.
+
+    \b
+    Examples:
+      algo-royale resume --reason "the feed was down; positions are as they should be"
+    """
+    _command_state(settings, "resume", reason, by, timeout)
+
+
+@click.command("flatten")
+@click.option("--reason", default="flattened by hand", help="Why; kept in the ledger.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_by_option
+@_timeout_option
+@click.pass_obj
+def flatten_command(settings: "Settings", reason: str, yes: bool, by: str | None, timeout: float) -> None:
+    """Cancel every open order and close every position; nothing is bought until a person resumes.
+
+    It is done by the running trader, or by the next one if none runs. Watch it with `status` and `orders`.
+
+    \b
+    Examples:
+      algo-royale flatten
+      algo-royale --env prod_live flatten --yes --reason "going away"
+    """
+    if not yes:
+        click.confirm(f"Close every position of {settings.env}?", abort=True, err=True)
+    _command_state(settings, "flatten", reason, by, timeout)
+
+
+def _command_state(
+    settings: "Settings", command: str, reason: str, by: str | None, timeout: float, state: str = "halted"
+) -> None:
+    """Have the trader commit it, or commit it ourselves where none runs, and say what stands in the ledger then."""
+    from algo_royale.app.cli.db import login_name
+    from algo_royale.app.control import person
+
+    who = person(by or login_name())
+    running = running_trader(settings.directory) is not None
+    if running:
+        settings = replace(settings, dry_run=ask_trader(settings, "status")["dry_run"])
+        before = _latch(settings)
+        _refuse_idle(command, before)
+        ask_trader(settings, command, reason=reason, by=who, state=state)
+        found = _wait_for_latch(settings, before, command, state, timeout)
+    else:
+        _commit_offline(settings, command, reason, who, state)
+        found = _latch(settings)
+    document = {
+        "environment": settings.env, "running": running, "state": found.state.value, "reason": found.reason,
+        "by": found.set_by,
+    }  # fmt: skip
+    if settings.json:
+        print_json(document)
+    else:
+        note = "" if running else " (no trader is running; the next one starts like this)"
+        click.echo(f"{settings.env} is {found.state.value}: {found.reason} ({found.set_by}){note}")
+
+
+def _latch(settings: "Settings") -> "Latch":
+    with closing(open_reader(settings)) as reader:
+        return reader.summary().latch
+
+
+def _refuse_idle(command: str, latch: "Latch") -> None:
+    from algo_royale.risk import TradingState
+
+    if command == "resume" and latch.state is TradingState.TRADING:
+        raise BadInput("trading is neither halted nor reducing")
+
+
+def _wait_for_latch(settings: "Settings", before: "Latch", command: str, state: str, timeout: float) -> "Latch":
+    """Until the ledger has more than `before`; what changes nothing (halted again) is not waited for."""
+    from algo_royale.clock import WallClock
+
+    clock, tick = WallClock(), threading.Event()
+    asked_s = clock.monotonic_s()
+    while (found := _latch(settings)) == before and not _stands(command, state, found):
+        if clock.monotonic_s() - asked_s > timeout:
+            raise NotCommitted(
+                f"the trader has been told to {command}, but after {timeout:g} s the ledger does not say so yet; "
+                "look at `algo-royale status`"
+            )
+        tick.wait(0.02)
+    return found
+
+
+def _stands(command: str, state: str, latch: "Latch") -> bool:
+    from algo_royale.risk import TradingState, is_flattening
+
+    match command:
+        case "halt":
+            return latch.state.severity >= TradingState(state).severity
+        case "resume":
+            return latch.state is TradingState.TRADING
+    return is_flattening(latch.state, latch.reason)
+
+
+def _commit_offline(settings: "Settings", command: str, reason: str, by: str, state: str) -> None:
+    """By the rules that the trader's ledger follows, holding the lock, so that no trader starts meanwhile."""
+    from algo_royale.app.lock import single_instance
+    from algo_royale.clock import WallClock
+    from algo_royale.risk import STATE_TRANSITIONS, StateEvent, TradingState, flatten_reason
+    from db.store import Store
+
+    path = ledger_path(settings)
+    if not path.is_file():
+        raise BadInput(f"no trader is running, and there is no ledger at {path}; `run-trader` makes one")
+    _refuse_idle(command, _latch(settings))
+    event = {"resume": StateEvent.PERSON_RESUMES, "flatten": StateEvent.PERSON_FLATTENS}.get(command)
+    event = event or StateEvent.of_halt(TradingState(state), by)
+    now_ns = WallClock().now_ns()
+    with single_instance(settings.directory, INSTANCE):
+        store = Store.open(path, run_id=f"{command}-{now_ns}-{os.getpid()}", now_ns=now_ns, live_start_ns=now_ns)
+        try:
+            before = store.latch.state
+            after = STATE_TRANSITIONS[before][event]
+            why = flatten_reason(reason) if command == "flatten" else reason
+            if after.severity < before.severity:
+                store.resume(why, by=by, now_ns=now_ns, to=after)
+            elif after is not TradingState.TRADING:
+                store.set_state(after, why, by=by, now_ns=now_ns)
+        finally:
+            store.close()
 
 
 # --- actors top ------------------------------------------------------------------------------------------------------
