@@ -72,6 +72,7 @@ from algo_royale.strategies.space import Value
 
 _ZERO = Decimal(0)
 _NOBODY: frozenset[str] = frozenset()
+STALE_DAILY, STALE_INTRADAY = 1, 5
 SESSION_MINUTES = 390  # of a whole session
 REBALANCES = ("on_signal_change", "every_bar")
 
@@ -81,7 +82,7 @@ class EngineConfig:
     """What a decision depends on besides events. `symbols` are sorted here; `strategy` is a name of PORTFOLIOS.
 
     `viability`: highest viability score among a symbol's voting strategies (1.0 where absent).
-    `max_stale_bars`: a symbol that missed more bar times than this counts as out.
+    `max_stale_bars`: a symbol that missed more bar times than this counts as out; unless given, 1 of daily and 5 of shorter bars.
     """
 
     ledger_id: str
@@ -93,7 +94,7 @@ class EngineConfig:
     limits: RiskLimits = field(default_factory=RiskLimits)
     viability: Mapping[str, float] = field(default_factory=dict)
     rebalance: str = "on_signal_change"
-    max_stale_bars: int = 1
+    max_stale_bars: int = -1
     lookback: int = field(init=False)
     cash_at_close_ns: int | None = field(init=False)  # a session's end minus this is when all goes to cash; None: never
     viability_array: FloatArray = field(init=False, compare=False, repr=False)
@@ -108,6 +109,8 @@ class EngineConfig:
         if self.rebalance not in REBALANCES:
             raise BadConfiguration(f"rebalance {self.rebalance!r} is none of {', '.join(REBALANCES)}")
         per_year = self.weights.bars_per_year
+        if self.max_stale_bars < 0:
+            object.__setattr__(self, "max_stale_bars", STALE_DAILY if per_year <= DAILY else STALE_INTRADAY)
         symbols, params = tuple(sorted(self.symbols)), resolve(self.strategy, self.params, per_year)
         object.__setattr__(self, "symbols", symbols)
         object.__setattr__(self, "params", params)

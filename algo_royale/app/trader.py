@@ -139,12 +139,15 @@ def sessions_to_trade(
 
 @contextlib.contextmanager
 def twin_process(plan: TradingPlan, config: Config, *, first: date, last: date, speed: str) -> Iterator[Endpoints]:
-    """The Alpaca twin in a process of its own."""
+    """The Alpaca twin in a process of its own. A plan within the day needs a market within the day: drawn through the shortest
+    bars there are, without a spread, so that orders cost what [costs] says, as in research."""
+    daily = Timeframe(plan.timeframe) is Timeframe.DAY_1
+    market = ["--market=sessions"] if daily else ["--market=minutes", "--spread-bps=0"]
     costs = [f"--cost={name}={value}" for name, value in config.costs.model_dump().items()]
     options = [
         f"--data={config.research.data}", f"--symbols={','.join(plan.names)}", f"--start={first}", f"--end={last}",
         f"--speed={speed}", f"--seed={config.exchange.seed}", f"--cash={config.account.cash}",
-        f"--port={config.exchange.port}", f"--host={config.exchange.host}", *costs,
+        f"--port={config.exchange.port}", f"--host={config.exchange.host}", *market, *costs,
         f"--cost=price_tick={config.account.price_tick}",
     ]  # fmt: skip
     with ExchangeProcess(options) as twin:

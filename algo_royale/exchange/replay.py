@@ -144,7 +144,7 @@ class MarketReplay:
     @classmethod
     def of(
         cls, source: Source, calendar: Calendar, symbols: Sequence[str] | None = None, *,
-        timeframe: Timeframe = Timeframe.DAY_1, seed: int | None = None,
+        timeframe: Timeframe = Timeframe.DAY_1, seed: int | None = None, spread_bps: float = 2.0,
     ) -> "MarketReplay":  # fmt: skip
         """Everything that `source` has of the symbols (default: all of its symbols).
 
@@ -152,7 +152,7 @@ class MarketReplay:
         """
         chosen = tuple(source.symbols() if symbols is None else symbols)
         bars = {s: source.bars(s, timeframe) for s in chosen}
-        tape = None if seed is None else PathTape(bars, seed=seed)
+        tape = None if seed is None else PathTape(bars, seed=seed, spread_bps=spread_bps)
         daily = {s: b if timeframe is Timeframe.DAY_1 else resample(b, Timeframe.DAY_1) for s, b in bars.items()}
         return cls(daily, calendar, {s: source.actions(s) for s in chosen}, tape)
 

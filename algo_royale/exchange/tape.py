@@ -72,7 +72,10 @@ NOTHING = Day(
 
 
 class PathTape:
-    """A path through each bar of `bars` (daily or shorter ones), `trades` trades a session, a cent or more between bid and ask."""
+    """A path through each bar of `bars` (daily or shorter ones), `trades` trades a session, a cent or more between bid and ask.
+
+    With a spread of 0 both are the last price.
+    """
 
     def __init__(self, bars: Mapping[str, Bars], *, seed: int = 0, trades: int = 780, spread_bps: float = 2.0) -> None:
         self._bars, self._seed, self._trades, self._spread = dict(bars), seed, trades, spread_bps / 1e4
@@ -92,11 +95,13 @@ class PathTape:
         parts = []
         for row in range(int(low), int(high)):
             start = session.open_ns if daily else max(int(series.start_ns[row]), session.open_ns - PRE_MARKET_NS)
+            if start < session.open_ns < int(series.end_ns[row]):  # the hour of the open holds half of one
+                start = session.open_ns
             end = session.close_ns if daily else int(series.end_ns[row])
             prices = tuple(float(getattr(series, name)[row]) for name in ("open", "high", "low", "close"))
             parts.append(path(rng, start, end, prices, float(series.volume[row]), each))
         at, price, size = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        half = np.maximum(np.round(price * self._spread / 2, 2), CENT)
+        half = np.maximum(np.round(price * self._spread / 2, 2), CENT if self._spread else 0.0)
         depth = np.floor(rng.exponential(4.0, (2, len(at))) + 1) * 100
         quotes = Quotes(
             at, np.maximum(np.round(price - half, 4), CENT / 100), depth[0], np.round(price + half, 4), depth[1]

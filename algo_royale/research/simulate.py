@@ -3,7 +3,8 @@
 Timing, for each bar time of the union over symbols, in this order:
   1. a new session: splits that go ex today change quantities; unsettled cash whose day has come settles;
   2. the open: orders decided at the previous bar time fill at their symbol's open through `costs.fill_price`, sells before
-     buys, each in symbol order; an order whose symbol has no bar here, and what is left of a scaled one, expires;
+     buys, each in symbol order; an order whose symbol has no bar here, and what is left of a scaled one, expires; but where the
+     broker fills every order (TRADER_RULES), within a session such a one meets the last price, for a quote needs no trade;
   3. the close: one `BarsClosed` with every symbol that has a bar, hence one decision, whose orders live until step 2 of the
      next bar time. Orders of the last bar time therefore stay unfilled.
 
@@ -289,8 +290,16 @@ def _open(run: _Run, market: Market, moment: MarketStep) -> None:
     """Fill what can be filled at this bar time's opens, then let every remaining order expire."""
     rules = run.config.rules
     waiting = sorted(run.state.orders.values(), key=lambda o: (o.side == BUY, o.symbol))
-    filled = [order for order in waiting if order.symbol in moment.closed.bars]
-    opening = {order.symbol: market.opening(order.symbol, moment.closed.bar_end_ns) for order in filled}
+    opening = {
+        order.symbol: market.opening(order.symbol, moment.closed.bar_end_ns)
+        for order in waiting
+        if order.symbol in moment.closed.bars
+    }
+    if rules.shortfall == "borrow" and not moment.new_session:
+        prices = run.state.prices
+        silent = [order.symbol for order in waiting if order.symbol not in opening and order.symbol in prices]
+        opening |= {symbol: (prices[symbol], run.state.bar_end_ns) for symbol in silent}
+    filled = [order for order in waiting if order.symbol in opening]
     for order in filled:
         if order.side != BUY:
             quantity = min(order.quantity, run.state.account.quantity(order.symbol))

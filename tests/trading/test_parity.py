@@ -1,15 +1,20 @@
 """What ran live is what was tested: `research.simulate` and the whole actor system give the same orders and equity."""
 
 import dataclasses
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 import pytest
 
-from algo_royale.market import Bars
+import intraday
+from algo_royale.data.catalog import open_catalog
+from algo_royale.market import Bars, Timeframe
 from algo_royale.research.handover import TradingPlan
+from algo_royale.sessions import calendar
 from algo_royale.strategies.combined import CombinedSignal
+from conftest import shared
 from traders import config, ledger_of, plan, recorded_orders, simulated, simulated_orders, trader, truth_errors
 
 PORTFOLIOS = ("EqualWeightPortfolioStrategy", "InverseVolatilityPortfolioStrategy", "MinimumVariancePortfolioStrategy")
@@ -101,3 +106,73 @@ def test_ledger_reports_the_equity_of_every_session() -> None:
 def test_the_configuration_under_test_is_the_shipped_one() -> None:
     """Parity holds under the limits that a user gets, not under none."""
     assert config().risk.orders_per_minute == 60
+
+
+# --- within the day --------------------------------------------------------------------------------------------------
+
+BEFORE, HALF = date(2012, 11, 21), date(2012, 11, 23)  # a whole session, and the half one after Thanksgiving
+WITHIN = [  # length of bar, share of minutes without a trade, first and last session, how many orders there are at least
+    ("1Min", 0.05, BEFORE, HALF, 20),
+    ("5Min", 0.0, BEFORE, HALF, 3),
+    ("15Min", 0.05, date(2012, 11, 20), HALF, 3),
+    ("1Hour", 0.0, HALF, date(2012, 11, 28), 3),
+]
+
+
+@pytest.mark.parametrize(("timeframe", "gaps", "start", "end", "least"), WITHIN)
+def test_within_the_day_too_they_order_the_same_to_the_last_cent(
+    timeframe: str, gaps: float, start: date, end: date, least: int
+) -> None:
+    """Whole sessions, the night between them and a half day, with minutes in which nobody traded: bars are made of the stream's
+    minutes and closed by the clock, and the last bar's orders fill at the next session's open."""
+    the_plan, catalog = intraday.plan(timeframe), intraday.seeded(gaps=gaps)
+    expected = intraday.simulated(the_plan, catalog, start, end)
+    live = intraday.trader(the_plan, catalog, start, end)
+
+    assert live.run() == 0
+    assert recorded_orders(live.store.database.connection()) == simulated_orders(expected)
+    assert live.exchange.account.equity(live.exchange.marks) == expected.final_equity
+    assert truth_errors(live) == []
+    assert len(expected.orders) >= least
+    bars = [row[1] for row in ledger_of(live)["decision"]]
+    assert bars == expected.bar_end_ns.tolist()  # a decision for every bar time, and for no other
+    assert bars[-1] == calendar().sessions(end, end)[0].close_ns
+
+
+RECORDED = [
+    ("1Min", ("AIG", "BAC", "IBM", "SPY"), date(2013, 10, 7), date(2013, 10, 7)),  # AIG lacks a minute
+    ("15Min", ("AIG", "BAC", "IBM", "SPY"), date(2013, 10, 8), date(2013, 10, 10)),
+    ("1Min", ("GOOG",), date(2015, 12, 24), date(2015, 12, 28)),  # a half day, and one with seven silent minutes
+]
+
+
+@pytest.mark.parametrize(("timeframe", "symbols", "start", "end"), RECORDED)
+def test_on_recorded_minutes_they_order_the_same_to_the_last_cent(
+    timeframe: str, symbols: tuple[str, ...], start: date, end: date
+) -> None:
+    """Real minutes with what happens in them, and with pre-market and post-market ones, which belong to no bar."""
+    folder, length = shared("data/lean/minute_raw"), 20 if timeframe == "15Min" else 60
+    catalog = intraday.catalog_of({s: open_catalog(folder).bars(s, Timeframe.MIN_1) for s in symbols})
+    the_plan = intraday.plan(timeframe, symbols, warmup_bars=length)
+    expected = intraday.simulated(the_plan, catalog, start, end)
+    live = intraday.trader(the_plan, catalog, start, end)
+
+    assert live.run() == 0
+    assert recorded_orders(live.store.database.connection()) == simulated_orders(expected)
+    assert live.exchange.account.equity(live.exchange.marks) == expected.final_equity
+    assert expected.orders
+
+
+def test_a_signal_one_bar_late_within_the_day_breaks_parity() -> None:
+    """The comparison can fail within the day, too."""
+    the_plan, catalog = intraday.plan("15Min"), intraday.seeded()
+    expected = intraday.simulated(the_plan, catalog, BEFORE, HALF)
+    live = intraday.trader(the_plan, catalog, BEFORE, HALF)
+    in_time = live.parts
+
+    live.parts = lambda **changes: dataclasses.replace(  # type: ignore[method-assign]
+        in_time(**changes), combined=lambda symbol: LateSignal(live.plan.combined(symbol))
+    )
+    live.run()
+
+    assert recorded_orders(live.store.database.connection()) != simulated_orders(expected)

@@ -42,7 +42,11 @@ DAY = click.DateTime(["%Y-%m-%d"])
 @click.option(
     "--market", type=click.Choice(["sessions", "path", "minutes", "ticks"]), default="sessions",
     help="What happens within a session: nothing but its open and close; trades and quotes drawn through the daily bars,"
-    " or through the minute bars; or recorded ones (--data is a folder of DATE/trades_<SYMBOL>.parquet).",
+    " or through the minute bars (the shortest there are); or recorded ones (--data is a folder of DATE/trades_<SYMBOL>.parquet).",
+)  # fmt: skip
+@click.option(
+    "--spread-bps", type=click.FloatRange(0, 1000), default=2.0,
+    help="Between bid and offer of a drawn market, at least a cent; 0 for none, so that orders pay --cost alone.",
 )  # fmt: skip
 @click.option("--shorting/--no-shorting", default=False, help="Whether shares may be sold short.")
 @click.option(
@@ -68,7 +72,7 @@ DAY = click.DateTime(["%Y-%m-%d"])
 @click.pass_obj
 def run_exchange_command(
     settings: "Settings", host: str, port: int, data: str, symbols: str, start: datetime | None, end: datetime | None,
-    speed: str, seed: int, cash: str, costs: tuple[str, ...], market: str, shorting: bool, partial_fills: str,
+    speed: str, seed: int, cash: str, costs: tuple[str, ...], market: str, spread_bps: float, shorting: bool, partial_fills: str,
     dividends: bool, amended_trades: str, symbols_max: int | None, rate_limit: int | None, state: str | None, exit_with_parent: int | None,
 ) -> None:  # fmt: skip
     """Serve a simulated Alpaca on loopback until SIGTERM or Ctrl-C.
@@ -92,13 +96,14 @@ def run_exchange_command(
         "pay_dividends": dividends, "symbols_max": symbols_max,
         "amended_trades": _decimal("--amended-trades", amended_trades),
     }  # fmt: skip
-    exchange = _exchange(data, symbols, start and start.date(), end and end.date(), market, rules)
+    exchange = _exchange(data, symbols, start and start.date(), end and end.date(), market, spread_bps, rules)
     told = {
         **rules,
         "form": 2,
         "data": data,
         "symbols": symbols,
         "market": market,
+        "spread_bps": spread_bps,
         "start": str(start),
         "end": str(end),
     }
@@ -120,7 +125,7 @@ def run_exchange_command(
 
 
 def _exchange(
-    data: str, symbols: str, start: date | None, end: date | None, market: str, rules: dict[str, Any]
+    data: str, symbols: str, start: date | None, end: date | None, market: str, spread_bps: float, rules: dict[str, Any]
 ) -> "Exchange":
     """An exchange born at the midnight (New York) of its first session. Raises BadInput for what cannot be replayed."""
     from algo_royale.exchange.core import Exchange, ExchangeConfig
@@ -133,7 +138,7 @@ def _exchange(
     if rules["amended_trades"] and market == "sessions":
         raise BadInput("--amended-trades needs a market that has trades: --market path, minutes or ticks")
     chosen = [name.strip().upper() for name in symbols.split(",") if name.strip()]
-    replay = _replay(data, chosen or None, market, rules["seed"])
+    replay = _replay(data, chosen or None, market, rules["seed"], spread_bps)
     sessions = [s for s in replay.sessions if (start is None or s.date >= start) and (end is None or s.date <= end)]
     if not sessions:
         have = f"{replay.sessions[0].date}..{replay.sessions[-1].date}"
@@ -143,7 +148,7 @@ def _exchange(
     return Exchange(replay, ExchangeConfig(start_ns=sessions[0].label_ns, end_ns=sessions[-1].close_ns, **rules))
 
 
-def _replay(data: str, symbols: list[str] | None, market: str, seed: int) -> "MarketReplay":
+def _replay(data: str, symbols: list[str] | None, market: str, seed: int, spread_bps: float) -> "MarketReplay":
     from algo_royale.data.catalog import open_catalog
     from algo_royale.exchange.replay import MarketReplay
     from algo_royale.exchange.tape import TickTape
@@ -152,9 +157,13 @@ def _replay(data: str, symbols: list[str] | None, market: str, seed: int) -> "Ma
 
     if market == "ticks":
         return MarketReplay.of_ticks(TickTape(Path(data)), calendar(), symbols)
-    timeframe = Timeframe.MIN_1 if market == "minutes" else Timeframe.DAY_1
+    catalog, timeframe = open_catalog(data), Timeframe.DAY_1
+    if market == "minutes":
+        there = [catalog.timeframes(symbol) for symbol in symbols or catalog.symbols()]
+        within = [t for t in Timeframe if t is not Timeframe.DAY_1 and all(t in each for each in there)]
+        timeframe = within[0] if within else Timeframe.MIN_1  # of which the catalogue says that there are none
     path_seed = None if market == "sessions" else seed
-    return MarketReplay.of(open_catalog(data), calendar(), symbols, timeframe=timeframe, seed=path_seed)
+    return MarketReplay.of(catalog, calendar(), symbols, timeframe=timeframe, seed=path_seed, spread_bps=spread_bps)
 
 
 def _description(exchange: "Exchange", url: str, speed: str) -> dict[str, Any]:
