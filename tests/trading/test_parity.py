@@ -115,7 +115,7 @@ WITHIN = [  # length of bar, share of minutes without a trade, first and last se
     ("1Min", 0.05, BEFORE, HALF, 20),
     ("5Min", 0.0, BEFORE, HALF, 3),
     ("15Min", 0.05, date(2012, 11, 20), HALF, 3),
-    ("1Hour", 0.0, HALF, date(2012, 11, 28), 3),
+    ("1Hour", 0.0, date(2012, 11, 19), date(2012, 11, 27), 3),
 ]
 
 
