@@ -12,7 +12,7 @@ orders by cause and pages by time lose nothing. Identifiers come from the seed: 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import replace as changed
@@ -29,8 +29,8 @@ from algo_royale.exchange.amendments import Amended, Amendment
 from algo_royale.exchange.matching import STOPS, Range, Touch, price_now, price_within, shares
 from algo_royale.exchange.records_rest import CONFIGURATIONS
 from algo_royale.exchange.replay import CLOSE, MINUTE, OPEN, DayBar, Event, MarketReplay, Ticks, bar_json
-from algo_royale.exchange.streams import DataStream, Stream, TradingStream, encode
-from algo_royale.exchange.tape import POST_MARKET_NS, PRE_MARKET_NS
+from algo_royale.exchange.streams import DataStream, Stream, TestStream, TradingStream, encode
+from algo_royale.exchange.tape import POST_MARKET_NS, PRE_MARKET_NS, Day
 from algo_royale.exchange.wire import (
     BAD_FIELD,
     FORBIDDEN,
@@ -105,6 +105,7 @@ class Exchange:
             Fill | tuple[str, Decimal] | Decimal
         ] = []  # what the account is made of: fills, splits, cash
         self._day_fees: list[Decimal] = []
+        self.frame_messages = config.frame_messages
         self._working: Counter[str] = Counter()
         self.streams: list[Stream] = []
         self.ids = Ids(config.seed)
@@ -155,7 +156,7 @@ class Exchange:
         }
 
     def open_stream(self, endpoint: str, headers: Mapping[str, str] | None = None) -> Stream:
-        """A new connection to `data` or `trading`; `headers` are the handshake's.
+        """A new connection to `data`, `trading` or `test`; `headers` are the handshake's.
 
         Raises BrokerUnavailable where a trading connection is refused with HTTP 429 because the other one still lives.
         """
@@ -165,14 +166,16 @@ class Exchange:
             if self.connected("trading") >= self.config.connections:
                 raise BrokerUnavailable("HTTP 429: another trading connection is open")
             stream = TradingStream(self, headers or {})
+        elif endpoint == "test":
+            stream = TestStream(self, headers or {})
         else:
-            raise BadInput(f"there is no stream {endpoint!r}; known: data, trading")
+            raise BadInput(f"there is no stream {endpoint!r}; known: data, trading, test")
         self.streams.append(stream)
         return stream
 
     def next_event_ns(self) -> int | None:
         """When the market next opens or closes, a minute ends, or something is said of an earlier one; None after the end."""
-        times = [ns for ns in (self._replay_ns(), self.known.next_ns()) if ns is not None]
+        times = [ns for ns in (self._replay_ns(), self.known.next_ns(), self._test_ns()) if ns is not None]
         at = min(times, default=None)
         return at if at is not None and (self.config.end_ns is None or at <= self.config.end_ns) else None
 
@@ -185,15 +188,55 @@ class Exchange:
         while (at := self.next_event_ns()) is not None and at <= until_ns:
             self._play(at - 1)
             self.now_ns = at
+            if self._test_ns(at - 1) == at:
+                self._tell_test()
             if self._replay_ns() == at:
                 self._pass(self.replay.events[self._next_event])
-            else:
+            elif self.known.next_ns() == at:
                 self._amend()
             self._expire()
         if self.config.end_ns is None or until_ns <= self.config.end_ns:
             self._play(until_ns)
         self.now_ns = max(self.now_ns, until_ns)
         self._expire()
+
+    def _test_ns(self, after_ns: int | None = None) -> int | None:
+        """The next full minute, where somebody is connected to the test stream."""
+        if not any(isinstance(stream, TestStream) and stream.authenticated for stream in self.streams):
+            return None
+        return ((self.now_ns if after_ns is None else after_ns) // MINUTE_NS + 1) * MINUTE_NS
+
+    def _tell_test(self) -> None:
+        """What the test symbol did: a price and a size that follow from the minute alone."""
+
+        def trade(minute: int) -> Wire:
+            price, size = 130 + minute * 7919 % 1000 / 100, 1 + minute * 104_729 % 300
+            return {
+                "t": rfc3339(minute * MINUTE_NS),
+                "x": "N",
+                "p": price,
+                "s": size,
+                "c": ["@"],
+                "i": minute,
+                "z": "A",
+            }
+
+        now, before = trade(self.now_ns // MINUTE_NS), trade(self.now_ns // MINUTE_NS - 1)
+        quote = {
+            "t": now["t"],
+            "ax": "R",
+            "ap": now["p"],
+            "as": 5,
+            "bx": "O",
+            "bp": now["p"] - 1,
+            "bs": 4,
+            "c": ["R"],
+            "z": "A",
+        }
+        prices = dict.fromkeys(("o", "h", "l", "c", "vw"), before["p"])
+        for stream in self.streams:
+            if isinstance(stream, TestStream):
+                stream.minute(now, quote, {**prices, "v": before["s"], "n": 1, "t": before["t"]})
 
     def _pass(self, event: Event) -> None:
         self._next_event += 1
@@ -222,35 +265,58 @@ class Exchange:
             self.known.draw(following)
 
     def _play_ticks(self, ticks: Ticks, start: int, end: int) -> None:
-        symbols = self.replay.symbols
-        heard = any(isinstance(stream, DataStream) for stream in self.streams)
-        batch: Batch = []
+        """Let ticks happen one by one where somebody hears of them or an order may meet them; of the others the last one counts."""
+        symbols, part = self.replay.symbols, slice(start, end)
+        hears = {name: any(s.wants(name) for s in self._data_streams) for name in ("trades", "quotes")}
+        working = np.array([self._working[symbol] > 0 for symbol in symbols], np.bool_)
+        owner, trades = ticks.symbol[part], ticks.is_trade[part]
+        wanted = np.flatnonzero(working[owner] | np.where(trades, hears["trades"], hears["quotes"]))
         unsaid = [self.known.hidden(symbol, self.tick_session) for symbol in symbols]
-        columns = (c[start:end].tolist() for c in (ticks.at_ns, ticks.symbol, ticks.is_trade, ticks.row))
+        batch: Batch = []
+        columns = (c[part][wanted].tolist() for c in (ticks.at_ns, ticks.symbol, ticks.is_trade, ticks.row))
         for at_ns, number, is_trade, row in zip(*columns, strict=True):
             symbol = symbols[number]
             day = ticks.days[symbol]
-            if is_trade:
-                if row in unsaid[number]:
-                    continue
-                if day.trades.counts[row]:
-                    self.marks[symbol] = usd(day.trades.price[row])
-                if heard:
-                    batch.append(("trades", symbol, encode({"T": "t", "S": symbol} | trade_json(day.trades, row))))
-            else:
-                self.quotes[symbol] = (usd(day.quotes.bid[row]), usd(day.quotes.ask[row]))
-                if heard:
-                    batch.append(("quotes", symbol, encode({"T": "q", "S": symbol} | quote_json(day.quotes, row))))
+            if is_trade and row in unsaid[number]:
+                continue
+            if is_trade and hears["trades"]:
+                batch.append(("trades", symbol, encode({"T": "t", "S": symbol} | trade_json(day.trades, row))))
+            elif not is_trade and hears["quotes"]:
+                batch.append(("quotes", symbol, encode({"T": "q", "S": symbol} | quote_json(day.quotes, row))))
             if self._working[symbol]:
+                self._see(symbol, day, row, is_trade)
                 self.now_ns = max(self.now_ns, at_ns)
                 self._match(symbol)
+        for n in range(len(symbols)):
+            self._see_last(ticks, start, end, n, unsaid[n])
         self._broadcast(batch)
+
+    def _see(self, symbol: str, day: Day, row: int, is_trade: bool) -> None:
+        if not is_trade:
+            self.quotes[symbol] = (usd(day.quotes.bid[row]), usd(day.quotes.ask[row]))
+        elif day.trades.counts[row]:
+            self.marks[symbol] = usd(day.trades.price[row])
+
+    def _see_last(self, ticks: Ticks, start: int, end: int, number: int, unsaid: Set[int]) -> None:
+        """The last quote and the last trade that counts of a symbol in a stretch of ticks."""
+        symbol = self.replay.symbols[number]
+        for is_trade in (False, True):
+            places = ticks.places[number][is_trade]
+            low, high = np.searchsorted(places, [start, end])
+            for place in places[low:high][::-1]:
+                row = int(ticks.row[place])
+                if not is_trade or (ticks.days[symbol].trades.counts[row] and row not in unsaid):
+                    self._see(symbol, ticks.days[symbol], row, is_trade)
+                    break
+
+    @property
+    def _data_streams(self) -> list[DataStream]:
+        return [s for s in self.streams if isinstance(s, DataStream) and s.endpoint == "data"]
 
     def _broadcast(self, batch: Batch) -> None:
         if batch:
-            for stream in self.streams:
-                if isinstance(stream, DataStream):
-                    stream.tell(batch)
+            for stream in self._data_streams:
+                stream.tell(batch)
 
     def _tell_minute(self, session: int, *, daily: bool) -> None:
         """The bars of the minute that ends now, and the day's bars as they stand (`daily`)."""
@@ -261,7 +327,7 @@ class Exchange:
             if row < len(bars) and bars.end_ns[row] == self.now_ns:
                 batch.append(("bars", symbol, encode({"T": "b", "S": symbol} | bar_json(bars, row))))
         self._broadcast(batch)
-        if daily and any(isinstance(stream, DataStream) and stream.wants("dailyBars") for stream in self.streams):
+        if daily and any(stream.wants("dailyBars") for stream in self._data_streams):
             days = ((s, self.known.day_frame(s, session, self.now_ns)) for s in self.day or ())
             self._broadcast([("dailyBars", symbol, encode(day)) for symbol, day in days if day is not None])
         self.minute_equity.append((self.now_ns, self.figures().equity))
@@ -920,9 +986,8 @@ class Exchange:
         self._charge_fees(session)
         self.daily_equity.append((self.now_ns, self.figures().equity))
         self.day = None
-        for stream in self.streams:
-            if isinstance(stream, DataStream):
-                stream.daily_bars(day)
+        for stream in self._data_streams:
+            stream.daily_bars(day)
 
     def _charge_fees(self, session: int) -> None:
         """The activity that tells of the session's regulatory fees; their cash went with each sale."""

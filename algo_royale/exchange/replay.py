@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any, Protocol, overload
 
 import msgspec
@@ -98,7 +99,7 @@ class DayBar:
 class Ticks:
     """All trades and quotes of a session in order of time; at one instant by symbol, quotes before trades.
 
-    `symbol` and `row` say whose and which one it is; `is_trade` which kind.
+    `symbol` and `row` say whose and which one it is; `is_trade` which kind. `places` has the places of each symbol's quotes and trades.
     """
 
     at_ns: IntArray
@@ -106,6 +107,7 @@ class Ticks:
     is_trade: BoolArray
     row: IntArray
     days: Mapping[str, Day]
+    places: Sequence[tuple[IntArray, IntArray]]
 
 
 class MarketReplay:
@@ -184,7 +186,11 @@ class MarketReplay:
             )
         )
         order = np.lexsort((is_trade, owner, at))
-        return Ticks(at[order], owner[order], is_trade[order].astype(np.bool_), row[order], days)
+        back = np.argsort(order)  # parts were laid end to end, so a part's places are where its rows went
+        ends = np.cumsum([0, *(len(part) for _, _, part in parts)])
+        where = [np.sort(back[low:high]) for low, high in pairwise(ends)]
+        places = list(zip(where[::2], where[1::2], strict=True))
+        return Ticks(at[order], owner[order], is_trade[order].astype(np.bool_), row[order], days, places)
 
     def minutes(self, symbol: str, session: int) -> Bars:
         """Minute bars of a session, made of its trades."""

@@ -15,8 +15,10 @@ import signal
 import socket
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -31,7 +33,7 @@ from algo_royale.clock import WallClock
 from algo_royale.errors import BadInput, BrokerUnavailable
 from algo_royale.exchange.control import FORMS, control
 from algo_royale.exchange.core import Exchange
-from algo_royale.exchange.faults import Cut, Faults
+from algo_royale.exchange.faults import Cut, Faults, Restart, Sent
 from algo_royale.exchange.faults import Order as FaultOrder
 from algo_royale.exchange.faults import answer as faulty_answer
 from algo_royale.exchange.journal import Journal
@@ -41,21 +43,35 @@ from algo_royale.exchange.wire import Response as Answer
 
 AUTH_TIMEOUT_S = 10.0
 SLOW_CLIENT_S = 5.0
-PARENT_CHECK_S = 0.5
+PARENT_CHECK_S, LOOK_S = 0.5, 0.5
+ENDED_KEPT = 1000  # connections that are told of after their end
 BODY_BYTES_MAX = 1_000_000
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
-class Connection:
-    """A websocket and its stream. Frames leave in the order in which they were made, whoever asks for it."""
+Transports = Callable[[tuple[str, int] | None], list[Any]]  # the server's protocols that speak with a peer
 
-    def __init__(self, websocket: WebSocket, stream: Stream, faults: Faults) -> None:
-        self._websocket, self.stream, self._faults = websocket, stream, faults
+
+class Connection:
+    """A websocket and its stream. Frames leave in the order in which they were made, whoever asks for it.
+
+    `lines` keeps what was written, as (virtual time, text), while `recording`.
+    """
+
+    def __init__(
+        self, websocket: WebSocket, stream: Stream, faults: Faults, number: int, transport: Transports
+    ) -> None:
+        self._websocket, self.stream, self._faults, self.number = websocket, stream, faults, number
+        self.opened_ns, self.closed_ns = stream.now_ns, 0
         self.written = 0
+        self.recording = False
+        self.lines: list[tuple[int, str]] = []
         self.muted_until_s = 0.0
         self._msgpack = "msgpack" in websocket.headers.get("content-type", "")
         self._lock = asyncio.Lock()
         self._reader = asyncio.current_task()
+        self._late: set[asyncio.Task[None]] = set()
+        self._transport = transport
         self.lost = False
 
     async def flush(self) -> None:
@@ -66,16 +82,33 @@ class Connection:
                     frame = self.stream.outbox.popleft()
                     if self.muted_until_s > asyncio.get_running_loop().time():
                         continue
-                    told = self._faults.sent(self.stream.endpoint, frame) if self.signed_in else [frame]
+                    told = self._faults.sent(self.stream.endpoint, frame) if self.signed_in else [Sent(frame)]
                     for each in told:
-                        await self._write(each)
-                        self.written += 1
+                        if each.late_s:
+                            self._later(each)
+                        else:
+                            await self._write(each)
         except (TimeoutError, WebSocketDisconnect, OSError):
             self.lost = True
             self.stream.outbox.clear()
             self.stream.close()
             if self._reader is not None and self._reader is not asyncio.current_task():
                 self._reader.cancel()
+
+    async def say(self, text: str) -> None:
+        """Write something that the stream did not say."""
+        with suppress(WebSocketDisconnect, OSError):
+            async with self._lock:
+                await self._write(Sent(text))
+
+    def _later(self, frame: Sent) -> None:
+        async def wait() -> None:
+            await asyncio.sleep(frame.late_s)
+            await self.say(frame.text)
+
+        task = asyncio.get_running_loop().create_task(wait())
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
 
     @property
     def signed_in(self) -> bool:
@@ -109,14 +142,32 @@ class Connection:
                 content = b""
         self.stream.receive(content)
 
-    async def _write(self, frame: str) -> None:
-        packed = _packed(frame) if self._msgpack else None
-        if packed is not None:
+    async def _write(self, frame: Sent) -> None:
+        packed = _packed(frame.text) if self._msgpack else None
+        if packed is None and self.stream.endpoint == "trading":
+            packed = frame.text.encode()  # paper sends binary frames that hold JSON
+        self.written += 1
+        if self.recording:
+            self.lines.append((self.stream.now_ns, frame.text))
+        if frame.split:
+            await self._write_split(packed or frame.text.encode(), binary=packed is not None)
+        elif packed is not None:
             await self._websocket.send_bytes(packed)
-        elif self.stream.endpoint == "trading":
-            await self._websocket.send_bytes(frame.encode())  # paper sends binary frames that hold JSON
         else:
-            await self._websocket.send_text(frame)
+            await self._websocket.send_text(frame.text)
+
+    async def _write_split(self, content: bytes, *, binary: bool) -> None:
+        """One message as three fragments, of which each leaves in two writes."""
+        for protocol in self._transport(self.peer):
+            third = len(content) // 3
+            send = protocol.conn.send_binary if binary else protocol.conn.send_text
+            send(content[:third], fin=False)
+            protocol.conn.send_continuation(content[third : 2 * third], fin=False)
+            protocol.conn.send_continuation(content[2 * third :], fin=True)
+            out = b"".join(protocol.conn.data_to_send())
+            for first in range(0, len(out), max(1, len(out) // 6)):
+                protocol.transport.write(out[first : first + max(1, len(out) // 6)])
+                await asyncio.sleep(0.001)
 
 
 def _packed(frame: str) -> bytes:
@@ -144,17 +195,25 @@ class TwinServer:
         self.connections: list[Connection] = []
         self.faults = Faults()
         self._refused_until_s = {"data": 0.0, "trading": 0.0}
+        self._refused_status = {"data": 0, "trading": 0}
+        self._gone_until_s = 0.0
+        self._recording = False
+        self._connected = 0
+        self._ended: deque[Connection] = deque(maxlen=ENDED_KEPT)
+        self._requests: list[dict[str, Any]] = []
         exchange.refuses = lambda: self._refused("data")
         self._server: _Server | None = None
         self.app = Starlette(
             routes=[
                 WebSocketRoute("/v2/iex", self._data),
                 WebSocketRoute("/v2/sip", self._data),
+                WebSocketRoute("/v2/test", self._test),
                 WebSocketRoute("/stream", self._trading),
                 WebSocketRoute("/{path:path}", self._no_stream),
                 Route("/sim/clock", self._sim_clock),
                 Route("/sim/advance", self._sim_advance, methods=["POST"]),
                 Route("/sim/truth", self._sim_truth),
+                Route("/sim/wire", self._sim_wire),
                 Route("/sim/faults", self._sim_faults, methods=["POST"]),
                 *(Route(path, self._sim_control, methods=["POST"]) for path in FORMS),
                 Route("/{path:path}", self._rest, methods=_METHODS),
@@ -220,7 +279,10 @@ class TwinServer:
         assert self.speed is not None
         while (at := self.exchange.next_event_ns()) is not None:
             wall_ns = self._anchor_wall_ns + (at - self._anchor_ns) / self.speed
-            await asyncio.sleep(max(0.0, (wall_ns - self._clock.now_ns()) / SECOND_NS))
+            wait_s = (wall_ns - self._clock.now_ns()) / SECOND_NS
+            await asyncio.sleep(min(LOOK_S, max(0.0, wait_s)))  # an earlier one may come up meanwhile
+            if wait_s > LOOK_S:
+                continue
             self._catch_up()
             await self._flush()
 
@@ -244,37 +306,63 @@ class TwinServer:
             body += chunk
             if len(body) > BODY_BYTES_MAX:
                 return _answer(413, {"message": "request body is too large"})
-        fault = self.faults.request(request.method, request.scope["path"])
-        if fault is not None and fault.kind == "latency":
-            await asyncio.sleep(fault.seconds)
+        peer = request.client and (request.client.host, request.client.port)
+        if self._gone:
+            self._abort(peer)
+            return Response(status_code=503)
+        method, path = request.method, request.scope["path"]
+        fault = self.faults.request(method, path)
+        late_s = self.faults.late_s() + (fault.seconds if fault is not None and fault.kind == "latency" else 0.0)
+        if late_s:
+            await asyncio.sleep(late_s)
         self._catch_up()
 
         def process() -> Answer:
-            asked = (request.method, request.scope["path"], dict(request.query_params), body)
+            asked = (method, path, dict(request.query_params), body)
             if self._journal is not None:
                 self._journal.request(*asked)
             return self.exchange.handle(*asked, dict(request.headers))
 
         now_s = self._clock.now_ns() // SECOND_NS
         answer = process() if fault is None else faulty_answer(fault, process, now_s)
+        if self._recording:
+            told = {
+                "at_ns": self.exchange.now_ns,
+                "method": method,
+                "path": path,
+                "body": body.decode(errors="replace"),
+            }
+            told |= {"fault": fault and fault.kind, "status": answer and answer.status}
+            self._requests.append(told)
         await self._flush()
+        if fault is not None and fault.kind == "timeout":
+            await asyncio.sleep(fault.seconds)
         if answer is None:
-            self._abort(request.client and (request.client.host, request.client.port))
+            self._abort(peer)
             return Response(status_code=503)
         return _answer(answer.status, answer.json, answer.headers)
 
-    def _abort(self, peer: tuple[str, int] | None) -> None:
-        """Break off the connection of that client at the socket."""
+    def _protocols(self, peer: tuple[str, int] | None) -> list[Any]:
+        """Those that speak with a client (None: with all of them)."""
         assert self._server is not None
-        for protocol in list(self._server.server_state.connections):
-            transport = protocol.transport
-            if transport is not None and transport.get_extra_info("peername")[:2] == peer:
-                transport.abort()
+        found = [p for p in list(self._server.server_state.connections) if p.transport is not None]
+        return [p for p in found if peer is None or p.transport.get_extra_info("peername")[:2] == peer]
+
+    def _abort(self, peer: tuple[str, int] | None) -> None:
+        """Reset the connection of that client."""
+        for protocol in self._protocols(peer) if peer is not None else ():
+            raw = protocol.transport.get_extra_info("socket")
+            with suppress(OSError):  # lingering for no time makes the system send RST instead of a polite end
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            protocol.transport.abort()
 
     # --- websockets
 
     async def _data(self, websocket: WebSocket) -> None:
         await self._serve_stream(websocket, "data")
+
+    async def _test(self, websocket: WebSocket) -> None:
+        await self._serve_stream(websocket, "test")
 
     async def _trading(self, websocket: WebSocket) -> None:
         await self._serve_stream(websocket, "trading")
@@ -283,14 +371,20 @@ class TwinServer:
         await websocket.send_denial_response(_answer(404, {"message": "endpoint not found."}))
 
     async def _serve_stream(self, websocket: WebSocket, endpoint: str) -> None:
+        status = self._refused_status.get(endpoint, 0) or (429 if endpoint == "trading" else 0)
+        if self._gone or (self._refused(endpoint) and status):
+            await websocket.send_denial_response(
+                _answer(503 if self._gone else status, {"message": "refused on request"})
+            )
+            return
         try:
-            if endpoint == "trading" and self._refused(endpoint):
-                raise BrokerUnavailable("HTTP 429: refused on request")
             stream = self.exchange.open_stream(endpoint, dict(websocket.headers))
         except BrokerUnavailable:
             await websocket.send_denial_response(_answer(429, {"message": "too many requests"}))
             return
-        connection = Connection(websocket, stream, self.faults)
+        self._connected += 1
+        connection = Connection(websocket, stream, self.faults, self._connected, self._protocols)
+        connection.recording = self._recording
         self.connections.append(connection)
         deadline = asyncio.get_running_loop().time() + AUTH_TIMEOUT_S
         try:
@@ -317,7 +411,9 @@ class TwinServer:
                 raise
         finally:
             stream.close()
+            connection.closed_ns = self.exchange.now_ns
             self.connections.remove(connection)
+            self._ended.append(connection)
 
     # --- control
 
@@ -365,11 +461,24 @@ class TwinServer:
             asked = msgspec.json.decode(await request.body(), type=FaultOrder)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return _answer(400, {"message": f"request body format is invalid: {error}"})
+        if asked.restart is not None and not asked.restart.keep and self._journal is not None:
+            return _answer(422, {"message": "an exchange that is kept on disk loses nothing: run it without --state"})
         self.faults.ask(asked)
         if asked.clock_skew_s is not None:
             self.exchange.clock_skew_ns = int(asked.clock_skew_s * SECOND_NS)
+        if asked.frame_messages is not None:
+            self.exchange.frame_messages = max(1, asked.frame_messages)
+        if asked.record is not None:
+            self._recording = asked.record
+            for connection in self.connections:
+                connection.recording = asked.record
+        for said in asked.say:
+            for connection in [c for c in self.connections if c.stream.endpoint == said.endpoint]:
+                await connection.say(said.text)
         for cut in asked.cut:
             await self._cut(cut)
+        if asked.restart is not None:
+            self._restart(asked.restart)
         return _answer(200, {"happened": self.faults.happened})
 
     async def _cut(self, cut: Cut) -> None:
@@ -385,26 +494,40 @@ class TwinServer:
                 case "reset":
                     self._abort(connection.peer)
                 case "close":
-                    await connection.close(1011)
+                    await connection.close(cut.code)
                 case "slow":
                     if isinstance(connection.stream, DataStream):
                         connection.stream.error(407)
                         await connection.flush()
                     await connection.close(1008)
         if cut.how not in ("mute", "half_open"):
-            self._refused_until_s[cut.endpoint] = until_s
+            self._refused_until_s[cut.endpoint], self._refused_status[cut.endpoint] = until_s, cut.status
+
+    def _restart(self, restart: Restart) -> None:
+        """Lose every connection, and what was ordered if it is not kept; time goes on."""
+        self._gone_until_s = asyncio.get_running_loop().time() + restart.seconds
+        self.faults.happened["restart"] = self.faults.happened.get("restart", 0) + 1
+        for connection in list(self.connections):
+            connection.stream.close()
+            self._abort(connection.peer)
+        if not restart.keep:
+            old = self.exchange
+            config = replace(old.config, start_ns=old.now_ns, seed=old.config.seed + 1)
+            self.exchange = Exchange(old.replay, config)
+            self.exchange.refuses, self.exchange.clock_skew_ns = old.refuses, old.clock_skew_ns
+
+    @property
+    def _gone(self) -> bool:
+        return self._gone_until_s > asyncio.get_running_loop().time()
 
     def _stop_reading(self, connection: Connection, seconds: float) -> None:
         """Neither messages nor pings of the client are seen for so long."""
-        assert self._server is not None
-        for protocol in list(self._server.server_state.connections):
-            transport = protocol.transport
-            if transport is not None and transport.get_extra_info("peername")[:2] == connection.peer:
-                transport.pause_reading()
-                asyncio.get_running_loop().call_later(seconds, _read_again, transport)
+        for protocol in self._protocols(connection.peer):
+            protocol.transport.pause_reading()
+            asyncio.get_running_loop().call_later(seconds, _read_again, protocol.transport)
 
     def _refused(self, endpoint: str) -> bool:
-        return self._refused_until_s[endpoint] > asyncio.get_running_loop().time()
+        return self._refused_until_s.get(endpoint, 0.0) > asyncio.get_running_loop().time()
 
     def _sent(self) -> dict[str, int]:
         """Frames written on the connection of each endpoint that counts: the authenticated one, else the newest."""
@@ -426,6 +549,17 @@ class TwinServer:
 
     async def _sim_truth(self, request: Request) -> Response:
         return _answer(200, self.exchange.truth())
+
+    async def _sim_wire(self, request: Request) -> Response:
+        """What went over the wire, of each connection ever; frames and requests since recording was asked for."""
+        connections = [
+            {
+                "number": c.number, "endpoint": c.stream.endpoint, "opened_ns": c.opened_ns, "closed_ns": c.closed_ns or None,
+                "written": c.written, "frames": c.lines,
+            }
+            for c in sorted([*self._ended, *self.connections], key=lambda c: c.number)
+        ]  # fmt: skip
+        return _answer(200, {"connections": connections, "requests": self._requests})
 
 
 class _Advance(msgspec.Struct):

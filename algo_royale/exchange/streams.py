@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from algo_royale.exchange.replay import DayBar
 
 CHANNELS = ("trades", "quotes", "bars", "updatedBars", "dailyBars", "statuses", "lulds")
+TEST_SYMBOL = "FAKEPACA"
 FOLLOWERS = ("corrections", "cancelErrors")  # they follow trades by themselves
 ERRORS = {
     400: "invalid syntax",
@@ -29,7 +30,9 @@ ERRORS = {
     405: "symbol limit exceeded",
     406: "connection limit exceeded",
     407: "slow client",
+    409: "insufficient subscription",
     410: "invalid subscribe action for this feed",
+    500: "internal error",
 }
 
 
@@ -49,6 +52,11 @@ class Stream:
         self.sent = 0
         self.authenticated = False
         self.closed = False
+
+    @property
+    def now_ns(self) -> int:
+        """What time it is at the exchange."""
+        return self._exchange.now_ns
 
     def receive(self, text: str | bytes) -> None:
         """Take one message of the client. Nothing that a client sends raises."""
@@ -78,10 +86,12 @@ class DataStream(Stream):
     """Market data v2: arrays of objects; subscriptions add up, and each answer lists all of them."""
 
     endpoint = "data"
+    channels: tuple[str, ...] = CHANNELS
+    followers: tuple[str, ...] = FOLLOWERS
 
     def __init__(self, exchange: Exchange, headers: Mapping[str, str]) -> None:
         super().__init__(exchange)
-        self._channels: dict[str, dict[str, None]] = {name: {} for name in CHANNELS}
+        self._channels: dict[str, dict[str, None]] = {name: {} for name in self.channels}
         self._push_control({"T": "success", "msg": "connected"})
         key, secret = credentials(headers)
         if key is not None:
@@ -100,10 +110,10 @@ class DataStream(Stream):
 
     def tell(self, batch: Sequence[tuple[str, str, str]]) -> None:
         """Send what is subscribed of (channel, symbol, message as JSON), some messages to a frame."""
-        lists = {**self._channels, **dict.fromkeys(FOLLOWERS, self._channels["trades"])}
+        lists = {**self._channels, **dict.fromkeys(self.followers, self._channels["trades"])}
         everything = {name for name, symbols in lists.items() if "*" in symbols}
         wanted = [text for channel, symbol, text in batch if channel in everything or symbol in lists[channel]]
-        most = self._exchange.config.frame_messages
+        most = self._exchange.frame_messages
         for first in range(0, len(wanted), most):
             self.push(f"[{','.join(wanted[first : first + most])}]")
 
@@ -133,14 +143,14 @@ class DataStream(Stream):
             self.error(400)
         elif self._exchange.config.keys.get(key) != secret:
             self.error(402)
-        elif self._exchange.refuses() or self._exchange.connected("data") >= self._exchange.config.connections:
+        elif self._exchange.refuses() or self._exchange.connected(self.endpoint) >= self._exchange.config.connections:
             self.error(406)
         else:
             self.authenticated = True
             self._push_control({"T": "success", "msg": "authenticated"})
 
     def _change(self, message: Wire, *, add: bool) -> None:
-        asked = {name: value for name, value in message.items() if name != "action" and name not in FOLLOWERS}
+        asked = {name: value for name, value in message.items() if name != "action" and name not in self.followers}
         if any(not isinstance(v, list) or not all(isinstance(s, str) and s for s in v) for v in asked.values()):
             self.error(400)
             return
@@ -157,13 +167,31 @@ class DataStream(Stream):
                 else:
                     self._channels[name].pop(symbol, None)
         lists = {name: list(symbols) for name, symbols in self._channels.items()}
-        self._push_control({"T": "subscription", **lists, **dict.fromkeys(FOLLOWERS, lists["trades"])})
+        self._push_control({"T": "subscription", **lists, **dict.fromkeys(self.followers, lists["trades"])})
 
     def _too_many(self, asked: Wire) -> bool:
         """Whether trades and quotes together would be of more symbols than the plan allows."""
         most = self._exchange.config.symbols_max
         wanted = {s for name in ("trades", "quotes") for s in (*self._channels[name], *asked.get(name, ()))}
         return most is not None and len(wanted) > most
+
+
+class TestStream(DataStream):
+    """The endpoint for trying out a client: one symbol that trades once a minute, day and night."""
+
+    endpoint = "test"
+    channels = ("trades", "quotes", "bars")
+    followers = ()
+
+    def minute(self, trade: Wire, quote: Wire, bar: Wire) -> None:
+        """The bar of the minute that ended, and a trade and a quote of the one that begins."""
+        head = {"S": TEST_SYMBOL}
+        messages = (
+            ("bars", {"T": "b"} | head | bar),
+            ("quotes", {"T": "q"} | head | quote),
+            ("trades", {"T": "t"} | head | trade),
+        )
+        self.tell([(channel, TEST_SYMBOL, encode(message)) for channel, message in messages])
 
 
 class TradingStream(Stream):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import queue
 import re
 import signal
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import click
+import msgspec
 import psutil
 import pytest
 import requests
@@ -37,6 +39,8 @@ from algo_royale.app.exchange_process import ExchangeProcess
 from algo_royale.errors import BadInput
 from algo_royale.exchange import server as server_module
 from algo_royale.exchange.core import Exchange, ExchangeConfig
+from algo_royale.exchange.faults import Faults, Latency
+from algo_royale.exchange.faults import Order as FaultOrder
 from algo_royale.exchange.server import TwinServer
 from conftest import ROOT
 
@@ -261,6 +265,55 @@ def test_alpaca_py_streams_daily_bars_in_msgpack_with_timestamps(twin: Running) 
     ]
 
 
+def test_alpaca_py_streams_every_kind_of_market_data_in_msgpack(tape_replay: Any) -> None:
+    """Unmodified: trades, quotes, minute and updated bars, daily bars, statuses, corrections, cancellations."""
+    start = tape_replay.sessions[0].open_ns + 600_000_000_000 + 5_000_000_000
+    twin = Running(TwinServer(Exchange(tape_replay, ExchangeConfig(start_ns=start)), speed=None))
+    heard: queue.Queue[Any] = queue.Queue()
+
+    async def handler(message: Any) -> None:
+        heard.put(message)
+
+    stream = StockDataStream(*KEYS, url_override=f"{twin.ws}/v2/iex")
+    for subscribe in (
+        stream.subscribe_trades, stream.subscribe_quotes, stream.subscribe_bars, stream.subscribe_updated_bars,
+        stream.subscribe_daily_bars, stream.subscribe_trading_statuses,
+    ):  # fmt: skip
+        subscribe(handler, "IBM")
+    stream.register_trade_corrections(handler)
+    stream.register_trade_cancels(handler)
+    thread = threading.Thread(target=stream.run)
+    thread.start()
+    twin.until(lambda: twin.sent()["data"] == 3)
+    for name, body in (
+        ("amend", {"kind": "late", "price": 190.5, "size": 3, "ago_s": 10}), ("amend", {"kind": "correct", "price": 191, "size": 4}),
+        ("amend", {"kind": "cancel"}), ("halt", {}),
+    ):  # fmt: skip
+        assert (
+            twin.http.post(f"{twin.url}/sim/{name}", json={"symbol": "IBM", **body}, timeout=WAIT_S).status_code == 200
+        )
+    for _ in range(3):
+        twin.advance()
+    seen: dict[str, Any] = {}
+    for _ in range(500):
+        message = heard.get(timeout=WAIT_S)
+        name = type(message).__name__
+        seen[name if name != "Bar" else f"Bar {message.timestamp}"] = message
+        if {"Trade", "Quote", "TradeCorrection", "TradeCancel", "TradingStatus"} <= set(seen) and (
+            sum(n.startswith("Bar") for n in seen) == 3
+        ):
+            break
+    stream.stop()
+    twin.advance()
+    thread.join(WAIT_S)
+    twin.close()
+
+    assert sorted(n for n in seen if n.startswith("Bar")) == [
+        "Bar 2012-11-19 05:00:00+00:00", "Bar 2012-11-19 14:39:00+00:00", "Bar 2012-11-19 14:40:00+00:00",
+    ]  # fmt: skip
+    assert (seen["TradeCorrection"].corrected_price, seen["TradingStatus"].status_code) == (191.0, "H")
+
+
 # ---------------------------------------------------------------------------------------------------- websocket-client
 
 
@@ -278,7 +331,7 @@ def test_market_data_is_text_and_trade_updates_are_binary_json(twin: Running) ->
 
 def test_sip_is_served_and_other_streams_are_404(twin: Running) -> None:
     assert json.loads(twin.connect("/v2/sip").recv()) == [{"T": "success", "msg": "connected"}]
-    for path in ("/v2/test", "/v1beta1/news", "/"):
+    for path in ("/v1beta1/news", "/"):
         with pytest.raises(websocket.WebSocketBadStatusException) as refused:
             twin.connect(path)
         assert refused.value.status_code == 404
@@ -561,7 +614,7 @@ def truth(twin: Running) -> Any:
     ("kind", "status", "processed"),
     [
         ("lost_answer", 504, True), ("not_processed", 504, False), ("rate_limit", 429, False), ("error", 500, False),
-        ("unauthorized", 401, False), ("latency", 200, True),
+        ("unauthorized", 401, False), ("latency", 200, True), ("timeout", 200, True),
     ],
 )  # fmt: skip
 def test_a_request_meets_the_fault_that_was_asked_for_and_the_next_one_does_not(
@@ -578,19 +631,52 @@ def test_a_request_meets_the_fault_that_was_asked_for_and_the_next_one_does_not(
     assert ("X-RateLimit-Reset" in answer.headers) == (kind == "rate_limit")
 
 
-def test_an_answer_may_break_off_although_the_order_was_taken(twin: Running) -> None:
-    fail(twin, requests=[{"kind": "reset", "method": "POST"}])
+@pytest.mark.parametrize(("kind", "taken"), [("reset", True), ("reset_before", False)])
+def test_an_answer_may_break_off_whether_the_order_was_taken_or_not(twin: Running, kind: str, taken: bool) -> None:
+    fail(twin, requests=[{"kind": kind, "method": "POST"}])
     with pytest.raises(requests.exceptions.ConnectionError):
         post_order(twin, "one")
 
+    assert is_there(twin, "one") == taken
+
+
+def test_an_order_is_taken_although_its_client_gave_up_waiting(twin: Running) -> None:
+    fail(twin, requests=[{"kind": "timeout", "method": "POST", "seconds": 30}])
+    order = {
+        "symbol": "AAPL",
+        "qty": 1,
+        "side": "buy",
+        "type": "market",
+        "time_in_force": "day",
+        "client_order_id": "one",
+    }
+    with pytest.raises(requests.exceptions.ReadTimeout):
+        requests.post(f"{twin.url}/v2/orders", headers=HEADERS, json=order, timeout=0.3)
+
     assert is_there(twin, "one")
+
+
+def test_latency_is_drawn_around_its_median_and_ends_with_clear(twin: Running) -> None:
+    faults = Faults()
+    faults.ask(FaultOrder(latency=Latency(seed=4, median_s=0.1, sigma=0.5, most_s=0.4)))
+    drawn = sorted(faults.late_s() for _ in range(4001))
+
+    assert drawn[2000] == pytest.approx(0.1, rel=0.05)
+    assert drawn[int(4001 * 0.8413)] == pytest.approx(0.1 * math.exp(0.5), rel=0.05)  # one sigma of the logarithm
+    assert drawn[-1] == 0.4
+    fail(twin, latency={"median_s": 5.0, "sigma": 0.0})
+    with pytest.raises(requests.exceptions.ReadTimeout):
+        requests.get(f"{twin.url}/v2/clock", headers=HEADERS, timeout=0.2)
+    fail(twin, clear=True)
+    assert requests.get(f"{twin.url}/v2/clock", headers=HEADERS, timeout=WAIT_S).status_code == 200
 
 
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
         ("drop", ["two", "three"]), ("duplicate", ["one", "one", "two", "three"]), ("delay", ["two", "one", "three"]),
-        ("unknown", [None, "one", "two", "three"]),
+        ("reorder", ["two", "one", "three"]), ("unknown", [None, "one", "two", "three"]), ("split", ["one", "two", "three"]),
+        ("error", [None, "one", "two", "three"]), ("enum", ["one", "two", "three"]),
     ],
 )  # fmt: skip
 def test_trade_updates_are_dropped_doubled_delayed_or_strange(twin: Running, kind: str, names: list[str]) -> None:
@@ -598,9 +684,48 @@ def test_trade_updates_are_dropped_doubled_delayed_or_strange(twin: Running, kin
     fail(twin, frames=[{"endpoint": "trading", "kind": kind}])
     for name in ("one", "two", "three"):
         post_order(twin, name)
-    heard = [json.loads(stream.recv())["data"].get("order", {}).get("client_order_id") for _ in names]
+    heard = [json.loads(stream.recv())["data"] for _ in names]
 
-    assert heard == names
+    assert [each.get("order", {}).get("client_order_id") for each in heard] == names
+    strange = [each["order"]["status"] for each in heard if "order" in each and each["order"]["status"] != "accepted"]
+    assert strange == (["reconsidered"] if kind == "enum" else [])
+
+
+def test_many_frames_are_put_in_reverse_or_held_back_for_a_time(twin: Running) -> None:
+    stream = twin.trading_stream()
+    fail(twin, frames=[{"endpoint": "trading", "kind": "reorder", "count": 3}])
+    for name in ("one", "two", "three", "four"):
+        post_order(twin, name)
+    assert [json.loads(stream.recv())["data"]["order"]["client_order_id"] for _ in range(4)] == [
+        "four", "three", "two", "one",
+    ]  # fmt: skip
+    fail(twin, frames=[{"endpoint": "trading", "kind": "delay", "seconds": 0.2}])
+    for name in ("five", "six"):
+        post_order(twin, name)
+    assert [json.loads(stream.recv())["data"]["order"]["client_order_id"] for _ in range(2)] == ["six", "five"]
+
+
+def test_a_split_message_comes_as_three_fragments(twin: Running) -> None:
+    stream = twin.trading_stream()
+    fail(twin, frames=[{"endpoint": "trading", "kind": "split"}])
+    post_order(twin, "one")
+    frames = [stream.frame_buffer.recv_frame() for _ in range(3)]
+
+    ABNF = websocket.ABNF
+    assert [(f.opcode, f.fin) for f in frames] == [
+        (ABNF.OPCODE_BINARY, 0),
+        (ABNF.OPCODE_CONT, 0),
+        (ABNF.OPCODE_CONT, 1),
+    ]
+    assert json.loads(b"".join(f.data for f in frames))["data"]["order"]["client_order_id"] == "one"
+
+
+def test_a_stream_says_whatever_it_is_told_to_say(twin: Running) -> None:
+    trading, data = twin.trading_stream(), twin.data_stream("AAPL")
+    fail(twin, say=[{"endpoint": "trading", "text": "{"}, {"endpoint": "data", "text": '[{"T":"error","code":406}]'}])
+
+    assert (trading.recv(), data.recv()) == (b"{", '[{"T":"error","code":406}]')
+    assert twin.advance(received={"trading": 3, "data": 4}).status_code == 200
 
 
 def test_half_a_frame_is_no_json(twin: Running) -> None:
@@ -654,6 +779,121 @@ def test_a_second_handshake_of_the_trading_stream_is_refused_for_a_while(twin: R
     with pytest.raises(websocket.WebSocketBadStatusException) as refused:
         twin.connect("/stream")
     assert refused.value.status_code == 429
+
+
+def test_a_handshake_is_refused_with_any_status_while_the_others_stay(twin: Running) -> None:
+    stream = twin.data_stream("AAPL")
+    fail(twin, cut=[{"endpoint": "data", "how": "refuse", "seconds": 60, "status": 429}])
+    with pytest.raises(websocket.WebSocketBadStatusException) as refused:
+        twin.connect("/v2/iex", header=HEADERS)
+    twin.advance()
+    twin.advance()
+
+    assert refused.value.status_code == 429
+    assert json.loads(stream.recv())[0]["T"] == "d"
+
+
+def test_a_connection_is_closed_with_the_code_that_was_asked_for_or_reset(twin: Running) -> None:
+    stream = twin.data_stream("AAPL")
+    fail(twin, cut=[{"endpoint": "data", "how": "close", "code": 1012}])
+    opcode, content = stream.recv_data(control_frame=True)
+    assert (opcode, int.from_bytes(content[:2])) == (websocket.ABNF.OPCODE_CLOSE, 1012)
+
+    stream = twin.trading_stream()
+    fail(twin, cut=[{"endpoint": "trading", "how": "reset"}])
+    with pytest.raises(ConnectionResetError):
+        stream.recv()
+
+
+def _answers(twin: Running) -> bool:
+    with suppress(requests.exceptions.ConnectionError):
+        return bool(twin.http.get(f"{twin.url}/v2/clock", headers=HEADERS, timeout=WAIT_S).status_code == 200)
+    return False
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_server_that_restarts_is_gone_for_a_while_and_keeps_or_loses_what_it_had(twin: Running, keep: bool) -> None:
+    stream = twin.trading_stream()
+    post_order(twin, "one")
+    now = twin.exchange.now_ns
+    fail(twin, restart={"seconds": 0.5, "keep": keep})
+    stream.recv()
+    with pytest.raises(ConnectionError):
+        stream.recv()
+    with pytest.raises(requests.exceptions.ConnectionError):
+        post_order(twin, "two")
+    with pytest.raises(websocket.WebSocketBadStatusException):
+        twin.connect("/stream")
+    twin.until(lambda: _answers(twin))
+
+    assert (is_there(twin, "one"), truth(twin)["now_ns"]) == (keep, now)
+    again = twin.trading_stream()
+    post_order(twin, "three")
+    assert json.loads(again.recv())["data"]["order"]["client_order_id"] == "three"
+
+
+def test_what_went_over_each_wire_is_on_record(twin: Running) -> None:
+    fail(twin, record=True)
+    first = twin.trading_stream()
+    fail(twin, frames=[{"endpoint": "trading", "kind": "duplicate"}], requests=[{"kind": "error", "path": "/v2/clock"}])
+    post_order(twin, "one")
+    read = [first.recv() for _ in range(2)]
+    twin.http.get(f"{twin.url}/v2/clock", headers=HEADERS, timeout=WAIT_S)
+    first.shutdown()
+    twin.until(lambda: twin.sent()["trading"] == 0)
+    twin.trading_stream()
+    wire = twin.http.get(f"{twin.url}/sim/wire", timeout=WAIT_S).json()
+    one, two = wire["connections"]
+
+    assert [(c["endpoint"], c["written"], len(c["frames"])) for c in (one, two)] == [
+        ("trading", 4, 4),
+        ("trading", 2, 2),
+    ]
+    assert [text.encode() for _, text in one["frames"][2:]] == read and one["closed_ns"] and not two["closed_ns"]
+    assert [(r["method"], r["path"], r["fault"], r["status"]) for r in wire["requests"]] == [
+        ("POST", "/v2/orders", None, 200), ("GET", "/v2/clock", "error", 500),
+    ]  # fmt: skip
+    assert json.loads(wire["requests"][0]["body"])["client_order_id"] == "one"
+
+
+def test_trade_updates_are_msgpack_where_the_handshake_asks_for_it(twin: Running) -> None:
+    plain, packed = [], []
+    for header, heard, read in (
+        ({}, plain, json.loads),
+        ({"Content-Type": "application/msgpack"}, packed, msgspec.msgpack.decode),
+    ):
+        stream = twin.connect("/stream", header=header)
+        for text in (AUTH, LISTEN):
+            send = stream.send_binary if header else stream.send
+            send(msgspec.msgpack.encode(json.loads(text)) if header else text)
+            heard.append(read(stream.recv()))
+        post_order(twin, f"order-{len(header)}")
+        heard.append(read(stream.recv()))
+        stream.shutdown()
+        twin.until(lambda: twin.sent()["trading"] == 0)
+
+    assert plain[:2] == packed[:2]
+    assert (plain[2]["data"]["event"], plain[2]["data"].keys()) == (
+        packed[2]["data"]["event"],
+        packed[2]["data"].keys(),
+    )
+    assert packed[2]["data"]["order"]["client_order_id"] == "order-1"
+
+
+def test_the_test_stream_trades_its_symbol_once_a_minute_by_day_and_night(twin: Running) -> None:
+    stream = twin.connect("/v2/test", header=HEADERS)
+    stream.send(
+        json.dumps({"action": "subscribe", "trades": ["FAKEPACA"], "bars": ["FAKEPACA"], "quotes": ["FAKEPACA"]})
+    )
+    told = [json.loads(stream.recv())[0] for _ in range(3)]
+    times = [twin.advance().json()["now_ns"] for _ in range(2)]
+    minutes = [{m["T"]: m for m in json.loads(stream.recv())} for _ in range(2)]
+
+    assert told[2] == {"T": "subscription", "trades": ["FAKEPACA"], "quotes": ["FAKEPACA"], "bars": ["FAKEPACA"]}
+    assert times[1] - times[0] == 60_000_000_000
+    assert (minutes[1]["b"]["c"], minutes[1]["b"]["t"]) == (minutes[0]["t"]["p"], minutes[0]["t"]["t"])
+    stream.send(json.dumps({"action": "subscribe", "dailyBars": ["FAKEPACA"]}))
+    assert json.loads(stream.recv())[0]["code"] == 410
 
 
 def test_the_clock_may_be_wrong(twin: Running) -> None:
