@@ -122,6 +122,7 @@ class LedgerActor(Actor[LedgerMessage]):
             last_targets=msgspec.json.decode(facts.last_targets, type=tuple[m.TargetWeight, ...]),
             last_equity_usd=facts.last_equity_usd, last_session_date=facts.last_session_date,
             ended_orders=tuple(order_record(order) for order in facts.ended_orders),
+            last_trades=tuple(m.LastTrade(symbol=s, side=side, at_ns=ns) for s, side, ns in facts.last_trades),
         )  # fmt: skip
         self.tell(self.ref(message.reply_to), snapshot)
 

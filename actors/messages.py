@@ -126,6 +126,14 @@ class OrderRecord(Part):
     bar_end_ns: int = 0  # of the decision; the order is for the session after it
 
 
+class LastTrade(Part):
+    """When a symbol was last bought or sold by us."""
+
+    symbol: str
+    side: str
+    at_ns: int
+
+
 class ActionRecord(Part):
     """A corporate action as the broker tells it; ex_date is ISO."""
 
@@ -296,6 +304,7 @@ class LedgerSnapshot(Message):
     last_equity_usd: Decimal | None = None  # of the latest decision, quiet or not
     last_session_date: str = ""  # of the latest decision
     ended_orders: tuple[OrderRecord, ...] = ()  # of the last days: a fill may be told of them late
+    last_trades: tuple[LastTrade, ...] = ()  # the latest purchase and the latest sale of each symbol
 
 
 class RecordDecision(Message):

@@ -21,6 +21,7 @@ from algo_royale.errors import BadConfiguration
 if TYPE_CHECKING:
     from algo_royale.broker.staleness import Patience
     from algo_royale.costs import CostRules
+    from algo_royale.holds import HoldRules
     from algo_royale.market import Timeframe
     from algo_royale.portfolio.sizing import AccountRules
     from algo_royale.portfolio.weights import WeightConfig
@@ -260,6 +261,24 @@ class Account(Section):
         )
 
 
+class Orders(Section):
+    """[orders]: how orders are sent, and what a symbol is held back from for a while."""
+
+    one_way: Flag
+    post_fill_delay_s: Count
+    settlement_hold: Literal["auto", "on", "off"]
+    day_trades: Flag
+
+    def holds(self, account: Account) -> "HoldRules":
+        from algo_royale.holds import HoldRules
+
+        settles = self.settlement_hold == "on" or (self.settlement_hold == "auto" and account.kind == "cash")
+        return HoldRules(
+            one_way=self.one_way, post_fill_delay_s=self.post_fill_delay_s, no_day_trades=not self.day_trades,
+            settlement_days=account.settlement_days if settles else 0,
+        )  # fmt: skip
+
+
 class Risk(Section):
     """[risk]: limits of the trader; "off" lifts one. US dollars, or fractions of equity where the name says so."""
 
@@ -383,6 +402,7 @@ class Config(Section):
     viability: Viability
     costs: Costs
     account: Account
+    orders: Orders
     risk: Risk
     trader: Trader
     broker: Broker
@@ -423,6 +443,7 @@ class Config(Section):
         return AccountRules(
             lot=lot, min_notional=account.min_notional, drift_band=account.drift_band, account=account.kind,
             settlement_days=account.settlement_days, shortfall=shortfall, costs=self.costs.rules(price_tick=price_tick),
+            holds=self.orders.holds(account),
         )  # fmt: skip
 
 

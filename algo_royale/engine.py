@@ -39,8 +39,10 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace as replaced
 
+from algo_royale import holds as holding
 from algo_royale.costs import BUY, SELL
 from algo_royale.errors import BadConfiguration
+from algo_royale.holds import Hold, HoldEvent, HoldRules, SymbolHold
 from algo_royale.ids import client_order_id, decision_prefix
 from algo_royale.ledger import Account, Position
 from algo_royale.market import FloatArray, IntArray
@@ -67,7 +69,7 @@ from algo_royale.risk import (
     check,
     is_flattening,
 )
-from algo_royale.sessions import calendar
+from algo_royale.sessions import calendar, new_york_date
 from algo_royale.strategies.space import Value
 
 _ZERO = Decimal(0)
@@ -269,6 +271,7 @@ class EngineState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     stale: frozenset[str] = _NOBODY  # whose feed was quiet at the last bar
     trading: TradingState = TradingState.TRADING
     trading_reason: str = ""
+    holds: Mapping[str, SymbolHold] = {}  # of symbols that were traded, held or ordered, where there are holds at all
     ignored_fills: int = 0
 
     @property
@@ -351,9 +354,38 @@ def _fill(state: EngineState, fill: Fill, config: EngineConfig) -> EngineState:
     orders = {**state.orders, fill.client_order_id: change.order}
     if change.order.final:
         del orders[fill.client_order_id]
+    holds = state.holds
+    if config.rules.holds.active:
+        holds = {**holds, fill.symbol: _traded(holds.get(fill.symbol, SymbolHold()), fill, config.rules.holds)}
     later = config.rules.account == "cash" and fill.side == SELL and config.rules.settlement_days > 0
     settles_at = state.session_index + config.rules.settlement_days if later else None
-    return replaced(state, orders=orders, account=state.account.apply_fill(fill, settles_at=settles_at))
+    return replaced(state, orders=orders, holds=holds, account=state.account.apply_fill(fill, settles_at=settles_at))
+
+
+def _traded(before: SymbolHold, fill: Fill, rules: HoldRules) -> SymbolHold:
+    """The symbol's hold after an execution."""
+    if fill.side == BUY:
+        now, event = replaced(before, bought_ns=max(before.bought_ns, fill.at_ns)), HoldEvent.BOUGHT
+    else:
+        now, event = replaced(before, sold_ns=max(before.sold_ns, fill.at_ns)), HoldEvent.SOLD
+    return holding.move(now, event, rules, fill.at_ns, new_york_date(fill.at_ns).isoformat())
+
+
+def _held_back(state: EngineState, rules: HoldRules) -> dict[str, SymbolHold]:
+    """The holds on orders that are decided now, for the session in which they can be sent."""
+    session = calendar().session_at(state.bar_end_ns)
+    at_ns = state.bar_end_ns
+    if session is None:
+        session = calendar().next_session(at_ns)
+        at_ns = session.open_ns
+    date_of, out, open_symbols = session.date.isoformat(), {}, {order.symbol for order in state.orders.values()}
+    for symbol in sorted({*state.holds, *state.account.positions, *open_symbols}):
+        before = state.holds.get(symbol, SymbolHold())
+        now = replaced(before, is_open=symbol in open_symbols, is_held=state.account.quantity(symbol) != 0)
+        if now.is_open and not before.is_open:
+            now = holding.move(now, HoldEvent.ORDERED, rules, at_ns, date_of)
+        out[symbol] = holding.passed(now, rules, at_ns, date_of)
+    return out
 
 
 def _reconcile(state: EngineState, event: AccountReconciled, config: EngineConfig) -> EngineState:
@@ -418,6 +450,8 @@ def _equity(account: Account, last: Mapping[str, SymbolBar]) -> Decimal:
 def _decide(
     state: EngineState, event: BarsClosed, config: EngineConfig, tightened: StateSet | None
 ) -> tuple[EngineState, tuple[Decision, ...]]:
+    if config.rules.holds.active:
+        state = replaced(state, holds=_held_back(state, config.rules.holds))
     assert state.equity is not None
     symbols, effective = config.symbols, _effective(state, event, config)
     changed = config.rebalance == "every_bar" or effective != state.decided
@@ -485,7 +519,7 @@ def _flatten(state: EngineState, event: Flatten, config: EngineConfig) -> tuple[
     ]
     limits = replace(config.limits, orders_per_minute=None, orders_per_day=None)
     now = replaced(
-        state, bar_end_ns=at_ns, equity=state.account.equity(prices) if state.equity is None else state.equity
+        state, holds={}, bar_end_ns=at_ns, equity=state.account.equity(prices) if state.equity is None else state.equity
     )
     approved, refused = _judge(now, prices, desires, {}, replace(config, limits=limits))
     targets = tuple(
@@ -640,8 +674,15 @@ def _risk_snapshot(
         prices_usd=prices, stale=stale, open_buys=open_buys, open_sells=open_sells, peak_equity_usd=state.peak_equity,
         known_orders=frozenset(orders) if orders else _NOBODY, orders_recent_ns=state.recent_ns, buying_power_usd=power,
         orders_today=state.orders_today, session_ns=_session_ns(state.bar_end_ns) if config.limits.minds_the_hour else None,
-        trading=state.trading, trading_reason=state.trading_reason,
+        trading=state.trading, trading_reason=state.trading_reason, holds=_holds(state),
     )  # fmt: skip
+
+
+def _holds(state: EngineState) -> dict[str, Hold]:
+    """Holds as risk sees them. None of them keeps on a position that a person wants closed."""
+    if not state.holds or is_flattening(state.trading, state.trading_reason):
+        return {}
+    return {symbol: now.hold for symbol, now in state.holds.items() if now.hold is not Hold.START}
 
 
 def _session_ns(at_ns: int) -> tuple[int, int] | None:
@@ -684,6 +725,17 @@ class OrderFacts(Protocol):
     def status(self) -> str: ...
     @property
     def reference_price_usd(self) -> Decimal: ...
+
+
+class TradeFacts(Protocol):
+    """What `actors.messages.LastTrade` says."""
+
+    @property
+    def symbol(self) -> str: ...
+    @property
+    def side(self) -> str: ...
+    @property
+    def at_ns(self) -> int: ...
 
 
 class TargetFacts(Protocol):
@@ -730,6 +782,8 @@ class LedgerFacts(Protocol):
     def last_equity_usd(self) -> Decimal | None: ...
     @property
     def last_session_date(self) -> str: ...
+    @property
+    def last_trades(self) -> Sequence[TradeFacts]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -797,11 +851,21 @@ def rebuild(
         session_start_equity=snapshot.session_start_equity_usd, equity=snapshot.last_equity_usd,
         recent_ns=tuple(snapshot.orders_recent_ns), peak_equity=snapshot.peak_equity_usd,
         orders_today=snapshot.orders_session_count, trading=TradingState(snapshot.state),
-        trading_reason=snapshot.state_reason,
+        trading_reason=snapshot.state_reason, holds=_traded_before(snapshot.last_trades, config.rules.holds),
     )  # fmt: skip
     if not decide or last.bar_end_ns <= snapshot.last_decision_bar_end_ns:
         return observe(state, last, config), ()
     return step(state, last, config)
+
+
+def _traded_before(trades: Sequence[TradeFacts], rules: HoldRules) -> dict[str, SymbolHold]:
+    """Holds as the last trades alone have them; what is held and open, and the time that passed, the next decision adds."""
+    out: dict[str, SymbolHold] = {}
+    for trade in sorted(trades, key=lambda one: one.at_ns) if rules.active else ():
+        before = out.get(trade.symbol, SymbolHold())
+        now = replaced(before, bought_ns=trade.at_ns) if trade.side == BUY else replaced(before, sold_ns=trade.at_ns)
+        out[trade.symbol] = holding.of_facts(now, rules, trade.at_ns, new_york_date(trade.at_ns).isoformat())
+    return out
 
 
 def _as_decided(

@@ -17,6 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from algo_royale.costs import BUY
+from algo_royale.holds import Hold
 from algo_royale.orders import OrderIntent
 
 
@@ -108,6 +109,7 @@ class RefusalCode(enum.Enum):
     PRICE_MISSING = "price_missing", "No price of the symbol is known, so the order cannot be judged."
     DUPLICATE_INTENT = "duplicate_intent", "An order of this symbol is still open, or this order was recorded before."
     WASH_TRADE = "wash_trade", "An order of ours on the other side of this symbol is still open."
+    SYMBOL_HOLD = "symbol_hold", "The symbol is held back from orders of this side for now."
     PRICE_COLLAR = "price_collar", "The order's price is too far from the last trade."
     ORDER_RATE = "order_rate", "Too many orders within a minute."
     ORDERS_PER_DAY = "orders_per_day", "Too many orders within a session."
@@ -198,6 +200,7 @@ class RiskSnapshot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     orders_recent_ns: tuple[int, ...] = ()
     orders_today: int = 0
     session_ns: tuple[int, int] | None = None
+    holds: Mapping[str, Hold] = {}
     buying_power_usd: Decimal | None = None
     trading: TradingState = TradingState.TRADING
     trading_reason: str = ""
@@ -290,6 +293,8 @@ def _permission(intent: OrderIntent, snapshot: RiskSnapshot, limits: RiskLimits)
         return RefusalCode.DUPLICATE_INTENT, intent.client_order_id, None, None
     if intent.symbol in opposite:
         return RefusalCode.WASH_TRADE, intent.client_order_id, None, None
+    if snapshot.holds and not snapshot.holds.get(intent.symbol, Hold.START).allows(intent.side):
+        return RefusalCode.SYMBOL_HOLD, snapshot.holds[intent.symbol].value, None, None
     if limits.collar_fraction is not None and (found := _collar(intent, snapshot, limits.collar_fraction)) is not None:
         return found
     if limits.orders_per_minute is not None:

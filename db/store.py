@@ -117,6 +117,7 @@ class Facts:
     last_equity_usd: Decimal | None = None  # of the latest decision
     last_session_date: str = ""  # of the latest decision
     ended_orders: tuple[RecordedOrder, ...] = ()  # of the last days: a fill may be told of them late
+    last_trades: tuple[tuple[str, str, int], ...] = ()  # (symbol, side, UTC ns) of each one's latest fill
 
     @property
     def halted_reason(self) -> str | None:
@@ -548,6 +549,7 @@ class Store:
             last_targets=targets[0][0] if targets else "[]",
             last_equity_usd=Decimal(latest[0][0]) if latest else None,
             last_session_date=latest[0][1] if latest else "",
+            last_trades=tuple(self._rows("SELECT symbol, side, max(filled_ns) FROM fill GROUP BY symbol, side")),
             ended_orders=tuple(self._load_orders(f"e.status IN ({_FINAL}) AND o.at_ns > ?", now_ns - ENDED_NS)),
         )
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from algo_royale.costs import BUY, SELL, CostRules, commission, fees, fill_price
 from algo_royale.errors import BadConfiguration
+from algo_royale.holds import HoldRules
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
 
@@ -32,6 +33,7 @@ class AccountRules:
     shortfall: str = "scale"
     shares: Decimal | None = None
     costs: CostRules = field(default_factory=CostRules)
+    holds: HoldRules = field(default_factory=HoldRules)
 
     def __post_init__(self) -> None:
         if self.account not in ("cash", "margin") or self.shortfall not in ("scale", "borrow"):

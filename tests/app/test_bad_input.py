@@ -138,6 +138,8 @@ CONFIGURATION = [
     ("[research]\nsymbols = 'AAPL'", "research.symbols: should be a valid tuple"),
     ("[costs]\nslippage_bps = -5", "costs.slippage_bps: should be greater than or equal to 0"),
     ("[risk]\nrestricted = ['aapl']", "must be a ticker in capitals"),
+    ("[orders]\npost_fill_delay_s = -1", "should be greater than or equal to 0"),
+    ("[orders]\nsettlement_hold = true", "should be 'auto', 'on' or 'off'"),
     ("[research]\ntrials = ", "not TOML"),
     ("\x00", "not TOML"),
 ]
