@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from algo_royale.holds import Hold
 from algo_royale.orders import OrderIntent
 from algo_royale.risk import (
     BY_CONTRADICTION,
@@ -93,6 +94,14 @@ BOUNDARIES: list[tuple[RefusalCode, Case, object, object, Case]] = [
     (
         RefusalCode.WASH_TRADE, (BUY_60, snapshot(open_sells=frozenset("A")), RiskLimits()), None, None,
         (BUY_60, snapshot(open_sells=frozenset("B")), RiskLimits()),
+    ),
+    (
+        RefusalCode.SYMBOL_HOLD, (BUY_60, snapshot(holds={"A": Hold.SELL_ONLY}), RiskLimits()), None, None,
+        (BUY_60, snapshot(holds={"A": Hold.BUY_ONLY, "B": Hold.SELL_ONLY}), RiskLimits()),
+    ),
+    (
+        RefusalCode.SYMBOL_HOLD, (SELL_60, snapshot(holds={"A": Hold.CLOSED_FOR_DAY}), RiskLimits()), None, None,
+        (SELL_60, snapshot(holds={"A": Hold.PENDING_SETTLEMENT}), RiskLimits()),
     ),
     (  # 5 % of 10 is 0.5
         RefusalCode.PRICE_COLLAR, (limited("10.51"), snapshot(), RiskLimits(collar_fraction=D("0.05"))), D("10.5"), D("10.51"),
