@@ -362,18 +362,43 @@ class Broker(Section):
             raise ValueError(f"{given[0]} is set but {missing} is not: all four addresses, or none for the twin")
         for name in given:
             scheme = "wss://" if "stream" in name else "https://"
-            plain = scheme.replace("s:", ":") + "127.0.0.1"
-            if not getattr(self, name).startswith((scheme, plain)):
+            plain = scheme.replace("s:", ":") + LOOPBACK
+            url = getattr(self, name)
+            if "@" in url:
+                raise ValueError(f"{name} must have no user or password in it: keys have a place of their own")
+            if not url.startswith(scheme) and not (url.startswith(plain) and host_of(url) == LOOPBACK):
                 raise ValueError(f"{name} must start with {scheme} (or {plain}: keys travel over it)")
             if name in ("trading_url", "data_url") and self._has_path(getattr(self, name)):
                 raise ValueError(f"{name} must be scheme and host alone, without a path or trailing slash")
         if self.real_money and not given:
             raise ValueError("real_money needs the broker's addresses")
+        if given and kind_of(self.trading_url) != kind_of(self.trading_stream_url):
+            raise ValueError(
+                f"trading_url is {kind_of(self.trading_url)} and trading_stream_url {kind_of(self.trading_stream_url)}: "
+                "orders and what becomes of them must be in one place"
+            )
         return self
 
     @staticmethod
     def _has_path(url: str) -> bool:
         return "/" in url.split("://", 1)[1]
+
+
+LOOPBACK = "127.0.0.1"
+KINDS = {"dev_integration": "the twin", "prod_paper": "play money", "prod_live": "real money"}
+
+
+def host_of(url: str) -> str:
+    """The host of an address, without port and path."""
+    return re.split(r"[/:?#]", url.partition("://")[2], maxsplit=1)[0].lower()
+
+
+def kind_of(trading_url: str) -> str:
+    """What is traded at an address of Alpaca's, told by its name: the twin, play money or real money."""
+    host = host_of(trading_url)
+    if host in (LOOPBACK, ""):
+        return "the twin"
+    return "play money" if "paper" in host else "real money"
 
 
 class Exchange(Section):
@@ -426,6 +451,11 @@ class Config(Section):
             raise ValueError(f"{self.environment} must not have broker.real_money = true")
         if self.environment == "prod_live" and not self.broker.real_money:
             raise ValueError("prod_live must say broker.real_money = true")
+        wanted, found = KINDS[self.environment], kind_of(self.broker.trading_url)
+        if wanted != found:
+            raise ValueError(
+                f"{self.environment} trades with {wanted}, but broker.trading_url is the address of {found}"
+            )
         return self
 
     def research_rules(self) -> "AccountRules":

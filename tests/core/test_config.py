@@ -99,6 +99,14 @@ def test_a_bad_variable_is_named_as_it_is_written() -> None:
         configured(environ={"ALGO_ROYALE__RESEARCH__TRAILS": "3"})
 
 
+ADDRESSES = """[broker]
+trading_url = "{0}://{1}"
+data_url = "{0}://{1}"
+trading_stream_url = "{2}://{1}/stream"
+data_stream_url = "{2}://{1}/v2/iex"
+"""
+
+
 @pytest.mark.parametrize(
     ("environment", "text", "says"),
     [
@@ -106,6 +114,15 @@ def test_a_bad_variable_is_named_as_it_is_written() -> None:
         ("prod_live", "[broker]\nreal_money = false", "prod_live must say broker.real_money = true"),
         ("prod_paper", "[broker]\ntrading_url = ''\ndata_url = ''\ntrading_stream_url = ''\ndata_stream_url = ''", "needs the broker's"),
         ("prod_paper", "[broker]\ndata_url = 'http://data.example'", "data_url must start with https://"),
+        ("prod_paper", "[broker]\ndata_url = 'http://127.0.0.1.example.com'", "data_url must start with https://"),
+        ("prod_paper", "[broker]\ndata_url = 'https://me:secret@data.example'", "data_url must have no user or password"),
+        ("prod_live", ADDRESSES.format("https", "127.0.0.1", "wss"), "prod_live trades with real money, but .* of the twin"),
+        ("prod_live", ADDRESSES.format("https", "paper-api.example", "wss"), "but broker.trading_url is the address of play money"),
+        ("prod_paper", ADDRESSES.format("https", "api.example", "wss"), "prod_paper trades with play money, but .* of real money"),
+        ("prod_paper", ADDRESSES.format("http", "127.0.0.1:4711", "ws"), "prod_paper trades with play money, but .* of the twin"),
+        ("dev_integration", ADDRESSES.format("https", "api.example", "wss"), "dev_integration trades with the twin, but .* of real money"),
+        ("dev_integration", ADDRESSES.format("https", "paper-api.example", "wss"), "but .* of play money"),
+        ("prod_live", "[broker]\ntrading_stream_url = 'wss://paper-api.example/stream'", "trading_stream_url play money: orders and"),
         ("prod_paper", "[broker]\ndata_url = 'https://data.example/v2'", "without a path"),
     ],
 )  # fmt: skip

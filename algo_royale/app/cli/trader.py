@@ -119,6 +119,8 @@ def _trade(settings: "Settings", config: "Config", live_account: str | None, dry
     endpoints = _endpoints(settings, config, live_account)
     _refuse_old_research(plan, config, WallClock().now_ns())
     _announce(settings, plan, config, endpoints.trading_url)
+    if not endpoints.twin:
+        _show_account(settings, config, _account(endpoints, config, live_account))
     return run_trader(plan, config, endpoints, home=home, run_id=run_id, until=until, say=say, dry_run=dry_run)
 
 
@@ -139,21 +141,49 @@ def _refuse_old_research(plan: "TradingPlan", config: "Config", now_ns: int) -> 
 
 def _endpoints(settings: "Settings", config: "Config", live_account: str | None) -> "Endpoints":
     """A broker that somebody else runs: Alpaca, or (in dev_integration) a twin started with run-exchange."""
-    from actors.alpaca import AlpacaRest
     from algo_royale.app.trader import Endpoints
 
     twin = config.environment == "dev_integration"
     endpoints = Endpoints.of_config(config.broker, settings.keys(), twin=twin)
-    if config.environment == "prod_live":
-        if live_account is None:
-            raise BadConfiguration("prod_live trades with money: give --live-account with the broker's account number")
-        key, secret = endpoints.keys
-        rest = AlpacaRest(key=key, secret=secret, trading_url=endpoints.trading_url, data_url=endpoints.data_url)
-        number = str(rest.account().get("account_number"))
-        rest.close()
-        if number != live_account:
-            raise BadConfiguration(f"--live-account {live_account} is not the account of these keys")
+    if config.environment == "prod_live" and live_account is None:
+        raise BadConfiguration("prod_live trades with money: give --live-account with the broker's account number")
     return endpoints
+
+
+def _account(endpoints: "Endpoints", config: "Config", live_account: str | None) -> dict[str, Any]:
+    """The account that these keys open; with money it must be the one that was named."""
+    from actors.alpaca import AlpacaRest
+
+    key, secret = endpoints.keys
+    rest = AlpacaRest(key=key, secret=secret, trading_url=endpoints.trading_url, data_url=endpoints.data_url)
+    try:
+        account = dict(rest.account())
+    finally:
+        rest.close()
+    number = str(account.get("account_number"))
+    if live_account is not None and number != live_account:
+        raise BadConfiguration(
+            f"--live-account {live_account} is not the account of these keys, which ends in {number[-4:]}"
+        )
+    if config.environment == "prod_live" and account.get("status") != "ACTIVE":
+        raise BadConfiguration(f"account {number} is not active: {account.get('status')}")
+    return account
+
+
+def _show_account(settings: "Settings", config: "Config", account: Mapping[str, Any]) -> None:
+    """What is about to be risked, and within which limits."""
+    money = "with real money" if config.broker.real_money else "with play money"
+    _note(
+        settings,
+        f"account {account.get('account_number')} {money}: equity {account.get('equity')} USD, cash {account.get('cash')} USD, "
+        f"buying power {account.get('buying_power')} USD",
+    )
+    limits = {name: value for name, value in config.risk.model_dump().items() if value is not None}
+    _note(settings, "limits: " + ", ".join(f"{name} {_shown(value)}" for name, value in limits.items()))
+
+
+def _shown(value: object) -> str:
+    return (" ".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
 
 
 def _announce(settings: "Settings", plan: "TradingPlan", config: "Config", where: str) -> None:
