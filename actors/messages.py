@@ -63,6 +63,11 @@ class OrderIntent(Part):
     limit_price_usd: Decimal | None = None
 
 
+class ApprovedIntent(OrderIntent):
+    """An intent that risk has approved: the only kind that can be recorded as an order. Made by `actors.portfolio` alone, of an
+    `algo_royale.risk.ApprovedOrder`."""
+
+
 class Refusal(Part):
     """Our own no: a named code of `algo_royale.risk.RefusalCode`, a sentence, and its numbers."""
 
@@ -317,7 +322,7 @@ class RecordDecision(Message):
     cash_usd: Decimal
     strategy: str
     targets: tuple[TargetWeight, ...]
-    approved: tuple[OrderIntent, ...]
+    approved: tuple[ApprovedIntent, ...]
     refused: tuple[Refusal, ...]
     missing: tuple[str, ...] = ()  # symbols that had not reported when the watermark fired
 
@@ -411,7 +416,8 @@ class TradingStateChanged(Message):
 
 
 class SubmitOrder(Message):
-    """Send one committed order. `lookup_first`: it may have been sent before, ask by client id first."""
+    """Send one committed order: an `OrderRecord` is what the ledger has, never an intent. `lookup_first`: it may have been
+    sent before, ask by client id first."""
 
     order: OrderRecord
     lookup_first: bool = False

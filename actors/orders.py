@@ -8,6 +8,7 @@ from actors.messages import (
     BrokerSnapshot,
     BrokerSnapshotRequested,
     BrokerStateChanged,
+    CancelOrder,
     DecisionRecorded,
     FillRecord,
     HaltTrading,
@@ -30,10 +31,11 @@ from actors.messages import (
     TradeUpdated,
     TradingStateChanged,
 )
+from algo_royale.costs import BUY
 from algo_royale.ids import is_ours
 from algo_royale.market import Timeframe
 from algo_royale.orders import FILLS, FINAL, NOTED, REVERSALS, OrderEvent, OrderStatus, cell
-from algo_royale.risk import TradingState
+from algo_royale.risk import TradingState, is_flattening, reduces
 from algo_royale.sessions import Calendar, order_window
 
 UNCERTAIN_RETRY_S = 2.0
@@ -56,17 +58,23 @@ class OrdersActor(Actor[OrdersMessage]):
 
     Recovery needs no memory: the ledger's open orders and one broker snapshot say what is to be adopted, what is to be
     looked up by its client id (and sent only if the broker certainly does not know it), and what is too old to send.
+
+    While trading is reducing or halted, only what that allows is sent, and what it does not allow is taken back (`cancels`)
+    or left at the broker; a wish to flatten takes back everything that is open.
     """
 
     def __init__(
         self, calendar: Calendar, *, ledger: Ref[LedgerMessage], broker: Ref[BrokerMessage],
-        timeframe: Timeframe = Timeframe.DAY_1, retry_s: float = UNCERTAIN_RETRY_S,
+        timeframe: Timeframe = Timeframe.DAY_1, retry_s: float = UNCERTAIN_RETRY_S, cancels: bool = True,
     ) -> None:  # fmt: skip
-        self._calendar, self._timeframe, self._retry_s = calendar, timeframe, retry_s
+        self._calendar, self._timeframe, self._retry_s, self._cancels = calendar, timeframe, retry_s, cancels
         self._ledger, self._broker = ledger, broker
         self._orders: dict[str, OrderRecord] | None = None
         self._reconciled = False
-        self._halted = False
+        self._trading = TradingState.TRADING
+        self._held: dict[str, Decimal] = {}
+        self._unwanted: set[str] = set()  # open when a person wished to flatten
+        self._canceling: set[str] = set()  # asked for since the last reconciliation
         self._blind = False  # nothing was heard of the broker since the session opened
         self._ended: dict[str, OrderRecord] = {}  # of the last days; a fill may be told after the end, or not at all
         self._heard: set[tuple[str, object]] = set()  # (client id, cumulative quantity) of the fills told to the ledger
@@ -81,14 +89,15 @@ class OrdersActor(Actor[OrdersMessage]):
         self.tell(self._ledger, SnapshotRequested(at_ns=self.now_ns, reply_to=self.path))
 
     def observe(self) -> dict[str, object]:
-        return {"open": len(self._orders or ()), "reconciled": self._reconciled}
+        return {"open": len(self._orders or ()), "reconciled": self._reconciled, "trading": self._trading.value}
 
     def receive(self, message: OrdersMessage) -> None:
         match message:
             case LedgerSnapshot():
                 self._orders = {o.client_order_id: o for o in message.open_orders}
                 self._ended = {o.client_order_id: o for o in message.ended_orders}
-                self._halted = TradingState(message.state) is TradingState.HALTED
+                self._trading = TradingState(message.state)
+                self._held = {p.symbol: p.quantity for p in message.positions}
                 self._request_snapshot("start")
             case BrokerStateChanged():
                 self._reconciled = self._reconciled and message.connected
@@ -98,7 +107,10 @@ class OrdersActor(Actor[OrdersMessage]):
                 self._on_snapshot(message)
             case Reconciled():
                 self._reconciled, self._blind = True, False
+                self._held = {p.symbol: p.quantity for p in message.positions}
+                self._canceling.clear()
                 self._send_recorded()
+                self._take_back()
             case DecisionRecorded():
                 self._on_decision(message)
             case OrderAccepted() | OrderRejected() | SubmissionUncertain():
@@ -107,8 +119,9 @@ class OrdersActor(Actor[OrdersMessage]):
                 self._on_update(message)
             case OrderChanged():
                 self._on_changed(message)
+                self._take_back()
             case TradingStateChanged():
-                self._halted = TradingState(message.state) is TradingState.HALTED
+                self._on_state(TradingState(message.state), message.reason)
             case SessionPhaseChanged(phase="pre_market") | JobDue():
                 self._request_snapshot("periodic")
             case SessionPhaseChanged(phase="open"):
@@ -219,6 +232,44 @@ class OrdersActor(Actor[OrdersMessage]):
     def _halt(self, reason: str) -> None:
         self.tell(self._ledger, HaltTrading(at_ns=self.now_ns, reason=reason))
 
+    # --- what trading may do ---
+
+    def _on_state(self, state: TradingState, reason: str) -> None:
+        self._trading = state
+        self._unwanted = set(self._orders or ()) if is_flattening(state, reason) else set()
+        self._take_back()
+        self._send_recorded()  # what waited for a person to resume
+
+    def _allows(self, order: OrderRecord) -> bool:
+        """Whether this order may be sent, as far as what trading may do is concerned."""
+        if self._trading is TradingState.TRADING:
+            return True
+        if self._trading is TradingState.HALTED or order.client_order_id in self._unwanted:
+            return False
+        left = order.quantity - order.filled_quantity
+        return reduces(self._held.get(order.symbol, Decimal(0)), left if order.side == BUY else -left)
+
+    def _take_back(self) -> None:
+        """End what was certainly never sent, and have the broker cancel the rest of what may not go on."""
+        if self._orders is None or self._trading is TradingState.TRADING:
+            return
+        for order in list(self._orders.values()):
+            order_id = order.client_order_id
+            if self._allows(order) or not (self._cancels or order_id in self._unwanted):
+                continue
+            if order_id not in self._sent and (self._reconciled or order_id in self._fresh):
+                if order.status == OrderStatus.RECORDED.value:
+                    self._fresh.discard(order_id)
+                    self._sent.add(order_id)  # told to the ledger as ended: never to be sent from here on
+                    detail = f"never sent: trading is {self._trading.value}"
+                    self._record(order_id, None, OrderEvent.CANCELED, detail=detail)
+            elif order.broker_order_id is not None and order_id not in self._canceling:
+                self._canceling.add(order_id)
+                self.tell(
+                    self._broker,
+                    CancelOrder(at_ns=self.now_ns, client_order_id=order_id, broker_order_id=order.broker_order_id),
+                )
+
     # --- submitting ---
 
     def _on_decision(self, message: DecisionRecorded) -> None:
@@ -229,9 +280,10 @@ class OrdersActor(Actor[OrdersMessage]):
                 self._orders[order.client_order_id] = order
                 self._fresh.add(order.client_order_id)
         self._send_recorded()
+        self._take_back()
 
     def _send_recorded(self) -> None:
-        if not self._reconciled or self._orders is None or self._halted:
+        if not self._reconciled or self._orders is None:
             return
         for order in list(self._orders.values()):
             if order.client_order_id not in self._sent and order.status not in FINAL_STATUSES:
@@ -240,7 +292,7 @@ class OrdersActor(Actor[OrdersMessage]):
 
     def _submit(self, client_order_id: str, *, lookup_first: bool) -> None:
         order = (self._orders or {}).get(client_order_id)
-        if order is None or order.status in FINAL_STATUSES or self._halted:
+        if order is None or order.status in FINAL_STATUSES or not self._allows(order):
             return
         if self.now_ns >= order_window(order.bar_end_ns, self._timeframe, self._calendar)[1]:
             self._record(client_order_id, None, OrderEvent.EXPIRED, detail="never sent: the time it was for is over")
@@ -317,6 +369,8 @@ class OrdersActor(Actor[OrdersMessage]):
         )
 
     def _on_changed(self, message: OrderChanged) -> None:
+        if message.position is not None:
+            self._held[message.position.symbol] = message.position.quantity
         if self._orders is None:
             return
         if message.successor is not None:

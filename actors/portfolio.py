@@ -2,6 +2,7 @@
 
 from actors.kernel import Actor, Ref
 from actors.messages import (
+    ApprovedIntent,
     FeedHealthChanged,
     HaltTrading,
     JobDue,
@@ -27,7 +28,7 @@ from algo_royale.engine import BarsClosed, Decision, EngineConfig, EngineState, 
 from algo_royale.ledger import Position
 from algo_royale.market import Timeframe
 from algo_royale.orders import FINAL, Fill, OrderStatus
-from algo_royale.risk import BY_LIMIT, TradingState
+from algo_royale.risk import BY_LIMIT, ApprovedOrder, TradingState, is_flattening
 from algo_royale.sessions import Calendar, order_window
 
 
@@ -58,6 +59,7 @@ class PortfolioActor(Actor[PortfolioMessage]):
         self._checked: int = 0  # the one for which it has been
         self._session = ""
         self._stale: frozenset[str] = frozenset()  # symbols whose feed is quiet
+        self._flatten = ""  # a person's wish: first "asked" how things stand at the broker, then "ready" to be decided
 
     def started(self) -> None:
         """Have the ledger compared with the broker: what happened while this actor was away must be in it first."""
@@ -82,13 +84,14 @@ class PortfolioActor(Actor[PortfolioMessage]):
                 self._rebuild(message)
             case Reconciled():
                 self._reconciled, self._checked = True, self._checking
+                self._flatten = self._flatten and "ready"
                 self._on_reconciled(message)
             case OrderChanged():
                 self._on_order(message)
             case SessionPhaseChanged():
                 self._on_phase(message)
             case TradingStateChanged():
-                self._apply(engine.StateSet(TradingState(message.state), message.reason))
+                self._on_state(TradingState(message.state), message.reason)
             case TimerFired():
                 self._on_watermark(int(message.key))
 
@@ -105,9 +108,21 @@ class PortfolioActor(Actor[PortfolioMessage]):
         self._state, decisions = engine.step(self._state, event, self._config)
         return decisions
 
+    def _on_state(self, state: TradingState, reason: str) -> None:
+        self._apply(engine.StateSet(state, reason))
+        self._flatten = "asked" if is_flattening(state, reason) else ""
+        if self._flatten:
+            self.tell(self._orders, JobDue(at_ns=self.now_ns, job="reconcile"))
+
+    def _flatten_if_ready(self) -> None:
+        if self._flatten == "ready" and self._state is not None and not self._state.orders:
+            self._flatten = ""
+            self._record(self._apply(engine.Flatten(self.now_ns)))
+
     def _on_reconciled(self, message: Reconciled) -> None:
         positions = {p.symbol: Position(p.quantity, p.average_cost_usd) for p in message.positions if p.quantity}
         self._apply(engine.AccountReconciled(message.cash_usd, positions))
+        self._flatten_if_ready()
         self._decide_if_complete()
 
     def _on_order(self, message: OrderChanged) -> None:
@@ -119,6 +134,7 @@ class PortfolioActor(Actor[PortfolioMessage]):
             self._apply(engine.OrderEnded(order.client_order_id, OrderStatus(order.status)))
         if message.successor is not None:  # before anything is decided: its shares are on their way
             self._apply(engine.OrderAdopted(engine.order_of_facts(message.successor)))
+        self._flatten_if_ready()
         self._decide_if_complete()
 
     def _on_phase(self, message: SessionPhaseChanged) -> None:
@@ -187,6 +203,9 @@ class PortfolioActor(Actor[PortfolioMessage]):
                 self._record(self._apply(event))
             else:
                 self._state = engine.observe(self._state, event, self._config)
+        if is_flattening(TradingState(snapshot.state), snapshot.state_reason):  # and had perhaps not got to it
+            self._flatten = "ready"
+            self._flatten_if_ready()
 
     def _in_time(self, bar_end_ns: int) -> bool:
         """Whether the orders of this bar still come when they should: before the session that they are for has opened, or
@@ -231,13 +250,17 @@ def record_of(decision: Decision, at_ns: int) -> RecordDecision:
             )
             for t in decision.targets
         ),
-        approved=tuple(_intent(approved.intent) for approved in decision.approved),
+        approved=tuple(_approved(approved) for approved in decision.approved),
         refused=tuple(
             Refusal(intent=_intent(r.intent), code=r.code.value, reason=r.reason, limit=r.limit, value=r.value)
             for r in decision.refused
         ),
         missing=decision.missing,
     )  # fmt: skip
+
+
+def _approved(order: ApprovedOrder) -> ApprovedIntent:
+    return ApprovedIntent(**{name: getattr(order.intent, name) for name in OrderIntent.__struct_fields__})
 
 
 def _intent(intent: orders.OrderIntent) -> OrderIntent:

@@ -59,6 +59,7 @@ class Trader:
     patience: Patience = FOR_EVER  # with a quiet feed; virtual seconds
     reconcile_every_s: int = 30
     pre_market_s: int = 1800
+    cancels_on_halt: bool = True
     pace: float = 1.0  # virtual seconds per second: waits for networks and for other threads are real ones
 
 
@@ -79,7 +80,7 @@ def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], An
         ),
         f"{TRADING}/orders": partial(
             OrdersActor, trader.calendar, ledger=ledger, broker=broker, timeframe=trader.timeframe,
-            retry_s=UNCERTAIN_RETRY_S * pace,
+            retry_s=UNCERTAIN_RETRY_S * pace, cancels=trader.cancels_on_halt,
         ),
         f"{TRADING}/portfolio": partial(
             PortfolioActor, trader.engine, trader.calendar, ledger=ledger, orders=orders,

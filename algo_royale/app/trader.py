@@ -34,6 +34,7 @@ from algo_royale.errors import BadConfiguration, BadInput
 from algo_royale.market import Timeframe
 from algo_royale.research import artifacts
 from algo_royale.research.handover import TradingPlan, engine_config
+from algo_royale.risk import BY_CONTRADICTION, TradingState
 from algo_royale.sessions import calendar, new_york_date
 from db.store import Reader, Store
 
@@ -114,6 +115,7 @@ def trader_parts(plan: TradingPlan, config: Config, *, ledger_id: str, live_star
         patience=config.patience(Timeframe(plan.timeframe)),
         reconcile_every_s=config.trader.reconcile_every_s,
         pre_market_s=config.trader.pre_market_s,
+        cancels_on_halt=config.risk.on_halt == "cancel",
         **ports,
     )  # fmt: skip
 
@@ -232,10 +234,12 @@ def _run(
     ledger = store()
     facts = ledger.facts(now_ns=clock.now_ns())
     ledger.close()
-    if facts.halted_reason is not None:
+    if facts.state is TradingState.HALTED and facts.state_set_by in BY_CONTRADICTION:
         raise BadInput(
-            f"trading is halted: {facts.halted_reason}. Find out why, then `algo-royale db resume --reason ...` lifts the halt"
+            f"trading is halted: {facts.state_reason}. Find out why, then `algo-royale db resume --reason ...` lifts the halt"
         )
+    if facts.state is not TradingState.TRADING:
+        say(f"  trading is {facts.state.value} ({facts.state_set_by}): {facts.state_reason}")
     record = TraderRecord(
         plan=plan, ledger_id=facts.ledger_id, live_start_ns=facts.live_start_ns, config=config.model_dump(mode="json")
     )

@@ -11,12 +11,12 @@ from actors.kernel import EXIT_HALTED, Actor, ChildSpec, CrashAt, Faults, StartF
 from actors.ledger import LedgerActor
 from actors.messages import (
     AccountEntry,
+    ApprovedIntent,
     DecisionRecorded,
     FillRecord,
     HaltTrading,
     LedgerSnapshot,
     OrderChanged,
-    OrderIntent,
     PositionRecord,
     Reconciled,
     RecordDecision,
@@ -88,7 +88,7 @@ def account(cash: str = "1000", *positions: PositionRecord, **other: Any) -> Rec
 
 
 def decision(n: int = 1, **other: Any) -> RecordDecision:
-    intent = OrderIntent(
+    intent = ApprovedIntent(
         client_order_id=f"ar-{n}", symbol="AAPL", side="buy", quantity=D(10), reference_price_usd=D("9.5")
     )
     refused = Refusal(intent=intent, code="ORDER_NOTIONAL", reason="too large", limit=D(1), value=D(2))
