@@ -316,11 +316,12 @@ def allocate(
     if n == 1 and not spec.may_hold_cash:
         weights[chosen[0]] = min(config.max_weight, whole)
         return Allocation(weights, False)
+    these = slice(None) if n == len(weights) else chosen  # everybody, without a copy
     problem = Problem(
-        window, chosen, sd[chosen] if rows else np.full(n, np.nan), score[chosen], viability[chosen],
+        window, chosen, sd[these] if rows else np.full(n, np.nan), score[these], viability[these],
         min(whole, n * config.max_weight), config.max_weight, params, config,
     )  # fmt: skip
     raw = spec.raw(problem)
     unsolved = raw is None
-    weights[chosen] = solvers.fill(*(_inverse_volatility(problem) if raw is None else raw), problem.cap)
+    weights[these] = solvers.fill(*(_inverse_volatility(problem) if raw is None else raw), problem.cap)
     return Allocation(weights, unsolved)

@@ -74,8 +74,8 @@ class Panel:
     @cached_property
     def returns(self) -> FloatArray:
         """Simple returns [H + T - 1, n] of the adjusted closes."""
-        out: FloatArray = self.adjusted[1:] / self.adjusted[:-1]
-        out -= 1.0
+        out = np.empty((max(len(self.adjusted) - 1, 0), self.adjusted.shape[1]))
+        _changes(np.ascontiguousarray(self.adjusted, np.float64), out)
         return out
 
     @cached_property
@@ -276,7 +276,16 @@ _HELD, _GOAL, _ORDER, _SHARES, _PAID, _RECEIVED, _POSITION = 0, 1, 2, 3, 4, 5, 6
 _WHOLE = 1.0 + 2.0**-50
 
 _TABLE_IN, _TABLE = types.Array(F64, 2, "C", readonly=True), types.Array(F64, 2, "C")
-_INDEX = types.Array(I64, 1, "C", readonly=True)
+_INDEX, _PLACES = types.Array(I64, 1, "C", readonly=True), types.Array(I64, 1, "C")
+
+
+@compiled(VOID, _TABLE_IN, _TABLE)
+def _changes(prices: FloatArray, out: FloatArray) -> None:
+    """Each row by the one before, less 1."""
+    for t in range(len(out)):
+        before, now, change = prices[t], prices[t + 1], out[t]
+        for j in range(len(now)):
+            change[j] = now[j] / before[j] - 1.0
 
 
 @compiled(VOID, I64, I64, F64, F64, F64, F64, F64, FLOATS_IN, _TABLE, _TABLE)
@@ -290,26 +299,28 @@ def _write(
     row[9] = positions[_SHARES, j]
 
 
-@compiled(VOID, I64, FLOATS_IN, FLOATS_IN, FLOATS_IN, FLOATS_OUT, _TABLE, FLOATS_OUT, _TABLE, _TABLE)
+@compiled(VOID, I64, FLOATS_IN, FLOATS_IN, FLOATS_IN, FLOATS_OUT, _TABLE, _PLACES, FLOATS_OUT, _TABLE, _TABLE)
 def _sell(
     t: int, references: FloatArray, costs: FloatArray, rules: FloatArray, book: FloatArray, positions: FloatArray,
-    waiting: FloatArray, trips: FloatArray, rows: FloatArray,
+    those: IntArray, waiting: FloatArray, trips: FloatArray, rows: FloatArray,
 ) -> None:  # fmt: skip
     """Execute the sales that wait, in symbol order; a symbol without a price sells nothing."""
     slip, bps, per_share, minimum = costs[0], costs[1], costs[2], costs[3]
     sec, taf, taf_cap = costs[4], costs[5], costs[6]
     held, order, shares, paid = positions[_HELD], positions[_ORDER], positions[_SHARES], positions[_PAID]
-    received = positions[_RECEIVED]
-    for j in range(len(references)):
+    received, count = positions[_RECEIVED], 0
+    for j in range(len(references)):  # without a branch, for none could be foreseen
+        those[count] = j
+        count += (min(-order[j], held[j]) > 0.0) & (references[j] == references[j])
+    cash, total, fills = book[_CASH], book[_NOTIONAL], book[_FILLS]
+    for j in those[:count]:
         lots = min(-order[j], held[j])
-        if not lots > 0.0 or np.isnan(references[j]):
-            continue
         sold, price = lots * rules[0] / rules[1], references[j] * (1.0 - slip)
         notional = sold * price
         commission, fees = max(minimum, bps * notional + per_share * sold), sec * notional + min(taf * sold, taf_cap)
         proceeds = notional - commission - fees
-        book[_CASH] += proceeds
-        book[_NOTIONAL] += notional
+        cash += proceeds
+        total += notional
         if len(waiting) > 1 and proceeds > 0.0:
             waiting[int(book[_SETTLES_AT]) % len(waiting)] += proceeds
             book[_UNSETTLED] = waiting.sum()
@@ -317,66 +328,75 @@ def _sell(
         shares[j] = held[j] * rules[0] / rules[1]
         received[j] += proceeds
         if len(rows):
+            book[_CASH], book[_FILLS] = cash, fills
             _write(t, j, -sold, price, references[j], commission, fees, book, positions, rows)
-        book[_FILLS] += 1
+        fills += 1
         if held[j] == 0.0:
             trip = int(book[_TRIPS])
             trips[trip, 0], trips[trip, 1] = received[j] - paid[j], received[j] / paid[j] - 1.0
             book[_TRIPS] += 1
             paid[j], received[j] = 0.0, 0.0
+    book[_CASH], book[_NOTIONAL], book[_FILLS] = cash, total, fills
 
 
-@compiled(VOID, FLOATS_IN, F64, FLOATS_IN, FLOATS_IN, FLOATS_OUT)
-def _scale(references: FloatArray, power: float, costs: FloatArray, rules: FloatArray, order: FloatArray) -> None:
-    """The buys (> 0) in `order` that `power` can pay: `sizing.scale_buys`. Those of a symbol without a price are lost."""
+@compiled(VOID, FLOATS_IN, F64, FLOATS_IN, FLOATS_IN, FLOATS_OUT, _INDEX)
+def _scale(
+    references: FloatArray, power: float, costs: FloatArray, rules: FloatArray, order: FloatArray, those: IntArray
+) -> None:  # fmt: skip
+    """The buys (`those` in `order`) that `power` can pay: `sizing.scale_buys`."""
     slip, bps, per_share, minimum = costs[0], costs[1], costs[2], costs[3]
-    for j in range(len(order)):
-        if np.isnan(references[j]):
-            order[j] = 0.0
     while True:
         cost = 0.0
-        for j in range(len(order)):
+        for j in those:
             if order[j] > 0.0:
                 bought = order[j] * rules[0] / rules[1]
                 notional = bought * (references[j] * (1.0 + slip))
                 cost += notional + max(minimum, bps * notional + per_share * bought)
-        if cost <= power or not order.max() > 0.0:
+        if cost <= power or not cost > 0.0:
             return
-        factor, same = max(power, 0.0) / cost, True
-        for j in range(len(order)):
+        factor, same, most = max(power, 0.0) / cost, True, those[0]
+        for j in those:
             if order[j] > 0.0:
                 scaled = np.floor(order[j] * factor * _WHOLE)
                 if scaled * rules[0] / rules[1] * references[j] < rules[2]:
                     scaled = 0.0
                 same = same and scaled == order[j]
                 order[j] = scaled
+            most = j if order[j] > order[most] else most
         if same:
-            order[np.argmax(order)] -= 1.0
+            order[most] -= 1.0
 
 
-@compiled(VOID, I64, FLOATS_IN, FLOATS_IN, FLOATS_IN, FLOATS_OUT, _TABLE, _TABLE)
+@compiled(VOID, I64, FLOATS_IN, FLOATS_IN, FLOATS_IN, FLOATS_OUT, _TABLE, _PLACES, _TABLE)
 def _buy(
     t: int, references: FloatArray, costs: FloatArray, rules: FloatArray, book: FloatArray, positions: FloatArray,
-    rows: FloatArray,
+    those: IntArray, rows: FloatArray,
 ) -> None:  # fmt: skip
     """Execute the buys that wait, scaled to what can be spent; a symbol without a price buys nothing."""
     slip, bps, per_share, minimum = costs[0], costs[1], costs[2], costs[3]
     held, order, shares, paid = positions[_HELD], positions[_ORDER], positions[_SHARES], positions[_PAID]
-    _scale(references, book[_CASH] - book[_UNSETTLED], costs, rules, order)
-    for j in range(len(references)):
+    count = 0
+    for j in range(len(references)):  # as above
+        those[count] = j
+        count += (order[j] > 0.0) & (references[j] == references[j])
+    _scale(references, book[_CASH] - book[_UNSETTLED], costs, rules, order, those[:count])
+    cash, total, fills = book[_CASH], book[_NOTIONAL], book[_FILLS]
+    for j in those[:count]:
         if not order[j] > 0.0:
             continue
         bought, price = order[j] * rules[0] / rules[1], references[j] * (1.0 + slip)
         notional = bought * price
         commission = max(minimum, bps * notional + per_share * bought)
-        book[_CASH] = max(book[_CASH] - notional - commission, 0.0)  # the last cent spent may round below nothing
-        book[_NOTIONAL] += notional
+        cash = max(cash - notional - commission, 0.0)  # the last cent spent may round below nothing
+        total += notional
         held[j] += order[j]
         shares[j] = held[j] * rules[0] / rules[1]
         paid[j] += notional + commission
         if len(rows):
+            book[_CASH], book[_FILLS] = cash, fills
             _write(t, j, bought, price, references[j], commission, 0.0, book, positions, rows)
-        book[_FILLS] += 1
+        fills += 1
+    book[_CASH], book[_NOTIONAL], book[_FILLS] = cash, total, fills
 
 
 @compiled(types.boolean, FLOATS_IN, FLOATS_IN, F64, types.boolean, FLOATS_IN, _TABLE)
@@ -414,7 +434,7 @@ def _walk(
     """The account from the first bar to the last, where everything is sold: see `PanelResult`."""
     n_bars, n = open_.shape
     days = int(rules[4])
-    positions, waiting = np.zeros((_POSITION, n)), np.zeros(days + 1)
+    positions, waiting, those = np.zeros((_POSITION, n)), np.zeros(days + 1), np.empty(n + 1, np.int64)
     held, goal, shares = positions[_HELD], positions[_GOAL], positions[_SHARES]
     session, current, ordered, behind = 0, -1, False, False
     for t in range(n_bars):
@@ -423,8 +443,8 @@ def _walk(
             waiting[session % (days + 1)] = 0.0
             book[_UNSETTLED], book[_SETTLES_AT] = waiting.sum(), session + days
         if ordered:
-            _sell(t, open_[t], costs, rules, book, positions, waiting, trips, rows)
-            _buy(t, open_[t], costs, rules, book, positions, rows)
+            _sell(t, open_[t], costs, rules, book, positions, those, waiting, trips, rows)
+            _buy(t, open_[t], costs, rules, book, positions, those, rows)
             behind = False
             for j in range(n):
                 behind = behind or held[j] != goal[j]
@@ -440,5 +460,5 @@ def _walk(
     if n_bars:
         fills, notional = book[_FILLS], book[_NOTIONAL]
         positions[_ORDER] = -held
-        _sell(n_bars, close[n_bars - 1], costs, rules, book, positions, waiting, trips, np.zeros((0, _FILL)))
+        _sell(n_bars, close[n_bars - 1], costs, rules, book, positions, those, waiting, trips, np.zeros((0, _FILL)))
         book[_FILLS], book[_NOTIONAL] = fills, notional
