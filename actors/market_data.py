@@ -1,6 +1,7 @@
 """The market-data streamer: one websocket and the historical bars; closed bars out, in order, with their history."""
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from actors.kernel import Actor, Halt, Ref
 from actors.messages import (
     ActionRecord,
     BarClosed,
+    BarCorrected,
     BarRow,
     ConnectionChanged,
     FeedHealthChanged,
@@ -38,6 +40,7 @@ RETRY_S = 5.0
 GRACE = 0.25  # of the patience with a quiet feed: so much longer it may stay stale before its connection is given up
 FOR_EVER = Patience()
 SILENT_LOOKS = 8
+OTHERS_MAX = 20
 USEFUL_NS = 30 * 86_400 * SECOND_NS  # a streamed bar older than this is a mistake; gaps are filled from history
 FATAL_CODES = frozenset({402, 405, 409, 410, 411})
 REFUSED_CODES = frozenset({406, 429})
@@ -49,8 +52,8 @@ KIND = {"d": Timeframe.DAY_1, "b": Timeframe.MIN_1, "u": Timeframe.MIN_1}
 class MarketDataActor(Actor[MarketDataMessage]):
     """Keeps the stream subscribed and tells each signal actor its closed bars.
 
-    A daily bar is streamed again and again while its session runs; it is closed once the session is over and
-    `close_grace_s` has passed (late prints still change it until then). Bars between a minute and a day are made of minutes,
+    A daily bar is streamed again and again while its session runs; only what is told after the close counts, and it is closed
+    once `close_grace_s` has passed (late prints still change it until then). Bars between a minute and a day are made of minutes,
     from the stream and in history alike. The corporate actions of a session are fetched before its bars are told: an unadjusted
     bar on an ex-date would be a false signal, so a bar waits for them. A bar that does not come whole by the stream although
     its time is over is asked for by REST, whatever the reason.
@@ -82,7 +85,9 @@ class MarketDataActor(Actor[MarketDataMessage]):
         self._actions_of = ""
         self._stale: frozenset[str] = frozenset()
         self._silences = 0
-        self._frames = self._quarantined = self._late = 0
+        self._frames = self._quarantined = self._late = self._doubles = 0
+        self._others: Counter[str] = Counter()  # messages of a type that no timeframe needs, or that nobody knows
+        self._told: dict[str, BarRow] = {}  # each symbol's last bar
         self._due_start_ns = self._looks = (
             0  # of the last bar that is over; how often its silent symbols were looked up
         )
@@ -98,8 +103,8 @@ class MarketDataActor(Actor[MarketDataMessage]):
 
     def observe(self) -> dict[str, object]:
         return {
-            **self._line.observe(), "frames": self._frames, "quarantined": self._quarantined, "late": self._late,
-            "silences": self._silences, "stale": sorted(self._stale),
+            **self._line.observe(), "frames": self._frames, "quarantined": self._quarantined, "late": self._late, "doubles": self._doubles,
+            "silences": self._silences, "stale": sorted(self._stale), "others": dict(self._others),
         }  # fmt: skip
 
     def receive(self, message: MarketDataMessage) -> None:
@@ -175,10 +180,23 @@ class MarketDataActor(Actor[MarketDataMessage]):
                 row = self._row(item, self.now_ns - USEFUL_NS)
                 if row is None:
                     self._quarantined += 1
+                elif row["end_ns"] > self.now_ns:
+                    pass  # a session that goes on: its bar as of now would look whole if nothing came after it
                 elif not self._forming.take(Bar(symbol=symbol, timeframe=self._forming.source, **row)):
-                    self._late += 1  # its bar is told, and what was decided on it stands
+                    self._on_late(symbol, BarRow(**row))
+            case {"T": str(kind)}:
+                self._others[kind if len(self._others) < OTHERS_MAX else "..."] += 1
             case _:
                 self._quarantined += 1
+
+    def _on_late(self, symbol: str, row: BarRow) -> None:
+        """Its bar is told, and what was decided on it stands; only that it was otherwise is worth a record."""
+        if self._told.get(symbol) == row:
+            self._doubles += 1
+            return
+        self._late += 1
+        late = BarCorrected(at_ns=self.now_ns, symbol=symbol, timeframe=self._forming.source.value, bar=row)
+        self.tell(self._signals[symbol], late)
 
     def _on_error(self, code: int, detail: str) -> None:
         if code in FATAL_CODES:  # without market data it would hold its positions unwatched and look alive
@@ -240,8 +258,9 @@ class MarketDataActor(Actor[MarketDataMessage]):
                 break
             for bar in self._forming.due(min(self.now_ns, session.close_ns + grace_ns)):
                 actions = tuple(a for a in self._actions.get(bar.symbol, ()) if a.ex_date == day)
+                row = self._told[bar.symbol] = _row_of(bar)
                 told = BarClosed(
-                    at_ns=self.now_ns, symbol=bar.symbol, timeframe=self._timeframe.value, bar=_row_of(bar), actions=actions
+                    at_ns=self.now_ns, symbol=bar.symbol, timeframe=self._timeframe.value, bar=row, actions=actions
                 )  # fmt: skip
                 self.tell(self._signals[bar.symbol], told)
         if wake_ns is not None:
@@ -321,6 +340,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
         bars = self._ended_bars(message.symbol, wire, start_ns)
         known = tuple(ActionRecord(**a) for a in alpaca_wire.actions(actions).get(message.symbol, ()))
         if bars:
+            self._told[message.symbol] = bars[-1]
             self._forming.told(message.symbol, bars[-1].start_ns)
             self._fresh.fetched(message.symbol, bars[-1].end_ns)
             if self._stale:

@@ -254,6 +254,14 @@ class BarClosed(Message):
     actions: tuple[ActionRecord, ...] = ()  # those whose ex_date is this bar's session
 
 
+class BarCorrected(Message):
+    """A bar (or a minute of one) was told again, otherwise, after it had closed here: on record, and nothing is decided anew."""
+
+    symbol: str
+    timeframe: str  # of `bar`
+    bar: BarRow
+
+
 # --- signals ---------------------------------------------------------------------------------------------------------
 
 
@@ -508,7 +516,7 @@ class BrokerStateChanged(Message):
 SessionMessage = JobDue | TimerFired
 ClockMessage = TimerFired
 MarketDataMessage = FrameReceived | ConnectionChanged | HistoryRequested | SessionPhaseChanged | TimerFired
-SignalMessage = FeedStarted | HistoryLoaded | HistoryUnavailable | BarClosed | TimerFired
+SignalMessage = FeedStarted | HistoryLoaded | HistoryUnavailable | BarClosed | BarCorrected | TimerFired
 PortfolioMessage = (
     SymbolWarmed
     | FeedHealthChanged

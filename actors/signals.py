@@ -10,6 +10,7 @@ from actors.kernel import Actor, Ref
 from actors.messages import (
     ActionRecord,
     BarClosed,
+    BarCorrected,
     BarRow,
     ConditionVerdict,
     FeedStarted,
@@ -65,6 +66,7 @@ class SignalActor(Actor[SignalMessage]):
         self._last_start_ns = self._last_end_ns = 0
         self._known_until_ns = 0  # what history has said: all bars that had ended by then are here
         self._waiting: list[BarClosed] | None = None  # for the history that has been asked for; None: for nothing
+        self._corrected = 0
         self._last_in = False
         self._last_close = Decimal(0)
         self._closes: list[tuple[int, float]] = []
@@ -83,9 +85,16 @@ class SignalActor(Actor[SignalMessage]):
                 self._on_history(message)
             case BarClosed():
                 self._on_bar(message)
+            case BarCorrected():
+                self._corrected += 1  # on record by being told; what was computed from the bar stands
 
     def observe(self) -> dict[str, object]:
-        return {"symbol": self._symbol, "last_bar_end_ns": self._last_end_ns, "state_in": self._last_in}
+        return {
+            "symbol": self._symbol,
+            "last_bar_end_ns": self._last_end_ns,
+            "state_in": self._last_in,
+            "corrected": self._corrected,
+        }
 
     # --- history ---
 

@@ -1,22 +1,16 @@
 """A market-data actor over the twin's core, with listeners where the signal actors would be: for tests of what the feed delivers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from datetime import date
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 from actors.direct import DirectBroker, DirectFaults, DirectStreams
 from actors.kernel import Actor, ChildSpec, SteppedSystem, Supervisor
 from actors.market_data import FOR_EVER, MarketDataActor
-from actors.messages import (
-    BarClosed,
-    BarRow,
-    FeedHealthChanged,
-    FeedStarted,
-    HistoryLoaded,
-    HistoryRequested,
-    TimerFired,
-)
+from actors.messages import BarRow, FeedHealthChanged
+from actors.signals import SignalActor
 from algo_royale.app.pacing import DirectMarket, run_paced
 from algo_royale.broker.staleness import Patience
 from algo_royale.data.catalog import bundled
@@ -51,59 +45,35 @@ def minutes_replay() -> MarketReplay:
     return MarketReplay.of(Some(), calendar(), seed=7)
 
 
-class Listener(Actor[Any]):
-    """Asks for history as a signal actor does, and keeps what it is told: in `bars` each bar that is newer than the last."""
+class Listener(SignalActor):
+    """A signal actor that keeps every bar that it would compute with, in that order, instead of computing."""
 
-    def __init__(self, symbol: str, live_start_ns: int, told: list[BarRow], doubles: list[BarRow]) -> None:
-        self._symbol, self._live_start_ns, self._told, self._doubles = symbol, live_start_ns, told, doubles
+    def __init__(self, told: list[BarRow], *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._told = told
 
-    def started(self) -> None:
-        self._ask()
-
-    def receive(self, message: Any) -> None:
-        match message:
-            case FeedStarted() | TimerFired():
-                self._ask()
-            case BarClosed():
-                self._take(message.bar)
-            case HistoryLoaded():
-                for row in message.bars:
-                    if row.start_ns > self._last_ns:
-                        self._take(row)
-            case _:
-                self.later(5.0, TimerFired(at_ns=self.now_ns, name="history"), key="history")
-
-    @property
-    def _last_ns(self) -> int:
-        return self._told[-1].start_ns if self._told else 0
-
-    def _ask(self) -> None:
-        asked = HistoryRequested(
-            at_ns=self.now_ns,
-            symbol=self._symbol,
-            after_ns=self._last_ns,
-            warmup_bars=1,
-            live_start_ns=self._live_start_ns,
-        )
-        self.tell(self.ref("root/market_data"), asked)
-
-    def _take(self, row: BarRow) -> None:
-        (self._told if row.start_ns > self._last_ns else self._doubles).append(row)
+    def _apply(self, rows: list[BarRow]) -> None:
+        self._told += rows
+        if rows:
+            self._last_start_ns, self._last_end_ns = rows[-1].start_ns, rows[-1].end_ns
 
 
 class Ear(Actor[Any]):
-    def __init__(self, heard: list[Any]) -> None:
+    """Keeps what is said about the feed's health."""
+
+    def __init__(self, heard: list[FeedHealthChanged]) -> None:
         self._heard = heard
 
     def receive(self, message: Any) -> None:
-        self._heard.append(message)
+        if isinstance(message, FeedHealthChanged):
+            self._heard.append(message)
 
 
 class Data(DirectBroker):
-    """The twin's REST; nobody answers while its time is in `down`."""
+    """The twin's REST; nobody answers while its time is in `down`, and bars are known `late_ns` after their end."""
 
-    down = range(0)
-    asked = 0
+    down: Container[int] = range(0)
+    asked = late_ns = 0
 
     def __init__(self, exchange: Exchange, **options: Any) -> None:
         super().__init__(exchange, **options)
@@ -113,7 +83,7 @@ class Data(DirectBroker):
         self.asked += 1
         if self._twin.now_ns in self.down:
             raise BrokerUnavailable("nobody answers")
-        return super().bars(**asked)
+        return super().bars(**{**asked, "end_ns": asked["end_ns"] - self.late_ns})
 
 
 class Feed:
@@ -129,14 +99,18 @@ class Feed:
         self.data = Data(self.exchange, key=KEY, secret=SECRET, faults=self.faults)
         self.system = SteppedSystem(start_ns, seed=seed)
         self.told: dict[str, list[BarRow]] = {s: [] for s in SYMBOLS}
-        self.doubles: list[BarRow] = []
         self.heard: list[FeedHealthChanged] = []
         live_ns = calendar().sessions(FIRST, LAST)[0].label_ns
 
-        def listener(symbol: str) -> Callable[[], Listener]:
-            return lambda: Listener(symbol, live_ns, self.told[symbol], self.doubles)
-
         ref = self.system.ref
+
+        def listener(symbol: str) -> Callable[[], Listener]:
+            return lambda: Listener(
+                self.told[symbol], symbol, lambda: SimpleNamespace(init=lambda: None), timeframe=timeframe,  # type: ignore[arg-type,return-value]
+                calendar=calendar(), warmup_bars=1, live_start_ns=live_ns, closes_kept=1,
+                market_data=ref("root/market_data"), portfolio=ref("root/portfolio"),
+            )  # fmt: skip
+
         make = lambda: MarketDataActor(  # noqa: E731
             SYMBOLS, timeframe=timeframe, calendar=calendar(), data=self.data, streams=self.streams, keys=(KEY, SECRET),
             signals={s: ref(f"root/{s}") for s in SYMBOLS}, portfolio=ref("root/portfolio"), patience=patience, **options,
@@ -155,6 +129,11 @@ class Feed:
             until_ns=until_ns,
             should_stop=should_stop,
         )
+
+    @property
+    def recorded(self) -> list[Any]:
+        """Every message that was handled."""
+        return [record.message for record in self.system.trace]
 
     @property
     def observed(self) -> dict[str, Any]:
