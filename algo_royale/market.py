@@ -101,9 +101,13 @@ class Bars:
 
     def slice(self, low: int, high: int) -> "Bars":
         """Bars [low, high) as views."""
-        columns: dict[str, Any] = {name: getattr(self, name)[low:high] for name in _COLUMNS}
-        extra = {name: array[low:high] for name, array in self.extra.items()}
-        return Bars(symbol=self.symbol, timeframe=self.timeframe, extra=extra, **columns)
+        out, put = object.__new__(Bars), object.__setattr__  # of one length and read-only as they are, nothing is checked
+        put(out, "symbol", self.symbol)
+        put(out, "timeframe", self.timeframe)
+        for name in _COLUMNS:
+            put(out, name, getattr(self, name)[low:high])
+        put(out, "extra", {name: array[low:high] for name, array in self.extra.items()} if self.extra else {})
+        return out
 
     def between(self, start_ns: int, end_ns: int) -> "Bars":
         """Bars whose start lies in [start_ns, end_ns)."""
