@@ -9,10 +9,12 @@ import msgspec
 from actors import messages as m
 from actors.kernel import Actor, Halt, Ref
 from actors.messages import LedgerMessage
+from algo_royale.costs import SELL
 from algo_royale.errors import LedgerError
 from algo_royale.ledger import Position
 from algo_royale.orders import Fill, Order, OrderEvent, OrderIntent
 from algo_royale.risk import STATE_TRANSITIONS, StateEvent, TradingState, flatten_reason
+from algo_royale.sessions import Calendar, new_york_date
 from db.store import NewDecision, NewEntry, RecordedOrder, RefusedIntent, Store
 
 
@@ -24,10 +26,13 @@ class LedgerActor(Actor[LedgerMessage]):
     """
 
     def __init__(
-        self, store_factory: Callable[[], Store], *, orders: Ref[m.OrdersMessage], portfolio: Ref[m.PortfolioMessage]
-    ) -> None:
-        """`store_factory` opens the store, in this actor's thread, for every incarnation."""
+        self, store_factory: Callable[[], Store], *, calendar: Calendar, orders: Ref[m.OrdersMessage],
+        portfolio: Ref[m.PortfolioMessage], settlement_days: int = 1,
+    ) -> None:  # fmt: skip
+        """`store_factory` opens the store, in this actor's thread, for every incarnation. Proceeds of a sale settle
+        `settlement_days` sessions after it."""
         self._store_factory, self._orders, self._portfolio = store_factory, orders, portfolio
+        self._calendar, self._settlement_days = calendar, settlement_days
         self._store: Store | None = None
         self._recorded = 0
 
@@ -59,6 +64,9 @@ class LedgerActor(Actor[LedgerMessage]):
                     self._on_snapshot_requested(store, message)
                 case m.RecordReconciliation():
                     self._on_reconciliation(store, message)
+                case m.RecordSessionClose():
+                    prices = {part.symbol: part.price_usd for part in message.prices}
+                    store.record_session_close(message.session_date, prices, now_ns=self.now_ns)
                 case m.HaltTrading():
                     event = StateEvent.of_halt(TradingState(message.state), message.by)
                     self._move(store, event, message.reason, message.by)
@@ -93,13 +101,15 @@ class LedgerActor(Actor[LedgerMessage]):
             message.client_order_id, OrderEvent(message.event), broker_order_id=message.broker_order_id,
             detail=message.detail, fill=None if message.fill is None else _fill(message.fill), now_ns=self.now_ns,
             successor=None if message.successor is None else _order(message.successor),
+            settles_on="" if message.fill is None else self._settles_on(message.fill), found_by=message.found_by,
+            reversed_execution_id=message.reversed_execution_id,
         )  # fmt: skip
         if not change.applied:
             return  # told before; whoever needs it has heard it, or asks for a snapshot
         self._recorded += 1
         position = None
-        if change.fill is not None and change.position is not None:
-            position = _position(change.fill.symbol, change.position)
+        if change.position is not None:
+            position = _position(change.recorded.order.symbol, change.position)
         changed = m.OrderChanged(
             at_ns=self.now_ns, order=order_record(change.recorded), event=message.event,
             fill=None if change.fill is None else message.fill, cash_usd=change.cash_usd, position=position,
@@ -109,6 +119,13 @@ class LedgerActor(Actor[LedgerMessage]):
         self.tell(self._portfolio, changed)
         if change.halted is not None:
             self._halt(change.halted)
+
+    def _settles_on(self, fill: m.FillRecord) -> str:
+        """The session from which the proceeds of a sale may be spent."""
+        if fill.side != SELL or not self._settlement_days:
+            return ""
+        traded = new_york_date(fill.at_ns or self.now_ns)
+        return self._calendar.offset(traded, self._settlement_days).date.isoformat()
 
     def _on_snapshot_requested(self, store: Store, message: m.SnapshotRequested) -> None:
         facts = store.facts(now_ns=self.now_ns)
@@ -123,12 +140,13 @@ class LedgerActor(Actor[LedgerMessage]):
             last_equity_usd=facts.last_equity_usd, last_session_date=facts.last_session_date,
             ended_orders=tuple(order_record(order) for order in facts.ended_orders),
             last_trades=tuple(m.LastTrade(symbol=s, side=side, at_ns=ns) for s, side, ns in facts.last_trades),
+            unsettled=tuple(m.Unsettled(settles_on=on, amount_usd=amount) for on, amount in facts.unsettled),
         )  # fmt: skip
         self.tell(self.ref(message.reply_to), snapshot)
 
     def _on_reconciliation(self, store: Store, message: m.RecordReconciliation) -> None:
         outcome = store.reconcile(
-            cause_of=message.cause_of, checked=message.checked, found=message.differences,
+            cause_of=message.cause_of, checked=message.checked,
             cash_usd=message.account_cash_usd, equity_usd=message.account_equity_usd,
             positions={p.symbol: Position(p.quantity, p.average_cost_usd) for p in message.positions},
             entries=[NewEntry(e.entry_id, e.kind, e.symbol, e.quantity, e.cash_usd, e.at_ns) for e in message.entries],
@@ -136,7 +154,7 @@ class LedgerActor(Actor[LedgerMessage]):
         )  # fmt: skip
         self._recorded += 1
         if not outcome.agreed:
-            self._halt(f"ledger and broker disagree: {'; '.join(outcome.differences)}")
+            self._halt(f"ledger and broker disagree: {'; '.join(map(str, outcome.differences))}")
         reconciled = m.Reconciled(
             at_ns=self.now_ns, checked=message.checked, differences=len(outcome.differences),
             cash_usd=outcome.cash_usd if outcome.cash_usd is not None else Decimal(0),

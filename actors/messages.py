@@ -139,6 +139,13 @@ class LastTrade(Part):
     at_ns: int
 
 
+class Unsettled(Part):
+    """Proceeds that are cash already and may be spent from the session `settles_on` (ISO date)."""
+
+    settles_on: str
+    amount_usd: Decimal
+
+
 class ActionRecord(Part):
     """A corporate action as the broker tells it; ex_date is ISO."""
 
@@ -318,6 +325,7 @@ class LedgerSnapshot(Message):
     last_session_date: str = ""  # of the latest decision
     ended_orders: tuple[OrderRecord, ...] = ()  # of the last days: a fill may be told of them late
     last_trades: tuple[LastTrade, ...] = ()  # the latest purchase and the latest sale of each symbol
+    unsettled: tuple[Unsettled, ...] = ()  # parts of the cash that settle in a later session
 
 
 class RecordDecision(Message):
@@ -353,6 +361,7 @@ class RecordOrderEvent(Message):
     fill: FillRecord | None = None
     reversed_execution_id: str = ""  # of a bust or correction: the execution that is taken back
     successor: OrderRecord | None = None  # of `replaced`: the order that goes on in its place
+    found_by: str = ""  # the comparison with the broker (its cause_of) that brought it to light; empty: we were told
 
 
 class OrderChanged(Message):
@@ -371,11 +380,24 @@ class RecordReconciliation(Message):
 
     cause_of: str  # start | reconnect | periodic
     checked: int
-    differences: tuple[str, ...]
     account_cash_usd: Decimal
     account_equity_usd: Decimal
     positions: tuple[PositionRecord, ...]
     entries: tuple[AccountEntry, ...] = ()
+
+
+class SymbolPrice(Part):
+    """What a share of the symbol was worth."""
+
+    symbol: str
+    price_usd: Decimal
+
+
+class RecordSessionClose(Message):
+    """Commit what the account is worth at the end of a session; each session once."""
+
+    session_date: str
+    prices: tuple[SymbolPrice, ...]
 
 
 class Reconciled(Message):
@@ -533,8 +555,8 @@ OrdersMessage = (
     | BrokerStateChanged | OrderChanged | Reconciled | SessionPhaseChanged | TradingStateChanged | JobDue | TimerFired
 )  # fmt: skip
 LedgerMessage = (
-    RecordDecision | RecordOrderEvent | RecordReconciliation | SnapshotRequested | HaltTrading | ResumeTrading
-    | FlattenRequested
+    RecordDecision | RecordOrderEvent | RecordReconciliation | RecordSessionClose | SnapshotRequested | HaltTrading
+    | ResumeTrading | FlattenRequested
 )  # fmt: skip
 BrokerMessage = SubmitOrder | CancelOrder | BrokerSnapshotRequested | FrameReceived | ConnectionChanged | TimerFired
 

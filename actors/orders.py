@@ -157,7 +157,13 @@ class OrdersActor(Actor[OrdersMessage]):
             if self._is_known(theirs):
                 for fill in fills.get(theirs.client_order_id, ()):
                     if (fill.client_order_id, fill.cumulative_quantity) not in self._heard:
-                        self._record(fill.client_order_id, theirs.broker_order_id, OrderEvent.FILL, fill=fill)
+                        self._record(
+                            fill.client_order_id,
+                            theirs.broker_order_id,
+                            OrderEvent.FILL,
+                            fill=fill,
+                            found_by=snapshot.cause_of,
+                        )
             else:
                 self._check_unknown(theirs)
             ours = self._orders.get(theirs.client_order_id)
@@ -167,7 +173,7 @@ class OrdersActor(Actor[OrdersMessage]):
             if theirs.status == OrderEvent.REPLACED.value:
                 self._adopt(theirs, by_broker_id.get(theirs.replaced_by))
             else:
-                self._say(theirs, ours, f"{snapshot.cause_of} snapshot")
+                self._say(theirs, ours, snapshot.cause_of)
         known = {order.client_order_id for order in snapshot.orders}
         for order in self._orders.values():
             if order.client_order_id not in known and order.status != OrderStatus.RECORDED.value:
@@ -178,7 +184,6 @@ class OrdersActor(Actor[OrdersMessage]):
                 at_ns=self.now_ns,
                 cause_of=snapshot.cause_of,
                 checked=len(snapshot.orders) + len(snapshot.positions) + 1,
-                differences=(),
                 account_cash_usd=snapshot.cash_usd,
                 account_equity_usd=snapshot.equity_usd,
                 positions=snapshot.positions,
@@ -190,7 +195,7 @@ class OrdersActor(Actor[OrdersMessage]):
         """Whether the ledger has this order, or is about to."""
         return any(theirs.client_order_id in known for known in (self._orders or {}, self._ended, self._adopted))
 
-    def _say(self, theirs: TradeUpdated, ours: OrderRecord | None, detail: str) -> None:
+    def _say(self, theirs: TradeUpdated, ours: OrderRecord | None, cause_of: str) -> None:
         """Tell what the status of a snapshot's order says beyond ours, once."""
         word, before = theirs.status, OrderStatus(ours.status) if ours is not None else OrderStatus.RECORDED
         event = OrderEvent.of(word)
@@ -201,8 +206,8 @@ class OrdersActor(Actor[OrdersMessage]):
         key = (theirs.client_order_id, before.value, word)
         if cell(before, event) not in (NOTED, before) and key not in self._said:
             self._said.add(key)
-            told = f"{detail}: {word}" if event is OrderEvent.UNKNOWN else detail
-            self._record(theirs.client_order_id, theirs.broker_order_id, event, detail=told)
+            told = f"{cause_of} snapshot" + (f": {word}" if event is OrderEvent.UNKNOWN else "")
+            self._record(theirs.client_order_id, theirs.broker_order_id, event, detail=told, found_by=cause_of)
 
     def _adopt(self, old: TradeUpdated, new: TradeUpdated | None) -> None:
         """One of our orders goes on as another: both are told to the ledger at once, so that no moment shows neither.
@@ -351,6 +356,7 @@ class OrdersActor(Actor[OrdersMessage]):
     def _record(
         self, client_order_id: str, broker_order_id: str | None, event: OrderEvent, *, detail: str = "",
         fill: FillRecord | None = None, reversed_execution_id: str = "", successor: OrderRecord | None = None,
+        found_by: str = "",
     ) -> None:  # fmt: skip
         if fill is not None:
             self._heard.add((client_order_id, fill.cumulative_quantity))
@@ -365,6 +371,7 @@ class OrdersActor(Actor[OrdersMessage]):
                 fill=fill,
                 reversed_execution_id=reversed_execution_id,
                 successor=successor,
+                found_by=found_by,
             ),
         )
 

@@ -14,10 +14,12 @@ from actors.messages import (
     PortfolioMessage,
     Reconciled,
     RecordDecision,
+    RecordSessionClose,
     Refusal,
     SessionPhaseChanged,
     SignalReported,
     SnapshotRequested,
+    SymbolPrice,
     SymbolWarmed,
     TargetWeight,
     TimerFired,
@@ -187,6 +189,7 @@ class PortfolioActor(Actor[PortfolioMessage]):
                 self._state = engine.observe(self._state, event, self._config)
             else:
                 self._record(self._apply(event))
+            self._close_session(bar_end_ns)
 
     def _rebuild(self, snapshot: LedgerSnapshot) -> None:
         """The ledger answered: with the reports at hand, stand where the last bar left us, and decide it if it is ours."""
@@ -203,9 +206,26 @@ class PortfolioActor(Actor[PortfolioMessage]):
                 self._record(self._apply(event))
             else:
                 self._state = engine.observe(self._state, event, self._config)
+            self._close_session(bar_end_ns)
         if is_flattening(TradingState(snapshot.state), snapshot.state_reason):  # and had perhaps not got to it
             self._flatten = "ready"
             self._flatten_if_ready()
+
+    def _close_session(self, bar_end_ns: int) -> None:
+        """Have the account valued at the closes of a session's last bar, while nothing can have been traded since."""
+        session = self._calendar.session_at(bar_end_ns - 1)
+        if self._state is None or session is None or bar_end_ns != session.close_ns:
+            return
+        if self.now_ns < self._calendar.next_session(bar_end_ns).open_ns:
+            prices = tuple(
+                SymbolPrice(symbol=symbol, price_usd=bar.close_usd)
+                for symbol, bar in sorted(self._state.last.items())
+                if bar.close_usd is not None
+            )
+            self.tell(
+                self._ledger,
+                RecordSessionClose(at_ns=self.now_ns, session_date=session.date.isoformat(), prices=prices),
+            )
 
     def _in_time(self, bar_end_ns: int) -> bool:
         """Whether the orders of this bar still come when they should: before the session that they are for has opened, or

@@ -73,7 +73,10 @@ def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], An
     table: dict[str, Callable[[], Any]] = {
         f"{ROOT}/journal": partial(JournalActor, trader.log_health),
         f"{ROOT}/clock": partial(ClockActor, jobs),
-        f"{TRADING}/ledger": partial(LedgerActor, trader.store, orders=orders, portfolio=portfolio),
+        f"{TRADING}/ledger": partial(
+            LedgerActor, trader.store, calendar=trader.calendar, orders=orders, portfolio=portfolio,
+            settlement_days=trader.engine.rules.settlement_days,
+        ),
         f"{TRADING}/broker": partial(
             BrokerActor, trader.broker, trader.streams, keys=trader.keys, orders=orders,
             reconnect=PATIENT.at_pace(pace),

@@ -1,6 +1,7 @@
 """Cash, positions at average cost, realised profit and fees, folded from fills. Pure Decimal; the store keeps what this computes."""
 
-from collections.abc import Mapping
+import enum
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
@@ -72,6 +73,26 @@ class Account:
             fees=self.fees + fill.fees_usd, unsettled=unsettled,
         )  # fmt: skip
 
+    def take_back(self, fill: Fill, history: "Iterable[Move]", *, realised_usd: Decimal) -> "Account":
+        """The account as if `fill`, booked before, had never been; `history` is the rest of the symbol's moves, oldest first,
+        and `realised_usd` the profit that was realised in the symbol with it.
+
+        The shares, the cash and the fee go back. Average cost and realised profit become those of the history without the
+        fill, which is not what an opposite trade would give: the sales after a busted purchase are of other shares.
+        """
+        signed = fill.quantity if fill.side == BUY else -fill.quantity
+        held, realised = fold(history)
+        before = self.positions.get(fill.symbol, FLAT)
+        if held.quantity != before.quantity - signed:
+            raise ValueError(f"the history of {fill.symbol} leads to {held.quantity}, not {before.quantity - signed}")
+        positions = {symbol: position for symbol, position in self.positions.items() if symbol != fill.symbol}
+        if held.quantity:
+            positions[fill.symbol] = held
+        return replace(
+            self, cash=self.cash + signed * fill.price_usd + fill.fees_usd, positions=positions,
+            realised_pnl=self.realised_pnl + realised - realised_usd, fees=self.fees - fill.fees_usd,
+        )  # fmt: skip
+
     def settle(self, session_index: int) -> "Account":
         """The account at the start of a session: what settles by then may be spent."""
         if not self.unsettled:
@@ -86,6 +107,63 @@ class Account:
         return replace(
             self, positions={**self.positions, symbol: Position(held.quantity * ratio, held.average_cost_usd / ratio)}
         )
+
+
+class Flow(enum.StrEnum):
+    """Why cash moved without a trade."""
+
+    FEE = "fee"
+    DIVIDEND = "dividend"
+    INTEREST = "interest"
+    TRANSFER = "transfer"  # in or out of the account: no profit and no loss
+    OTHER = "other"
+
+
+_FLOWS = {"fee": Flow.FEE, "cfee": Flow.FEE, "ptc": Flow.FEE, "int": Flow.INTEREST, "cgd": Flow.DIVIDEND}
+_TRANSFERS = ("csd", "csw", "csr", "jnl", "acat", "trans")
+
+
+def flow_of(kind: str) -> Flow:
+    """The class of a cash entry by the broker's word for it, in lower case (Alpaca's activity types)."""
+    if kind.startswith("div"):
+        return Flow.DIVIDEND
+    return Flow.TRANSFER if kind.startswith(_TRANSFERS) else _FLOWS.get(kind, Flow.OTHER)
+
+
+class Resolution(enum.StrEnum):
+    """What was done about a difference between ledger and broker; docs/ledger.md has the rules. There is no other."""
+
+    ADOPTED = "adopted"  # a ledger without an account took the broker's
+    TOOK_OVER = "took_over"  # the broker knew more of one of our orders: its word was booked as an event
+    BOOKED = "booked"  # the broker moved cash or shares without an order of ours: booked from its activity
+    ROUNDED = "rounded"  # cash apart by rounding alone: an entry of its own
+    HALTED = "halted"  # anything else: nothing was changed, and trading stopped
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Shares that came (or, negative, went) at a price; `price_usd` None: given or taken without one, as by a split."""
+
+    quantity: Decimal
+    price_usd: Decimal | None
+
+
+def fold(history: Iterable[Move]) -> tuple[Position, Decimal]:
+    """The position that a symbol's moves lead to, and the profit realised on the way."""
+    position, realised = FLAT, _ZERO
+    for move in history:
+        if move.price_usd is None:
+            position = moved(position, move.quantity)
+        else:
+            position, gained = _trade(position, move.quantity, move.price_usd)
+            realised += gained
+    return position, realised
+
+
+def moved(held: Position, quantity: Decimal) -> Position:
+    """A position after shares were added or taken without a price: what was paid is spread over what is left."""
+    after = held.quantity + quantity
+    return Position(after, held.average_cost_usd * held.quantity / after) if after else FLAT
 
 
 def _trade(position: Position, signed: Decimal, price: Decimal) -> tuple[Position, Decimal]:

@@ -8,11 +8,13 @@ from pathlib import Path
 import peewee
 
 from algo_royale.errors import BadInput, LedgerError
-from algo_royale.ledger import FLAT, Account
-from algo_royale.orders import Fill
+from algo_royale.ledger import FLAT, Account, Move, fold
+from algo_royale.orders import REVERSALS, Fill
 from db.database import execute, open_database, to_text
-from db.migrations import Migration, MigrationState, migrate, migration_states
-from db.store import positions_now
+from db.migrations import SESSION_SUMS, Migration, MigrationState, migrate, migration_states
+from db.store import move_of, positions_now
+
+TINY = Decimal("1e-9")  # US dollars: what dividing costs by shares may lose
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,14 +72,19 @@ def check(database: peewee.SqliteDatabase) -> list[str]:
 
     SQLite's own checks first. Then the folds that the rows' running states stand for: cash entries sum to the balance,
     fills sum to each order's filled quantity unless some are still missing, and all fills over the opening account give
-    today's cash and positions.
+    today's cash and positions, costs and profits; each session's equity is explained by the entries up to it.
     """
     problems = [text for (text,) in execute(database, "PRAGMA integrity_check") if text != "ok"]
     problems += [
         f"table {row[0]} row {row[1]} refers to a missing {row[2]}"
         for row in execute(database, "PRAGMA foreign_key_check")
     ]
-    return problems or [*_check_cash(database), *_check_orders(database), *_check_account(database)]
+    return problems or [
+        *_check_cash(database),
+        *_check_orders(database),
+        *_check_account(database),
+        *_check_closes(database),
+    ]
 
 
 def _check_cash(database: peewee.SqliteDatabase) -> list[str]:
@@ -92,16 +99,19 @@ def _check_cash(database: peewee.SqliteDatabase) -> list[str]:
 def _check_orders(database: peewee.SqliteDatabase) -> list[str]:
     problems = []
     filled: dict[str, Decimal] = {}
-    for client_order_id, text in execute(
-        database, "SELECT client_order_id, filled_quantity FROM order_event ORDER BY seq"
+    for client_order_id, text, event in execute(
+        database, "SELECT client_order_id, filled_quantity, event FROM order_event ORDER BY seq"
     ):
-        if Decimal(text) < filled.get(client_order_id, Decimal(0)):
+        if event not in REVERSALS and Decimal(text) < filled.get(client_order_id, Decimal(0)):
             problems.append(
                 f"order {client_order_id} went from {to_text(filled[client_order_id])} filled back to {text}"
             )
         filled[client_order_id] = Decimal(text)
     booked: defaultdict[str, Decimal] = defaultdict(Decimal)
-    for client_order_id, quantity in execute(database, "SELECT client_order_id, quantity FROM fill"):
+    for client_order_id, quantity in execute(
+        database,
+        "SELECT client_order_id, quantity FROM fill WHERE execution_id NOT IN (SELECT execution_id FROM reversal)",
+    ):
         booked[client_order_id] += Decimal(quantity)
     problems += [
         f"order {client_order_id} has {to_text(filled[client_order_id])} filled, its fills sum to {to_text(total)}"
@@ -112,30 +122,62 @@ def _check_orders(database: peewee.SqliteDatabase) -> list[str]:
 
 
 def _check_account(database: peewee.SqliteDatabase) -> list[str]:
-    """The opening positions, all fills and what moved without one, against the newest rows and the cash they explain."""
+    """Every position folded anew from what moved it, and the cash of all fills, without what was taken back."""
+    gone = {execution_id for (execution_id,) in execute(database, "SELECT execution_id FROM reversal")}
+    moves: defaultdict[str, list[Move]] = defaultdict(list)
+    realised: defaultdict[str, Decimal] = defaultdict(Decimal)
+    columns = "kind, reference, symbol, quantity_change, price_usd, realised_usd"
+    for kind, reference, symbol, change, price, gained in execute(
+        database, f"SELECT {columns} FROM position_entry ORDER BY seq"
+    ):
+        realised[symbol] += Decimal(gained)
+        move = move_of(kind, Decimal(change), Decimal(price))
+        if move is not None and not (kind == "fill" and reference in gone):
+            moves[symbol].append(move)
+    now, problems = positions_now(database), []
+    for symbol in sorted(set(now) | set(moves)):
+        held, profit = fold(moves[symbol])
+        newest = now.get(symbol, FLAT)
+        if newest.quantity != held.quantity:
+            problems.append(
+                f"{symbol}: fills and entries give {to_text(held.quantity)}, the newest entry says {to_text(newest.quantity)}"
+            )
+        elif abs(newest.average_cost_usd - held.average_cost_usd) > TINY or abs(realised[symbol] - profit) > TINY:
+            problems.append(
+                f"{symbol}: fills and entries give a cost of {to_text(held.average_cost_usd)} and a profit of {to_text(profit)}, "
+                f"the ledger has {to_text(newest.average_cost_usd)} and {to_text(realised[symbol])}"
+            )
+    return problems + _check_fills(database, gone)
+
+
+def _check_fills(database: peewee.SqliteDatabase, gone: set[str]) -> list[str]:
+    """The cash entries of fills and of what took them back, against the fills that stand."""
     account = Account(cash=Decimal(0))
     columns = "execution_id, client_order_id, broker_order_id, symbol, side, quantity, cumulative_quantity, price_usd, fees_usd"
     for row in execute(database, f"SELECT {columns} FROM fill ORDER BY seq"):
-        account = account.apply_fill(_fill(row))
-    held: defaultdict[str, Decimal] = defaultdict(Decimal)
-    for symbol, position in account.positions.items():
-        held[symbol] += position.quantity
-    for symbol, change in execute(database, "SELECT symbol, quantity_change FROM position_entry WHERE kind <> 'fill'"):
-        held[symbol] += Decimal(change)
-    now = positions_now(database)
-    problems = [
-        f"{symbol}: fills and entries give {to_text(held[symbol])}, the newest entry says {to_text(newest)}"
-        for symbol in sorted(set(now) | set(held))
-        if (newest := now.get(symbol, FLAT).quantity) != held[symbol]
-    ]
-    cash = sum(
-        (Decimal(amount) for (amount,) in execute(database, "SELECT amount_usd FROM cash_entry WHERE kind = 'fill'")),
-        Decimal(0),
-    )
-    if cash != account.cash:
-        problems.append(
-            f"cash entries of fills sum to {to_text(cash)}, the fills themselves to {to_text(account.cash)}"
-        )
+        if row[0] not in gone:
+            account = account.apply_fill(_fill(row))
+    kinds = ", ".join(f"'{kind}'" for kind in ("fill", *sorted(REVERSALS)))
+    entries = execute(database, f"SELECT amount_usd FROM cash_entry WHERE kind IN ({kinds})")
+    cash = sum((Decimal(amount) for (amount,) in entries), Decimal(0))
+    if cash == account.cash:
+        return []
+    return [f"cash entries of fills sum to {to_text(cash)}, the fills themselves to {to_text(account.cash)}"]
+
+
+def _check_closes(database: peewee.SqliteDatabase) -> list[str]:
+    """At each session's close: equity is cash and positions, and it is the opening and all that happened since."""
+    problems = []
+    for row in execute(
+        database, f"SELECT session_date, {', '.join(f'{name}_usd' for name in SESSION_SUMS)} FROM session_close"
+    ):
+        day, v = row[0], dict(zip(SESSION_SUMS, map(Decimal, row[1:]), strict=True))
+        if v["equity"] != v["cash"] + v["positions"]:
+            problems.append(f"session {day}: equity is not cash and positions")
+        gains = v["realised"] + v["positions"] - v["cost"] - v["fees"] + v["dividends"] + v["interest"]
+        explained = v["opening"] + gains + v["transfers"] + v["other"]
+        if abs(v["equity"] - explained) > TINY:
+            problems.append(f"session {day}: equity of {to_text(v['equity'])}, entries explain {to_text(explained)}")
     return problems
 
 

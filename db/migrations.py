@@ -68,6 +68,11 @@ _TABLES = {
     "halt": f"{_ROW}, kind TEXT NOT NULL CHECK (kind IN ('halted', 'resumed')), reason TEXT NOT NULL",
 }
 
+SESSION_SUMS = (
+    "equity", "cash", "unsettled", "positions", "cost", "opening", "realised", "fees", "dividends", "interest", "transfers",
+    "other",
+)  # fmt: skip
+
 _INDEXES = (
     "CREATE INDEX order_event_by_order ON order_event (client_order_id, seq)",
     "CREATE INDEX position_entry_by_symbol ON position_entry (symbol, seq)",
@@ -108,10 +113,53 @@ MIGRATIONS: tuple[Migration, ...] = (
             *_append_only("trading_state"),
         ),
     ),
+    Migration(
+        3,
+        "when cash settles",
+        ("ALTER TABLE cash_entry ADD COLUMN settles_on TEXT NOT NULL DEFAULT ''",),  # ISO date; empty: at once
+    ),
+    Migration(
+        4,
+        "executions that the venue takes back or corrects",
+        (
+            # A corrected execution stands at the same cumulative quantity as the one it corrects.
+            f"CREATE TABLE fill_new ({_TABLES['fill'].removesuffix(', UNIQUE (client_order_id, cumulative_quantity)')}) STRICT",
+            "INSERT INTO fill_new SELECT * FROM fill ORDER BY seq",
+            "DROP TABLE fill",
+            "ALTER TABLE fill_new RENAME TO fill",
+            "CREATE INDEX fill_by_time ON fill (filled_ns)",
+            "CREATE INDEX fill_by_order ON fill (client_order_id, cumulative_quantity)",
+            *_append_only("fill"),
+            f"CREATE TABLE reversal ({_ROW}, execution_id TEXT NOT NULL UNIQUE REFERENCES fill (execution_id), "
+            "event TEXT NOT NULL CHECK (event IN ('trade_bust', 'trade_correct')), "
+            "corrected_execution_id TEXT REFERENCES fill (execution_id)) STRICT",
+            *_append_only("reversal"),
+        ),
+    ),
+    Migration(
+        5,
+        "the account at each session's close",
+        (
+            f"CREATE TABLE session_close ({_ROW}, session_date TEXT NOT NULL UNIQUE, "
+            + "".join(f"{name}_usd TEXT NOT NULL, " for name in SESSION_SUMS)
+            + "positions TEXT NOT NULL, cash_seq INTEGER NOT NULL, position_seq INTEGER NOT NULL) STRICT",
+            *_append_only("session_close"),
+        ),
+    ),
+    Migration(
+        6,
+        "differences between ledger and broker, with both sides",
+        (
+            f"CREATE TABLE difference ({_ROW}, cause_of TEXT NOT NULL, subject TEXT NOT NULL, ours TEXT NOT NULL, "
+            "theirs TEXT NOT NULL, resolution TEXT NOT NULL CHECK (resolution IN "
+            "('adopted', 'took_over', 'booked', 'rounded', 'halted'))) STRICT",
+            *_append_only("difference"),
+        ),
+    ),
 )
 
 # Tables in an order that satisfies their references; the copy of `Store.as_of` follows it.
-TABLES = (*(name for name in _TABLES if name != "halt"), "trading_state")
+TABLES = (*(name for name in _TABLES if name != "halt"), "trading_state", "reversal", "session_close", "difference")
 
 
 def applied(database: peewee.SqliteDatabase) -> dict[int, tuple[str, int]]:

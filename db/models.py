@@ -120,6 +120,7 @@ class CashEntry(Entry):
     reference = peewee.TextField()
     amount_usd = DecimalText()
     balance_usd = DecimalText()
+    settles_on = peewee.TextField()
 
     class Meta:
         table_name = "cash_entry"
@@ -167,6 +168,48 @@ class Reconciliation(Entry):
     broker_positions = peewee.TextField()
 
 
+class Reversal(Entry):
+    """An execution that the venue took back; `corrected_execution_id` is booked in its place, if anything is."""
+
+    execution_id = peewee.TextField()
+    event = peewee.TextField()
+    corrected_execution_id = peewee.TextField(null=True)
+
+
+class SessionClose(Entry):
+    """The account at the end of a session; the sums are since the ledger's opening."""
+
+    session_date = peewee.TextField()
+    equity_usd = DecimalText()
+    cash_usd = DecimalText()
+    unsettled_usd = DecimalText()
+    positions_usd = DecimalText()
+    cost_usd = DecimalText()
+    opening_usd = DecimalText()
+    realised_usd = DecimalText()
+    fees_usd = DecimalText()
+    dividends_usd = DecimalText()
+    interest_usd = DecimalText()
+    transfers_usd = DecimalText()
+    other_usd = DecimalText()
+    positions = peewee.TextField()
+    cash_seq = peewee.BigIntegerField()
+    position_seq = peewee.BigIntegerField()
+
+    class Meta:
+        table_name = "session_close"
+
+
+class Difference(Entry):
+    """Something that ledger and broker saw differently: both sides, and what was done about it."""
+
+    cause_of = peewee.TextField()
+    subject = peewee.TextField()
+    ours = peewee.TextField()
+    theirs = peewee.TextField()
+    resolution = peewee.TextField()
+
+
 class TradingStateRow(Entry):
     """What trading may do from here on, who said so and why."""
 
@@ -180,5 +223,5 @@ class TradingStateRow(Entry):
 
 MODELS: tuple[type[Row], ...] = (
     Run, Meta_, Decision, Order, OrderEvent, Fill, RefusalRow, CashEntry, PositionEntry, SessionEquity, Reconciliation,
-    TradingStateRow,
+    TradingStateRow, Reversal, SessionClose, Difference,
 )  # fmt: skip

@@ -11,7 +11,8 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ import peewee
 
 from algo_royale import orders
 from algo_royale.errors import BadInput, LedgerError
-from algo_royale.ledger import FLAT, Account, Position
+from algo_royale.ledger import FLAT, Account, Flow, Move, Position, Resolution, flow_of, moved
 from algo_royale.orders import Fill, Order, OrderEvent, OrderIntent, OrderStatus
 from algo_royale.risk import TradingState
+from algo_royale.sessions import new_york_date
 from db import models
 from db.database import exact, execute, open_database, to_text
-from db.migrations import TABLES, migrate, migration_states
+from db.migrations import SESSION_SUMS, TABLES, migrate, migration_states
 
 CASH_TOLERANCE_USD = Decimal("0.01")
 # The broker keeps cash in whole cents and we keep it exactly, so each fill may part us by half a cent more.
@@ -118,6 +120,7 @@ class Facts:
     last_session_date: str = ""  # of the latest decision
     ended_orders: tuple[RecordedOrder, ...] = ()  # of the last days: a fill may be told of them late
     last_trades: tuple[tuple[str, str, int], ...] = ()  # (symbol, side, UTC ns) of each one's latest fill
+    unsettled: tuple[tuple[str, Decimal], ...] = ()  # (session it settles on, US dollars) of proceeds that have yet to
 
     @property
     def halted_reason(self) -> str | None:
@@ -135,27 +138,68 @@ class Latch:
     at_ns: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something that ledger and broker see differently: both sides, and what is done about it."""
+
+    subject: str
+    ours: str
+    theirs: str
+    resolution: Resolution
+
+    def __str__(self) -> str:
+        return f"{self.subject}: ledger {self.ours}, broker {self.theirs}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionClose:
+    """The account at the end of a session, in US dollars; from `opening_usd` on, sums since the ledger's opening.
+
+    equity = cash + positions, and equity = opening + realised + (positions - cost) - fees + dividends + interest + transfers + other.
+    `positions` are (symbol, quantity, average cost, mark); a mark of None: no price, valued at cost.
+    """
+
+    session_date: str
+    equity_usd: Decimal
+    cash_usd: Decimal
+    unsettled_usd: Decimal  # the part of the cash that settles in a later session
+    positions_usd: Decimal
+    cost_usd: Decimal  # of the positions
+    opening_usd: Decimal  # cash and positions at cost that the ledger began with
+    realised_usd: Decimal  # before fees
+    fees_usd: Decimal
+    dividends_usd: Decimal
+    interest_usd: Decimal
+    transfers_usd: Decimal
+    other_usd: Decimal  # rounding, and what the broker moved under a name that we do not class
+    positions: tuple[tuple[str, Decimal, Decimal, Decimal | None], ...] = ()
+
+    @property
+    def unrealised_usd(self) -> Decimal:
+        return self.positions_usd - self.cost_usd
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconciliationOutcome:
     """Whether ledger and broker agree, and what was found; a disagreement has halted trading in the same commit."""
 
     agreed: bool
-    differences: tuple[str, ...]
+    differences: tuple[Difference, ...]
     cash_usd: Decimal | None
     positions: Mapping[str, Position]
 
 
 def compare(
     account: Account, *, cash_usd: Decimal, positions: Mapping[str, Position], tolerance_usd: Decimal
-) -> tuple[str, ...]:
-    """What the broker says otherwise, one sentence each, both sides in it. Quantities must be equal; costs may differ."""
+) -> tuple[Difference, ...]:
+    """What the broker says otherwise and no rule resolves. Quantities must be equal; costs may differ."""
     found = []
     for symbol in sorted(set(account.positions) | set(positions)):
         ours, theirs = account.quantity(symbol), positions.get(symbol, FLAT).quantity
         if ours != theirs:
-            found.append(f"{symbol}: ledger {to_text(ours)}, broker {to_text(theirs)}")
+            found.append(Difference(symbol, to_text(ours), to_text(theirs), Resolution.HALTED))
     if abs(account.cash - cash_usd) > tolerance_usd:
-        found.append(f"cash: ledger {to_text(account.cash)}, broker {to_text(cash_usd)}")
+        found.append(Difference("cash", to_text(account.cash), to_text(cash_usd), Resolution.HALTED))
     return tuple(found)
 
 
@@ -311,20 +355,27 @@ class Store:
     def record_order_event(
         self, client_order_id: str, event: OrderEvent, *, now_ns: int,
         broker_order_id: str | None = None, detail: str = "", fill: Fill | None = None, successor: Order | None = None,
+        settles_on: str = "", found_by: str = "", reversed_execution_id: str = "",
     ) -> OrderChange:  # fmt: skip
         """Move an order by `algo_royale.orders.apply` and book its fill, in one commit.
 
         An event that changes nothing is entered once, with what was odd about it; the same again (a fill told twice, an old
         status) writes nothing. `successor`: the order that goes on in the place of one that was replaced; it belongs to the
-        same decision and is recorded in the same commit. Raises LedgerError for an order that is not in this ledger, or
-        that the broker now knows under another id.
+        same decision and is recorded in the same commit. `settles_on`: the session (ISO date) from which proceeds may be
+        spent; empty: at once. `found_by`: the comparison with the broker that brought this to light; then both sides are
+        kept as a difference that was taken over. `reversed_execution_id`: of a bust or correction, the execution that it
+        takes back; its cash and shares are taken back by entries of their own, and `fill`, if given, is booked in its place.
+        Raises LedgerError for an order that is not in this ledger, or that the broker now knows under another id.
         """
         if fill is not None:
             fill = _exact_fill(fill)
         with self._write():
             before = self._open.get(client_order_id) or self._load_order(client_order_id)
             self._check_event(before.order, broker_order_id, fill)
-            change = orders.apply(before.order, event, fill=fill, broker_order_id=broker_order_id)
+            reversal = self._load_fill(reversed_execution_id, before.order) if reversed_execution_id else None
+            change = orders.apply(
+                before.order, event, fill=fill, reversal=reversal, broker_order_id=broker_order_id
+            )  # fmt: skip
             note = "; ".join(text for text in (detail, change.anomaly) if text)
             if change.fill is None and change.order == before.order:
                 if not change.repeated:
@@ -336,14 +387,18 @@ class Store:
                 note = f"goes on as {successor.client_order_id}"
                 self._insert_order(heir, f"in the place of {client_order_id}", now_ns)
             self._insert_event(change.order, event.value, note, now_ns)
-            account = self._book(change.fill, now_ns) if change.fill is not None else self._account
+            if found_by:
+                found = Difference(
+                    f"order {client_order_id}", _stand(before.order), _stand(change.order), Resolution.TOOK_OVER
+                )
+                self._insert_difference(found_by, found, now_ns)
+            account = self._book_change(change, event, settles_on, now_ns)
             halted = None
             if change.order.filled_quantity > change.order.quantity:
                 halted = f"{client_order_id}: {change.anomaly}"
                 self._tighten(TradingState.HALTED, halted, "ledger", now_ns)
         self._account = account
-        if change.fill is not None:
-            self._fills_since_agreement += 1
+        self._fills_since_agreement += (change.fill is not None) + (change.reversal is not None)
         if change.order.final:
             self._open.pop(client_order_id, None)
         else:
@@ -351,7 +406,7 @@ class Store:
         if heir is not None:
             self._open[heir.order.client_order_id] = heir
         held = None
-        if change.fill is not None and account is not None:
+        if account is not None and (change.fill is not None or change.reversal is not None):
             held = account.positions.get(change.order.symbol, FLAT)
         return OrderChange(
             recorded=after, applied=True, fill=change.fill, cash_usd=account.cash if account else None, position=held,
@@ -382,9 +437,76 @@ class Store:
         if known and known[0] != (fill.client_order_id, to_text(fill.cumulative_quantity)):
             raise LedgerError(f"execution {fill.execution_id} is booked as {known[0]} and told as {fill.identity}")
 
-    def _book(self, fill: Fill, now_ns: int) -> Account:
-        if self._account is None:
-            raise LedgerError(f"fill {fill.execution_id} came before the account's cash was known")
+    def _load_fill(self, execution_id: str, order: Order) -> Fill | None:
+        """A booked fill of `order`, or None."""
+        rows = self._rows(
+            "SELECT client_order_id, broker_order_id, symbol, side, quantity, cumulative_quantity, price_usd, fees_usd, "
+            "filled_ns FROM fill WHERE execution_id = ?", execution_id,
+        )  # fmt: skip
+        if not rows:
+            return None
+        client_order_id, broker_order_id, symbol, side, *numbers, at_ns = rows[0]
+        if client_order_id != order.client_order_id:
+            raise LedgerError(f"execution {execution_id} is of {client_order_id}, not of {order.client_order_id}")
+        quantity, cumulative, price, fees = map(Decimal, numbers)
+        return Fill(
+            execution_id=execution_id, client_order_id=client_order_id, broker_order_id=broker_order_id, symbol=symbol,
+            side=side, quantity=quantity, cumulative_quantity=cumulative, price_usd=price, fees_usd=fees, at_ns=at_ns,
+        )  # fmt: skip
+
+    def _book_change(
+        self, change: orders.Change, event: OrderEvent, settles_on: str, now_ns: int
+    ) -> Account | None:  # fmt: skip
+        """The account after what an event took back and what it filled."""
+        account, taken, fill = self._account, change.reversal, change.fill
+        if account is None and (taken or fill):
+            raise LedgerError(
+                f"{event.value} of {change.order.client_order_id} came before the account's cash was known"
+            )
+        if account is not None and taken is not None:
+            account = self._take_back(account, taken, event, now_ns)
+        if account is not None and fill is not None:
+            account = self._book(account, fill, settles_on, now_ns)
+        if taken is not None:
+            self._insert(
+                "INSERT INTO reversal (run_id, at_ns, execution_id, event, corrected_execution_id) VALUES (?, ?, ?, ?, ?)",
+                self._run_id, now_ns, taken.execution_id, event.value, fill.execution_id if fill else None,
+            )  # fmt: skip
+        return account
+
+    def _take_back(self, before: Account, fill: Fill, event: OrderEvent, now_ns: int) -> Account:
+        """Reverse a booked fill by entries of its own: the account as if it had never been, from today on."""
+        moves, realised = self._moves(fill.symbol, without=fill.execution_id)
+        after = _exact_account(before.take_back(fill, moves, realised_usd=realised))
+        ((settles_on, amount),) = self._rows(
+            "SELECT settles_on, amount_usd FROM cash_entry WHERE kind = 'fill' AND reference = ?", fill.execution_id
+        )
+        if settles_on:  # what was to settle then is not to come any more
+            part = (date.fromisoformat(settles_on).toordinal(), -Decimal(amount))
+            after = replace(after, unsettled=(*after.unsettled, part)).settle(new_york_date(now_ns).toordinal())
+        reference = f"{event.value} of {fill.execution_id}"
+        self._insert_cash(event.value, reference, after.cash - before.cash, after.cash, now_ns, settles_on=settles_on)
+        self._insert_position(
+            event.value, reference, fill.symbol, after.quantity(fill.symbol) - before.quantity(fill.symbol),
+            fill.price_usd, after.positions.get(fill.symbol, FLAT), after.realised_pnl - before.realised_pnl, now_ns,
+        )  # fmt: skip
+        return after
+
+    def _moves(self, symbol: str, *, without: str) -> tuple[list[Move], Decimal]:
+        """What moved a symbol's position but for the executions taken back and this one; and the profit realised in it."""
+        gone = {without, *(execution_id for (execution_id,) in self._rows("SELECT execution_id FROM reversal"))}
+        moves, realised = [], Decimal(0)
+        for kind, reference, change, price, gained in self._rows(
+            "SELECT kind, reference, quantity_change, price_usd, realised_usd FROM position_entry WHERE symbol = ? "
+            "ORDER BY seq", symbol,
+        ):  # fmt: skip
+            realised += Decimal(gained)
+            move = move_of(kind, Decimal(change), Decimal(price))
+            if move is not None and not (kind == "fill" and reference in gone):
+                moves.append(move)
+        return moves, realised
+
+    def _book(self, before: Account, fill: Fill, settles_on: str, now_ns: int) -> Account:
         self._insert(
             "INSERT INTO fill (run_id, at_ns, execution_id, client_order_id, broker_order_id, symbol, side, quantity, "
             "cumulative_quantity, price_usd, fees_usd, filled_ns) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -392,36 +514,125 @@ class Store:
             to_text(fill.quantity), to_text(fill.cumulative_quantity), to_text(fill.price_usd), to_text(fill.fees_usd),
             fill.at_ns,
         )  # fmt: skip
-        before = self._account
-        after = _exact_account(before.apply_fill(fill))
-        self._insert_cash("fill", fill.execution_id, after.cash - before.cash, after.cash, now_ns)
+        settles_at = date.fromisoformat(settles_on).toordinal() if settles_on else None
+        today = new_york_date(now_ns).toordinal()
+        after = _exact_account(before.settle(today).apply_fill(fill, settles_at=settles_at))
+        change = after.cash - before.cash
+        self._insert_cash(
+            "fill", fill.execution_id, change, after.cash, now_ns, settles_on=settles_on if change > 0 else ""
+        )
         self._insert_position(
             "fill", fill.execution_id, fill.symbol, after.quantity(fill.symbol) - before.quantity(fill.symbol),
             fill.price_usd, after.positions.get(fill.symbol, FLAT), after.realised_pnl - before.realised_pnl, now_ns,
         )  # fmt: skip
         return after
 
-    # --- reconciliation, sessions, halts ---
+    # --- sessions ---
+
+    def record_session_close(
+        self, session_date: str, prices: Mapping[str, Decimal], *, now_ns: int
+    ) -> SessionClose | None:  # fmt: skip
+        """Commit what the account is worth at the end of a session, at these prices, each session once.
+
+        Told again it returns what was committed. A ledger that knows no account yet has nothing to say: None.
+        """
+        with self._write():
+            known = self.session_close(session_date)
+            if known is not None or self._account is None:
+                return known
+            before = self._rows("SELECT max(seq) FROM session_close")[0][0]
+            close, cash_seq, position_seq = self._close_of(session_date, self._account, prices, before)
+            columns = [*(f"{name}_usd" for name in SESSION_SUMS)]
+            self._insert(
+                f"INSERT INTO session_close (run_id, at_ns, session_date, {', '.join(columns)}, positions, cash_seq, "
+                f"position_seq) VALUES ({', '.join('?' * (len(columns) + 6))})",
+                self._run_id, now_ns, session_date, *(to_text(getattr(close, name)) for name in columns),
+                json.dumps([[s, to_text(q), to_text(c), _text_or_none(p)] for s, q, c, p in close.positions]),
+                cash_seq, position_seq,
+            )  # fmt: skip
+        return close
+
+    def session_close(self, session_date: str) -> SessionClose | None:
+        """What was committed at the end of that session."""
+        columns = [f"{name}_usd" for name in SESSION_SUMS]
+        rows = self._rows(
+            f"SELECT positions, {', '.join(columns)} FROM session_close WHERE session_date = ?", session_date
+        )
+        if not rows:
+            return None
+        positions, *sums = rows[0]
+        return SessionClose(
+            session_date=session_date, positions=closed_positions(positions),
+            **dict(zip(columns, map(Decimal, sums), strict=True)),
+        )  # fmt: skip
+
+    def _close_of(
+        self, session_date: str, account: Account, prices: Mapping[str, Decimal], before: int | None
+    ) -> tuple[SessionClose, int, int]:  # fmt: skip
+        """The account at `prices`, with the sums of the close before (row `before`) carried on over the entries since."""
+        sums = dict.fromkeys((*Flow, "opening", "realised"), Decimal(0))
+        cash_seq = position_seq = 0
+        if before is not None:
+            (row,) = self._rows(
+                "SELECT fees_usd, dividends_usd, interest_usd, transfers_usd, other_usd, opening_usd, realised_usd, "
+                "cash_seq, position_seq FROM session_close WHERE seq = ?", before,
+            )  # fmt: skip
+            *known, cash_seq, position_seq = row
+            sums = dict(zip(sums, map(Decimal, known), strict=True))
+        for seq, kind, reference, amount in self._rows(
+            "SELECT seq, kind, reference, amount_usd FROM cash_entry WHERE seq > ? ORDER BY seq", cash_seq
+        ):
+            cash_seq = seq
+            if kind == "fill" or kind in orders.REVERSALS:
+                execution_id = reference.removeprefix(f"{kind} of ")
+                ((fees,),) = self._rows("SELECT fees_usd FROM fill WHERE execution_id = ?", execution_id)
+                sums[Flow.FEE] += Decimal(fees) if kind == "fill" else -Decimal(fees)
+            elif kind == "opening":
+                sums["opening"] += Decimal(amount)
+            else:
+                flow = flow_of(kind)
+                sums[flow] += -Decimal(amount) if flow is Flow.FEE else Decimal(amount)
+        for seq, kind, change, price, realised in self._rows(
+            "SELECT seq, kind, quantity_change, price_usd, realised_usd FROM position_entry WHERE seq > ? ORDER BY seq",
+            position_seq,
+        ):
+            position_seq = seq
+            sums["realised"] += Decimal(realised)
+            if kind == "opening":
+                sums["opening"] += Decimal(change) * Decimal(price)
+        held = tuple((s, p.quantity, p.average_cost_usd, prices.get(s)) for s, p in sorted(account.positions.items()))
+        cost = sum((q * average for _, q, average, _ in held), Decimal(0))
+        worth = sum((q * (average if price is None else price) for _, q, average, price in held), Decimal(0))
+        today = date.fromisoformat(session_date).toordinal()
+        close = SessionClose(
+            session_date=session_date, equity_usd=account.cash + worth, cash_usd=account.cash,
+            unsettled_usd=account.settle(today).unsettled_cash, positions_usd=worth, cost_usd=cost,
+            opening_usd=sums["opening"], realised_usd=sums["realised"], fees_usd=sums[Flow.FEE],
+            dividends_usd=sums[Flow.DIVIDEND], interest_usd=sums[Flow.INTEREST], transfers_usd=sums[Flow.TRANSFER],
+            other_usd=sums[Flow.OTHER], positions=held,
+        )  # fmt: skip
+        return _exact_close(close), cash_seq, position_seq
+
+    # --- reconciliation, halts ---
 
     def reconcile(
-        self, *, cause_of: str, checked: int, found: Sequence[str], cash_usd: Decimal, equity_usd: Decimal,
+        self, *, cause_of: str, checked: int, cash_usd: Decimal, equity_usd: Decimal,
         positions: Mapping[str, Position], now_ns: int, entries: Sequence[NewEntry] = (),
     ) -> ReconciliationOutcome:  # fmt: skip
-        """Compare with the broker's cash and positions and commit both sides with the verdict.
+        """Compare with the broker's cash and positions and commit both sides with the verdict, and each difference with what
+        was done about it.
 
-        `entries` (splits, dividends, fees, deposits) since the ledger's opening are booked first, each once.
-        `found` are differences that the caller has seen and repaired by events; they are kept, they do not count against
-        agreement. A ledger that knows no account yet adopts the broker's as opening entries. Cash may differ by a cent, and
+        `entries` (splits, dividends, fees, deposits) since the ledger's opening are booked first, each once. A ledger that knows no account yet adopts the broker's as opening entries. Cash may differ by a cent, and
         half a cent for every fill since the last agreement (the broker rounds cash to cents): such a difference is booked
         as an entry of its own. Any other difference halts trading, in the same commit, and changes nothing else.
         """
         cash_usd, equity_usd = exact(cash_usd), exact(equity_usd)
         positions = {symbol: _exact_position(held) for symbol, held in positions.items() if held.quantity}
-        differences: tuple[str, ...] = ()
+        differences: tuple[Difference, ...] = ()
         with self._write():
             before = self._account
             if before is not None:
-                before = self._book_entries(before, entries, now_ns)
+                before = self._book_entries(before, entries, cause_of, now_ns)
                 differences = compare(
                     before, cash_usd=cash_usd, positions=positions, tolerance_usd=self.cash_tolerance_usd
                 )
@@ -429,17 +640,24 @@ class Store:
                 "INSERT INTO reconciliation (run_id, at_ns, cause_of, checked, agreed, differences, ledger_cash_usd, "
                 "broker_cash_usd, broker_equity_usd, ledger_positions, broker_positions) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                self._run_id, now_ns, cause_of, checked, int(not differences), json.dumps([*found, *differences]),
+                self._run_id, now_ns, cause_of, checked, int(not differences), json.dumps([str(found) for found in differences]),
                 None if before is None else to_text(before.cash), to_text(cash_usd), to_text(equity_usd),
                 _positions_json({} if before is None else before.positions), _positions_json(positions),
             )  # fmt: skip
+            for found in differences:
+                self._insert_difference(cause_of, found, now_ns)
             if differences:
-                reason = f"ledger and broker disagree: {'; '.join(differences)}"
+                reason = f"ledger and broker disagree: {'; '.join(map(str, differences))}"
                 self._tighten(TradingState.HALTED, reason, "ledger", now_ns)
                 account = before
             elif before is None:
                 account = self._open_account(cash_usd, positions, now_ns)
+                theirs = f"cash {to_text(cash_usd)}, positions {_positions_json(positions)}"
+                adopted = Difference("account", "unknown", theirs, Resolution.ADOPTED)
+                self._insert_difference(cause_of, adopted, now_ns)
             elif before.cash != cash_usd:
+                apart = Difference("cash", to_text(before.cash), to_text(cash_usd), Resolution.ROUNDED)
+                self._insert_difference(cause_of, apart, now_ns)
                 self._insert_cash("rounding", cause_of, cash_usd - before.cash, cash_usd, now_ns)
                 account = replace(before, cash=cash_usd)
             else:
@@ -448,7 +666,7 @@ class Store:
         if not differences:
             self._fills_since_agreement = 0
         return ReconciliationOutcome(
-            agreed=not differences, differences=(*found, *differences), cash_usd=account.cash if account else None,
+            agreed=not differences, differences=differences, cash_usd=account.cash if account else None,
             positions=account.positions if account else {},
         )  # fmt: skip
 
@@ -465,20 +683,25 @@ class Store:
             )
         return Account(cash=cash_usd, positions=dict(sorted(positions.items())))
 
-    def _book_entries(self, account: Account, entries: Sequence[NewEntry], now_ns: int) -> Account:
+    def _book_entries(
+        self, account: Account, entries: Sequence[NewEntry], cause_of: str, now_ns: int
+    ) -> Account:  # fmt: skip
         """Book what is new. What happened before the opening is part of the opening's figures."""
         opened = self._rows("SELECT at_ns FROM cash_entry WHERE kind = 'opening'")
         for entry in entries:
             if entry.at_ns <= opened[0][0] or self._rows(
-                "SELECT 1 FROM cash_entry WHERE reference = ?1 UNION SELECT 1 FROM position_entry WHERE reference = ?1",
-                entry.entry_id,
+                "SELECT 1 FROM cash_entry WHERE reference = ? UNION SELECT 1 FROM position_entry WHERE reference = ?",
+                entry.entry_id, entry.entry_id,
             ):  # fmt: skip
                 continue
+            theirs = f"{entry.kind} {entry.entry_id}: cash {to_text(entry.cash_usd)}, shares {to_text(entry.quantity)}"
+            booked = Difference(entry.symbol or "cash", "not booked", theirs, Resolution.BOOKED)
+            self._insert_difference(cause_of, booked, now_ns)
             if entry.cash_usd:
                 account = replace(account, cash=exact(account.cash + entry.cash_usd))
                 self._insert_cash(entry.kind, entry.entry_id, entry.cash_usd, account.cash, now_ns)
             if entry.quantity and entry.symbol:
-                held = _moved(account.positions.get(entry.symbol, FLAT), entry.quantity)
+                held = _exact_position(moved(account.positions.get(entry.symbol, FLAT), entry.quantity))
                 positions = {s: p for s, p in {**account.positions, entry.symbol: held}.items() if p.quantity}
                 account = replace(account, positions=dict(sorted(positions.items())))
                 self._insert_position(
@@ -549,8 +772,11 @@ class Store:
             last_targets=targets[0][0] if targets else "[]",
             last_equity_usd=Decimal(latest[0][0]) if latest else None,
             last_session_date=latest[0][1] if latest else "",
-            last_trades=tuple(self._rows("SELECT symbol, side, max(filled_ns) FROM fill GROUP BY symbol, side")),
+            last_trades=tuple(
+                self._rows("SELECT symbol, side, max(filled_ns) FROM fill GROUP BY symbol, side ORDER BY symbol, side")
+            ),
             ended_orders=tuple(self._load_orders(f"e.status IN ({_FINAL}) AND o.at_ns > ?", now_ns - ENDED_NS)),
+            unsettled=_unsettled(account, new_york_date(now_ns)) if account else (),
         )
 
     def _bases(self) -> tuple[Decimal | None, Decimal | None]:
@@ -622,22 +848,32 @@ class Store:
 
     def _recorded_order(self, row: tuple[Any, ...]) -> RecordedOrder:
         booked = self._rows(
-            "SELECT cumulative_quantity, quantity FROM fill WHERE client_order_id = ? ORDER BY seq", row[0]
-        )
+            "SELECT f.cumulative_quantity, f.quantity, f.execution_id, r.execution_id FROM fill f "
+            "LEFT JOIN reversal r ON r.execution_id = f.execution_id WHERE f.client_order_id = ? ORDER BY f.seq", row[0],
+        )  # fmt: skip
         order = Order(
             client_order_id=row[0], decision_id=row[1], symbol=row[3], side=row[4], quantity=Decimal(row[5]),
             order_type=row[6], time_in_force=row[7],
             limit_price_usd=None if row[8] is None else Decimal(row[8]), reference_price_usd=Decimal(row[9]),
             broker_order_id=row[10], status=OrderStatus(row[11]), filled_quantity=Decimal(row[12]),
-            booked=tuple((Decimal(cumulative), Decimal(quantity)) for cumulative, quantity in booked),
+            booked=tuple((Decimal(cumulative), Decimal(quantity)) for cumulative, quantity, _, gone in booked if not gone),
+            reversed=tuple(execution_id for _, _, execution_id, gone in booked if gone),
         )  # fmt: skip
         return RecordedOrder(order=order, bar_end_ns=row[2])
 
     def _load_account(self) -> Account | None:
-        cash = self._rows("SELECT balance_usd FROM cash_entry ORDER BY seq DESC LIMIT 1")
+        cash = self._rows("SELECT balance_usd, at_ns FROM cash_entry ORDER BY seq DESC LIMIT 1")
         if not cash:
             return None
-        return Account(cash=Decimal(cash[0][0]), positions=positions_now(self._database))
+        # a day of margin, for the last entry may be of an evening that is the next day already somewhere
+        settled_by = new_york_date(cash[0][1]) - timedelta(days=1)
+        unsettled = self._rows(
+            "SELECT settles_on, amount_usd FROM cash_entry WHERE settles_on > ? ORDER BY seq", settled_by.isoformat()
+        )
+        return Account(
+            cash=Decimal(cash[0][0]), positions=positions_now(self._database),
+            unsettled=tuple((date.fromisoformat(on).toordinal(), Decimal(amount)) for on, amount in unsettled),
+        )  # fmt: skip
 
     def _insert_event(self, order: Order, event: str, detail: str, now_ns: int) -> None:
         self._insert(
@@ -647,10 +883,19 @@ class Store:
             to_text(order.filled_quantity), detail,
         )  # fmt: skip
 
-    def _insert_cash(self, kind: str, reference: str, amount: Decimal, balance: Decimal, now_ns: int) -> None:
+    def _insert_cash(
+        self, kind: str, reference: str, amount: Decimal, balance: Decimal, now_ns: int, *, settles_on: str = ""
+    ) -> None:
         self._insert(
-            "INSERT INTO cash_entry (run_id, at_ns, kind, reference, amount_usd, balance_usd) VALUES (?, ?, ?, ?, ?, ?)",
-            self._run_id, now_ns, kind, reference, to_text(amount), to_text(balance),
+            "INSERT INTO cash_entry (run_id, at_ns, kind, reference, amount_usd, balance_usd, settles_on) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            self._run_id, now_ns, kind, reference, to_text(amount), to_text(balance), settles_on,
+        )  # fmt: skip
+
+    def _insert_difference(self, cause_of: str, found: Difference, now_ns: int) -> None:
+        self._insert(
+            "INSERT INTO difference (run_id, at_ns, cause_of, subject, ours, theirs, resolution) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            self._run_id, now_ns, cause_of, found.subject, found.ours, found.theirs, found.resolution.value,
         )  # fmt: skip
 
     def _insert_position(
@@ -728,12 +973,8 @@ def _heir(before: RecordedOrder, successor: Order) -> RecordedOrder:
     return RecordedOrder(order=order, bar_end_ns=before.bar_end_ns)
 
 
-def _moved(held: Position, quantity: Decimal) -> Position:
-    """A position after shares were added or taken without a price: what was paid is spread over what is left."""
-    after = held.quantity + quantity
-    if not after:
-        return FLAT
-    return Position(exact(after), exact(held.average_cost_usd * held.quantity / after))
+def _stand(order: Order) -> str:
+    return f"{order.status.value}, {to_text(order.filled_quantity)} filled"
 
 
 def _text_or_none(value: Decimal | None) -> str | None:
@@ -763,6 +1004,29 @@ def _exact_account(account: Account) -> Account:
     """Spelled as the file spells it, so that a store that has loaded and one that has not tell equal messages."""
     positions = {symbol: _exact_position(held) for symbol, held in sorted(account.positions.items())}
     return replace(account, cash=exact(account.cash), positions=positions)
+
+
+def move_of(kind: str, change: Decimal, price: Decimal) -> Move | None:
+    """A position entry as a move; None for one that only takes back another."""
+    if kind in orders.REVERSALS:
+        return None
+    return Move(change, price if kind in ("opening", "fill") else None)
+
+
+def _exact_close(close: SessionClose) -> SessionClose:
+    sums: dict[str, Any] = {f.name: exact(getattr(close, f.name)) for f in fields(close) if f.name.endswith("_usd")}
+    return replace(close, **sums)
+
+
+def _unsettled(account: Account, today: date) -> tuple[tuple[str, Decimal], ...]:
+    parts = account.settle(today.toordinal()).unsettled
+    return tuple((date.fromordinal(day).isoformat(), amount) for day, amount in parts)
+
+
+def closed_positions(text: str) -> tuple[tuple[str, Decimal, Decimal, Decimal | None], ...]:
+    """The positions of a session's close as the ledger keeps them."""
+    rows = ((s, Decimal(q), Decimal(cost), mark) for s, q, cost, mark in json.loads(text))
+    return tuple((s, q, cost, None if mark is None else Decimal(mark)) for s, q, cost, mark in rows)
 
 
 def _positions_json(positions: Mapping[str, Position]) -> str:
@@ -877,6 +1141,19 @@ class Reader:
     def sessions(self) -> list[dict[str, Any]]:
         """Equity by session and phase, oldest first."""
         return self._all(models.SessionEquity.select().order_by(models.SessionEquity.seq))
+
+    def closes(self) -> list[dict[str, Any]]:
+        """The account at each session's close, oldest first: the daily equity curve."""
+        rows = self._all(models.SessionClose.select().order_by(models.SessionClose.seq))
+        for row in rows:
+            row["unrealised_usd"] = row["positions_usd"] - row["cost_usd"]
+            row["positions"] = json.loads(row["positions"])
+            del row["cash_seq"], row["position_seq"]
+        return rows
+
+    def differences(self) -> list[dict[str, Any]]:
+        """What ledger and broker saw differently, oldest first."""
+        return self._all(models.Difference.select().order_by(models.Difference.seq))
 
     def refusals(self, *, since_ns: int = 0, symbol: str | None = None) -> list[dict[str, Any]]:
         """Intents that our own limits refused, oldest first."""

@@ -115,6 +115,7 @@ LEDGER = {
     "refusal": "decision_id, client_order_id, symbol, side, quantity, code",
     "session_equity": "session_date, phase, equity_usd, cash_usd",
     "trading_state": "state, reason",
+    "session_close": "session_date, equity_usd, cash_usd, unsettled_usd, cost_usd, realised_usd, fees_usd, positions",
 }
 
 

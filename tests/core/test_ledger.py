@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from algo_royale.costs import CostRules, commission, fill_price
-from algo_royale.ledger import Account, Position
+from algo_royale.ledger import Account, Move, Position
 from algo_royale.orders import Fill
 
 CASH = Decimal(100_000)
@@ -113,3 +113,29 @@ def test_higher_costs_never_raise_the_equity_of_the_same_trades(
         return folded(*fills).equity({"A": Decimal(5), "B": Decimal(7)})
 
     assert final(bps + more_bps, more_bps) <= final(bps, 0) + Decimal("1e-12")
+
+
+@given(trades, st.integers(0, 99))
+def test_taking_back_a_fill_gives_the_account_without_it(rows: list[tuple[str, str, int, int, int]], at: int) -> None:
+    """In every figure, whichever fill it is; average costs are divided in another order, so to 1e-9."""
+    fills = [
+        fill(side, Decimal(q) / 10**6, Decimal(p) / 100, Decimal(f) / 100, symbol) for symbol, side, q, p, f in rows
+    ]
+    if not fills:
+        return
+    gone = fills.pop(at % len(fills))
+    with_it = folded(*fills[: at % (len(fills) + 1)], gone, *fills[at % (len(fills) + 1) :])
+    moves = [
+        Move(one.quantity if one.side == "buy" else -one.quantity, one.price_usd)
+        for one in fills
+        if one.symbol == gone.symbol
+    ]
+    others = folded(*(one for one in fills if one.symbol != gone.symbol)).realised_pnl
+
+    after, without = with_it.take_back(gone, moves, realised_usd=with_it.realised_pnl - others), folded(*fills)
+
+    assert (after.cash, after.fees, after.positions.keys()) == (without.cash, without.fees, without.positions.keys())
+    assert abs(after.realised_pnl - without.realised_pnl) < Decimal("1e-9")
+    for symbol, position in without.positions.items():
+        assert after.positions[symbol].quantity == position.quantity
+        assert abs(after.positions[symbol].average_cost_usd - position.average_cost_usd) < Decimal("1e-9")

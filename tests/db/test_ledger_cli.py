@@ -29,9 +29,7 @@ def home(tmp_path: Path) -> Path:
         tmp_path / "dev_integration" / "ledger.db", run_id="trader-1", now_ns=NOON_NS, live_start_ns=NOON_NS,
         ledger_id="ledger-a",
     )  # fmt: skip
-    store.reconcile(
-        cause_of="start", checked=1, found=(), cash_usd=D(1000), equity_usd=D(1000), positions={}, now_ns=NOON_NS
-    )
+    store.reconcile(cause_of="start", checked=1, cash_usd=D(1000), equity_usd=D(1000), positions={}, now_ns=NOON_NS)
     intents = [
         OrderIntent(client_order_id=f"ar-{s}", symbol=s, side="buy", quantity=D(3), reference_price_usd=D(9))
         for s in ("AAPL", "IBM")
@@ -161,6 +159,22 @@ def test_without_a_ledger_one_line_says_what_makes_one(tmp_path: Path, command: 
 def test_stop_without_a_trader_says_so(home: Path) -> None:
     result = run(home, "stop")
     assert (result.exit_code, result.stderr) == (1, f"error: no trader is running in {home}/dev_integration\n")
+
+
+def test_equity_and_differences_are_lists_of_what_was_committed(home: Path) -> None:
+    assert run(home, "equity").stderr == "no session has closed yet\n"
+    store = Store.open(home / "dev_integration" / "ledger.db", run_id="t-2", now_ns=NOON_NS, live_start_ns=0)
+    for day, price in (("2012-01-03", "10"), ("2012-01-04", "8")):
+        store.record_session_close(day, {"AAPL": D(price)}, now_ns=NOON_NS)
+    store.close()
+
+    assert [(row["equity_usd"], row["unrealised_usd"]) for row in document(home, "equity")] == [  # type: ignore[attr-defined]
+        ("1002.625", "2.625"), ("996.625", "-3.375"),
+    ]  # fmt: skip
+    assert "2012-01-04\t996.62\t972.62\t0.00\t24.00\t0.00\t-3.38" in run(home, "equity", "--since", "2012-01-04").stdout
+    (adopted,) = document(home, "differences")  # type: ignore[misc]
+    assert (adopted["subject"], adopted["ours"], adopted["resolution"]) == ("account", "unknown", "adopted")
+    assert "cash 1000, positions {}" in run(home, "differences").stdout
 
 
 # --- db ---

@@ -52,7 +52,7 @@ def fill(
 
 def with_cash(store: Store, cash: str = "100000", **positions: Position) -> Store:
     outcome = store.reconcile(
-        cause_of="start", checked=1, found=(), cash_usd=D(cash), equity_usd=D(cash), positions=positions, now_ns=101
+        cause_of="start", checked=1, cash_usd=D(cash), equity_usd=D(cash), positions=positions, now_ns=101
     )
     assert outcome.agreed
     return store
@@ -362,12 +362,12 @@ def test_a_new_ledger_adopts_the_account_as_opening_entries(tmp_path: Path) -> N
 
 def test_a_position_that_the_broker_sees_otherwise_halts_and_changes_nothing(store: Store) -> None:
     outcome = store.reconcile(
-        cause_of="periodic", checked=3, found=(), cash_usd=D(100_000), equity_usd=D(1), now_ns=300,
+        cause_of="periodic", checked=3, cash_usd=D(100_000), equity_usd=D(1), now_ns=300,
         positions={"IBM": Position(D(5), D(10))},
     )  # fmt: skip
 
     assert not outcome.agreed
-    assert outcome.differences == ("IBM: ledger 0, broker 5",)
+    assert list(map(str, outcome.differences)) == ["IBM: ledger 0, broker 5"]
     assert store.facts(now_ns=1).positions == {}
     assert store.facts(now_ns=1).halted_reason == "ledger and broker disagree: IBM: ledger 0, broker 5"
 
@@ -377,7 +377,7 @@ def test_a_position_that_the_broker_sees_otherwise_halts_and_changes_nothing(sto
 )
 def test_cash_may_differ_by_a_cent_which_is_booked_by_name(store: Store, broker: str, agreed: bool) -> None:
     outcome = store.reconcile(
-        cause_of="periodic", checked=1, found=(), cash_usd=D(broker), equity_usd=D(1), positions={}, now_ns=300
+        cause_of="periodic", checked=1, cash_usd=D(broker), equity_usd=D(1), positions={}, now_ns=300
     )
 
     assert outcome.agreed is agreed
@@ -398,9 +398,50 @@ def test_each_fill_since_the_last_agreement_widens_the_tolerance_by_half_a_cent(
 
     held = {"AAPL": Position(D(2), D(100))}
     assert store.reconcile(
-        cause_of="periodic", checked=1, found=(), cash_usd=D("99800.02"), equity_usd=D(1), positions=held, now_ns=300
+        cause_of="periodic", checked=1, cash_usd=D("99800.02"), equity_usd=D(1), positions=held, now_ns=300
     ).agreed
     assert store.cash_tolerance_usd == D("0.01")
+
+
+def test_every_difference_is_kept_with_both_sides_and_what_was_done(store: Store, tmp_path: Path) -> None:
+    """Adopted, taken over, booked, rounded, halted: there is no other way for the two to come together again."""
+    store.record_decision(decision(1, intent(1)), now_ns=200)
+    store.record_order_event("ar-1", OrderEvent.FILL, fill=fill(1), found_by="reconnect", now_ns=201)
+    store.record_order_event("ar-1", OrderEvent.FILL, fill=fill(1), found_by="periodic", now_ns=202)
+    held = {"AAPL": Position(D(10), D(100))}
+    fee = NewEntry("f-1", "fee", "", D(0), D("-0.37"), 250)
+    store.reconcile(
+        cause_of="periodic",
+        checked=1,
+        cash_usd=D("98999.64"),
+        equity_usd=D(1),
+        positions=held,
+        now_ns=300,
+        entries=[fee],
+    )
+    store.reconcile(
+        cause_of="periodic",
+        checked=1,
+        cash_usd=D("98999.64"),
+        equity_usd=D(1),
+        positions=held,
+        now_ns=301,
+        entries=[fee],
+    )
+    store.reconcile(cause_of="start", checked=1, cash_usd=D(90_000), equity_usd=D(1), positions={}, now_ns=302)
+
+    with Reader(tmp_path / "ledger.db") as reader:
+        found = [(d["cause_of"], d["subject"], d["ours"], d["theirs"], d["resolution"]) for d in reader.differences()]
+
+    assert found == [
+        ("start", "account", "unknown", "cash 100000, positions {}", "adopted"),
+        ("reconnect", "order ar-1", "recorded, 0 filled", "filled, 10 filled", "took_over"),
+        ("periodic", "cash", "not booked", "fee f-1: cash -0.37, shares 0", "booked"),
+        ("periodic", "cash", "98999.63", "98999.64", "rounded"),
+        ("start", "AAPL", "10", "0", "halted"),
+        ("start", "cash", "98999.64", "90000", "halted"),
+    ]
+    assert store.facts(now_ns=400).positions["AAPL"].quantity == 10
 
 
 def entry(kind: str, entry_id: str, *, quantity: str = "0", cash: str = "0", at_ns: int = 250) -> NewEntry:
@@ -418,7 +459,7 @@ def test_splits_and_fees_are_booked_once_and_explain_the_difference(tmp_path: Pa
 
     for _ in range(2):
         assert store.reconcile(
-            cause_of="periodic", checked=1, found=(), cash_usd=D("999.63"), equity_usd=D(1), now_ns=300, entries=told,
+            cause_of="periodic", checked=1, cash_usd=D("999.63"), equity_usd=D(1), now_ns=300, entries=told,
             positions={"IBM": Position(D(6), D("50.75"))},
         ).agreed  # fmt: skip
 

@@ -1,11 +1,13 @@
 """The ledger actor on the stepped system: commit, then tell; contradict it and trading halts."""
 
 from collections.abc import Callable
+from datetime import date, time
 from decimal import Decimal as D
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from actors.kernel import EXIT_HALTED, Actor, ChildSpec, CrashAt, Faults, StartFailed, SteppedSystem, Supervisor
 from actors.ledger import LedgerActor
@@ -22,12 +24,15 @@ from actors.messages import (
     RecordDecision,
     RecordOrderEvent,
     RecordReconciliation,
+    RecordSessionClose,
     Refusal,
     SnapshotRequested,
+    SymbolPrice,
     TargetWeight,
     TradingStateChanged,
 )
 from algo_royale.errors import LedgerError
+from algo_royale.sessions import calendar, new_york_ns
 from db.database import execute
 from db.store import Store
 
@@ -54,7 +59,9 @@ class Bench:
         specs = [ChildSpec(id=name, factory=lambda: Probe(self.heard)) for name in ("orders", "portfolio", "asker")] + [
             ChildSpec(
                 id="ledger",
-                factory=lambda: LedgerActor(store, orders=ref("root/orders"), portfolio=ref("root/portfolio")),
+                factory=lambda: LedgerActor(
+                    store, calendar=calendar(), orders=ref("root/orders"), portfolio=ref("root/portfolio")
+                ),
             )
         ]
         self.system.start(ChildSpec(id="root", factory=lambda: Supervisor(specs)))
@@ -82,7 +89,7 @@ def memory() -> Callable[[], Store]:
 
 def account(cash: str = "1000", *positions: PositionRecord, **other: Any) -> RecordReconciliation:
     return RecordReconciliation(
-        at_ns=1, cause_of="start", checked=2, differences=(), account_cash_usd=D(cash), account_equity_usd=D(cash),
+        at_ns=1, cause_of="start", checked=2,  account_cash_usd=D(cash), account_equity_usd=D(cash),
         positions=positions, **other,
     )  # fmt: skip
 
@@ -230,6 +237,56 @@ def test_a_ledger_that_cannot_be_written_halts_instead_of_telling() -> None:
     assert execute(store().database, "SELECT count(*) FROM orders") == [(0,)]
 
 
+def test_a_sessions_close_is_kept_once_and_told_to_nobody() -> None:
+    store = memory()
+    bench = Bench(store)
+    bench.tell(account(), decision(), filled(1, "10", "10"))
+    close = RecordSessionClose(
+        at_ns=1, session_date="2012-01-03", prices=(SymbolPrice(symbol="AAPL", price_usd=D(101)),)
+    )
+
+    assert bench.tell(close, close) == []
+
+    (row,) = execute(store().database, "SELECT equity_usd, cash_usd, positions_usd, cost_usd FROM session_close")
+    equity, cash, positions, cost = map(D, row)
+    assert (positions, equity) == (D(1010), cash + 1010)
+    assert cash + cost == D(1000)
+
+
+def test_a_busted_execution_leaves_the_position_and_says_so() -> None:
+    bench = Bench(memory())
+    bench.tell(account(), decision(), filled(1, "10", "10"))
+    told = filled(1, "10", "10")
+    assert told.fill is not None
+    bust = structs.replace(told, event="trade_bust", fill=None, reversed_execution_id=told.fill.execution_id)
+
+    heard = bench.tell(bust, bust)
+
+    assert kinds(heard) == [("orders", "OrderChanged"), ("portfolio", "OrderChanged")]
+    changed = heard[0][1]
+    assert (changed.fill, changed.cash_usd, changed.position.quantity) == (None, D(1000), D(0))
+
+
+@pytest.mark.parametrize(
+    ("day", "settles_on"), [("2012-02-17T15:00", "2012-02-21"), ("2012-07-03T12:59", "2012-07-05"), ("2012-01-03T10:00", "2012-01-04")]
+)  # fmt: skip
+def test_proceeds_settle_on_the_next_session(day: str, settles_on: str) -> None:
+    """One session later: over a weekend with a holiday, over a half day and Independence Day, over a night."""
+    at_ns = new_york_ns(date.fromisoformat(day[:10]), time.fromisoformat(day[11:]))
+    store = memory()
+    bench = Bench(store)
+    held = PositionRecord(symbol="AAPL", quantity=D(10), average_cost_usd=D(50))
+    bench.tell(structs.replace(account(), positions=(held,)))
+    order = decision()
+    sells = tuple(structs.replace(intent, side="sell") for intent in order.approved)
+    bench.tell(structs.replace(order, approved=sells))
+    told = filled(1, "10", "10")
+    assert told.fill is not None
+    bench.tell(structs.replace(told, fill=structs.replace(told.fill, side="sell", at_ns=at_ns)))
+
+    assert execute(store().database, "SELECT settles_on FROM cash_entry WHERE kind = 'fill'") == [(settles_on,)]
+
+
 def test_a_ledger_that_cannot_be_opened_does_not_start() -> None:
     def broken() -> Store:
         raise LedgerError("the ledger at x cannot be opened")
@@ -237,7 +294,9 @@ def test_a_ledger_that_cannot_be_opened_does_not_start() -> None:
     bench_system = SteppedSystem(START_NS)
     spec = ChildSpec(
         id="root",
-        factory=lambda: LedgerActor(broken, orders=bench_system.ref("a"), portfolio=bench_system.ref("b")),
+        factory=lambda: LedgerActor(
+            broken, calendar=calendar(), orders=bench_system.ref("a"), portfolio=bench_system.ref("b")
+        ),
     )
     with pytest.raises(StartFailed, match="cannot be opened"):
         bench_system.start(spec)

@@ -15,6 +15,7 @@ from algo_royale.research.handover import TradingPlan
 from algo_royale.sessions import calendar
 from algo_royale.strategies.combined import CombinedSignal
 from conftest import shared
+from db.admin import check
 from traders import config, ledger_of, plan, recorded_orders, simulated, simulated_orders, trader, truth_errors
 
 PORTFOLIOS = ("EqualWeightPortfolioStrategy", "InverseVolatilityPortfolioStrategy", "MinimumVariancePortfolioStrategy")
@@ -101,6 +102,12 @@ def test_ledger_reports_the_equity_of_every_session() -> None:
     assert [Decimal(str(row[2])) for row in rows] == [
         Decimal(str(v)).quantize(Decimal("0.0001")) for v in expected.equity
     ]
+    closes = ledger_of(live)["session_close"]
+    assert len({row[0] for row in closes}) == 60
+    assert [Decimal(str(row[1])).quantize(Decimal("0.0001")) for row in closes] == [
+        Decimal(str(v)).quantize(Decimal("0.0001")) for v in expected.equity
+    ]
+    assert check(live.store.database) == []
 
 
 def test_the_configuration_under_test_is_the_shipped_one() -> None:

@@ -69,6 +69,14 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "List what the ledger holds, at average cost, with the profit realised in it so far.",
     ),
     "fills": (f"{_CLI}.ledger:fills_command", "List the executions of the ledger's orders, oldest first."),
+    "equity": (
+        f"{_CLI}.ledger:equity_command",
+        "List what the account was worth at each session's close, with where it came from.",
+    ),
+    "differences": (
+        f"{_CLI}.ledger:differences_command",
+        "List what ledger and broker saw differently, both sides, and what was done about it.",
+    ),
     "explain": (
         f"{_CLI}.explain:explain_command",
         "Say why an order was made, or why a symbol had none: signal, votes, conditions, target, limits, and what came of it.",

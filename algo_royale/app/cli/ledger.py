@@ -109,7 +109,17 @@ POSITIONS: Sequence[_Column] = (
     ("symbol", "symbol"), ("quantity", "quantity"), ("average cost", "average_cost_usd"), ("cost", "cost_usd"),
     ("realised", "realised_usd"),
 )  # fmt: skip
-_NUMBERS = ("quantity", "filled", "price", "fees", "average cost", "cost", "realised")
+_EQUITY: Sequence[_Column] = (
+    ("session", "session_date"), ("equity", "equity_usd"), ("cash", "cash_usd"), ("unsettled", "unsettled_usd"),
+    ("positions", "positions_usd"), ("realised", "realised_usd"), ("unrealised", "unrealised_usd"), ("fees", "fees_usd"),
+    ("dividends", "dividends_usd"), ("transfers", "transfers_usd"),
+)  # fmt: skip
+_DIFFERENCES: Sequence[_Column] = (
+    ("time", "at_ns"), ("found by", "cause_of"), ("subject", "subject"), ("ledger", "ours"), ("broker", "theirs"),
+    ("done", "resolution"),
+)  # fmt: skip
+_NUMBERS = ("quantity", "filled", "price", "fees", "average cost", "cost", "realised", "equity", "cash", "unsettled", "positions",
+    "unrealised", "dividends", "transfers")  # fmt: skip
 
 
 def show_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[_Column]) -> None:
@@ -122,7 +132,7 @@ def _cell(field: str, value: Any) -> str:
         return "-"
     if field == "average_cost_usd":
         return f"{value:.4f}"
-    if field in ("cost_usd", "realised_usd"):
+    if field.endswith("_usd") and field not in ("price_usd", "fees_usd"):
         return f"{value:.2f}"
     if field.endswith("_ns"):
         return short_time(value) if sys.stdout.isatty() else when(value)
@@ -209,6 +219,41 @@ def fills_command(settings: "Settings", since: str | None, symbol: str | None, l
     with closing(open_reader(settings)) as reader:
         rows = reader.fills(since_ns=_since(since), symbol=_symbol(symbol), limit=limit)
     _result(settings, rows, _FILLS, nothing="no such fills")
+
+
+@click.command("equity")
+@click.option("--since", metavar="DATE", default="", help="ISO date; sessions from then on.")
+@dry_run_option
+@click.pass_obj
+def equity_command(settings: "Settings", since: str) -> None:
+    """List what the account was worth at each session's close, with where it came from.
+
+    Equity is cash and positions; realised, fees, dividends and transfers are sums since the ledger began.
+
+    \b
+    Examples:
+      algo-royale equity
+      algo-royale equity --since 2012-06-01 --json
+    """
+    with closing(open_reader(settings)) as reader:
+        rows = [row for row in reader.closes() if row["session_date"] >= since]
+    _result(settings, rows, _EQUITY, nothing="no session has closed yet")
+
+
+@click.command("differences")
+@dry_run_option
+@click.pass_obj
+def differences_command(settings: "Settings") -> None:
+    """List what ledger and broker saw differently, both sides, and what was done about it.
+
+    \b
+    Examples:
+      algo-royale differences
+      algo-royale differences --json
+    """
+    with closing(open_reader(settings)) as reader:
+        rows = reader.differences()
+    _result(settings, rows, _DIFFERENCES, nothing="ledger and broker have always agreed")
 
 
 def _symbol(text: str | None) -> str | None:
