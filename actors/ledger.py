@@ -137,7 +137,7 @@ class LedgerActor(Actor[LedgerMessage]):
             orders_session_count=facts.orders_session_count, peak_equity_usd=facts.peak_equity_usd,
             state=facts.state.value, state_reason=facts.state_reason,
             last_targets=msgspec.json.decode(facts.last_targets, type=tuple[m.TargetWeight, ...]),
-            last_equity_usd=facts.last_equity_usd, last_session_date=facts.last_session_date,
+            last_targets_date=facts.last_targets_date, last_equity_usd=facts.last_equity_usd, last_session_date=facts.last_session_date,
             ended_orders=tuple(order_record(order) for order in facts.ended_orders),
             last_trades=tuple(m.LastTrade(symbol=s, side=side, at_ns=ns) for s, side, ns in facts.last_trades),
             unsettled=tuple(m.Unsettled(settles_on=on, amount_usd=amount) for on, amount in facts.unsettled),
@@ -159,6 +159,7 @@ class LedgerActor(Actor[LedgerMessage]):
             at_ns=self.now_ns, checked=message.checked, differences=len(outcome.differences),
             cash_usd=outcome.cash_usd if outcome.cash_usd is not None else Decimal(0),
             positions=_positions(outcome.positions),
+            split=tuple(sorted({entry.symbol for entry in message.entries if entry.kind == "split"})),
         )  # fmt: skip
         self.tell(self._orders, reconciled)
         self.tell(self._portfolio, reconciled)

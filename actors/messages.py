@@ -279,6 +279,7 @@ class SymbolWarmed(Message):
     bar_ends_ns: tuple[int, ...]
     adjusted_closes: tuple[float, ...]
     close_usd: Decimal | None = None  # the last raw close: what a symbol without a bar is valued at
+    splits: tuple[ActionRecord, ...] = ()  # all that are known
 
 
 class SignalReported(Message):
@@ -294,6 +295,7 @@ class SignalReported(Message):
     adjusted_close: float
     votes: tuple[Vote, ...] = ()
     verdicts: tuple[ConditionVerdict, ...] = ()  # filled when `changed`
+    split_ratio: float = 1.0  # new shares per old one, where the symbol splits in the bar's session
 
 
 # --- decisions and the ledger ----------------------------------------------------------------------------------------
@@ -321,6 +323,7 @@ class LedgerSnapshot(Message):
     state: str = "trading"  # algo_royale.risk.TradingState value
     state_reason: str = ""
     last_targets: tuple[TargetWeight, ...] = ()  # of the latest decision that had any (a quiet bar's decision has none)
+    last_targets_date: str = ""  # the session of that decision
     last_equity_usd: Decimal | None = None  # of the latest decision, quiet or not
     last_session_date: str = ""  # of the latest decision
     ended_orders: tuple[OrderRecord, ...] = ()  # of the last days: a fill may be told of them late
@@ -407,6 +410,7 @@ class Reconciled(Message):
     differences: int
     cash_usd: Decimal
     positions: tuple[PositionRecord, ...]
+    split: tuple[str, ...] = ()  # symbols of which the broker has told a split lately
 
 
 class HaltTrading(Message):

@@ -26,6 +26,7 @@ from actors.messages import (
     TradingStateChanged,
 )
 from algo_royale import engine, orders
+from algo_royale.costs import usd
 from algo_royale.engine import BarsClosed, Decision, EngineConfig, EngineState, RecentCloses, SymbolBar
 from algo_royale.ledger import Position
 from algo_royale.market import Timeframe
@@ -75,8 +76,9 @@ class PortfolioActor(Actor[PortfolioMessage]):
         match message:
             case SymbolWarmed():
                 self._closes[message.symbol] = RecentCloses(
-                    message.bar_ends_ns, message.adjusted_closes, message.close_usd
-                )
+                    message.bar_ends_ns, message.adjusted_closes, message.close_usd,
+                    tuple((split.ex_date, usd(split.ratio)) for split in message.splits),
+                )  # fmt: skip
             case SignalReported():
                 self._on_report(message)
             case FeedHealthChanged():
@@ -123,7 +125,7 @@ class PortfolioActor(Actor[PortfolioMessage]):
 
     def _on_reconciled(self, message: Reconciled) -> None:
         positions = {p.symbol: Position(p.quantity, p.average_cost_usd) for p in message.positions if p.quantity}
-        self._apply(engine.AccountReconciled(message.cash_usd, positions))
+        self._apply(engine.AccountReconciled(message.cash_usd, positions, frozenset(message.split)))
         self._flatten_if_ready()
         self._decide_if_complete()
 
@@ -240,7 +242,8 @@ class PortfolioActor(Actor[PortfolioMessage]):
             symbol: SymbolBar(r.close_usd, r.adjusted_close, r.state_in, r.score)
             for symbol, r in sorted(reports.items())
         }
-        return BarsClosed(bar_end_ns, session.date.isoformat(), bars, self._stale)
+        splits = {symbol: usd(r.split_ratio) for symbol, r in sorted(reports.items()) if r.split_ratio != 1.0}
+        return BarsClosed(bar_end_ns, session.date.isoformat(), bars, self._stale, splits)
 
     # --- decisions ---
 

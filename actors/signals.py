@@ -1,6 +1,7 @@
 """One signal actor per symbol: bars in, the symbol's combined signal out, with every reason on record."""
 
 import datetime as dt
+import math
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -135,6 +136,7 @@ class SignalActor(Actor[SignalMessage]):
                     bar_ends_ns=ends,
                     adjusted_closes=closes,
                     close_usd=self._last_close or None,
+                    splits=tuple(ActionRecord(ex_date=day, ratio=ratio) for day, ratio in self._splits()),
                 ),
             )
         if first_time or new:
@@ -204,6 +206,16 @@ class SignalActor(Actor[SignalMessage]):
             symbol=self._symbol, timeframe=self._timeframe, **{n: getattr(row, n) for n in row.__struct_fields__}
         )
 
+    def _splits(self) -> list[tuple[str, float]]:
+        return sorted((ex_date, ratio) for ex_date, ratio, _ in self._known_actions if ratio != 1.0)
+
+    def _split_ratio(self) -> float:
+        """New shares per old one in the session of the last bar."""
+        splits = self._splits()
+        session = self._calendar.session_at(self._last_end_ns - 1) if splits else None
+        today = "" if session is None else session.date.isoformat()
+        return math.prod((ratio for ex_date, ratio in splits if ex_date == today), start=1.0)
+
     def _report_last(self) -> None:
         if self._evaluated is None:
             return  # nothing of the live period has closed yet
@@ -231,6 +243,7 @@ class SignalActor(Actor[SignalMessage]):
             changed=changed,
             close_usd=self._last_close,
             adjusted_close=float(last.close[0]),
+            split_ratio=self._split_ratio(),
             votes=tuple(
                 Vote(strategy=v.strategy, strategy_id=v.strategy_id, weight=v.weight, held=v.is_in)
                 for v in self._combined.votes(self._state)

@@ -142,13 +142,15 @@ class SymbolBar(msgspec.Struct, frozen=True, gc=False):
 class BarsClosed(msgspec.Struct, frozen=True, gc=False):
     """All bars that ended at `bar_end_ns` (UTC ns) in `session` (ISO date); a symbol of the universe not in `bars` had none.
 
-    Nothing of the symbols in `stale` is bought: their feed is quiet, so that nobody knows what they trade at.
+    Nothing of the symbols in `stale` is bought: their feed is quiet, so that nobody knows what they trade at. `splits` are the
+    new shares per old one of what splits in this session, for targets alone: a live account has its shares from the broker.
     """
 
     bar_end_ns: int
     session: str
     bars: Mapping[str, SymbolBar]
     stale: frozenset[str] = _NOBODY
+    splits: Mapping[str, Decimal] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +184,12 @@ class OrderAdopted:
 
 @dataclass(frozen=True, slots=True)
 class AccountReconciled:
-    """Cash and positions as compared with the broker stand in for what was folded from fills."""
+    """Cash and positions as compared with the broker stand in for what was folded from fills. `split`: symbols of which the
+    broker has told a split lately."""
 
     cash_usd: Decimal
     positions: Mapping[str, Position]
+    split: frozenset[str] = _NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +275,7 @@ class EngineState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     stale: frozenset[str] = _NOBODY  # whose feed was quiet at the last bar
     trading: TradingState = TradingState.TRADING
     trading_reason: str = ""
+    splits_done: frozenset[tuple[str, str]] = frozenset()  # (symbol, session) of the splits that the goals have
     holds: Mapping[str, SymbolHold] = {}  # of symbols that were traded, held or ordered, where there are holds at all
     ignored_fills: int = 0
 
@@ -389,10 +394,11 @@ def _held_back(state: EngineState, rules: HoldRules) -> dict[str, SymbolHold]:
 
 
 def _reconcile(state: EngineState, event: AccountReconciled, config: EngineConfig) -> EngineState:
-    """What the broker moved without an order of ours (a split, a person) is no shortfall: a target that was met stays met."""
+    """What a person moved at the broker is no shortfall: a target that was met stays met. A split is another thing: an order of
+    before may have filled in new shares, so the target follows the ratio, and not whatever is held."""
     account = replace(state.account, cash=event.cash_usd, positions=dict(event.positions), unsettled=())
     goals = tuple(
-        account.quantity(symbol) if goal == state.account.quantity(symbol) else goal
+        account.quantity(symbol) if goal == state.account.quantity(symbol) and symbol not in event.split else goal
         for symbol, goal in zip(config.symbols, state.goals, strict=True)
     )
     return replaced(state, account=account, goals=goals)
@@ -407,12 +413,21 @@ def _split(state: EngineState, event: SymbolSplit, config: EngineConfig) -> Engi
     return replaced(state, account=state.account.split(event.symbol, event.ratio), last=last, goals=goals)
 
 
+def _split_goals(state: EngineState, event: BarsClosed, config: EngineConfig) -> EngineState:
+    """Targets in the shares of `event`'s session, once for each split."""
+    due = {s: ratio for s, ratio in event.splits.items() if (s, event.session) not in state.splits_done}
+    goals = tuple(goal * due.get(symbol, 1) for symbol, goal in zip(config.symbols, state.goals, strict=True))
+    return replaced(state, goals=goals, splits_done=state.splits_done | {(s, event.session) for s in due})
+
+
 def observe(state: EngineState, event: BarsClosed, config: EngineConfig) -> EngineState:
     """Take in the prices and signals of a bar time that is not to be decided; equity and session stay the last decision's."""
     return _observe(state, event, config, mark=False)
 
 
 def _observe(state: EngineState, event: BarsClosed, config: EngineConfig, *, mark: bool) -> EngineState:
+    if event.splits:
+        state = _split_goals(state, event, config)
     last, missed, history = event.bars, config.none_missed, state.history
     try:
         closes = tuple([last[symbol].adjusted_close for symbol in config.symbols])
@@ -779,6 +794,8 @@ class LedgerFacts(Protocol):
     @property
     def last_targets(self) -> Sequence[TargetFacts]: ...
     @property
+    def last_targets_date(self) -> str: ...
+    @property
     def last_equity_usd(self) -> Decimal | None: ...
     @property
     def last_session_date(self) -> str: ...
@@ -796,6 +813,7 @@ class RecentCloses:
     bar_ends_ns: Sequence[int] | IntArray
     adjusted_closes: Sequence[float] | FloatArray
     close_usd: Decimal | None = None
+    splits: Sequence[tuple[str, Decimal]] = ()  # session (ISO date), new shares per old one
 
 
 def history_before(
@@ -846,7 +864,8 @@ def rebuild(
         account=Account(cash=snapshot.cash_usd, positions=positions), history=_rows(history), missed=missed,
         last=_as_decided(config, targets, decided, closes, history), decided=decided,
         weights=tuple(t.weight if t else 0.0 for t in known),
-        goals=tuple(t.target_quantity if t else q for t, q in zip(known, held, strict=True)),
+        goals=_goals(config, targets, held, closes, snapshot.last_targets_date, last.session),
+        splits_done=frozenset((s, day) for s, recent in closes.items() for day, _ in recent.splits if day <= last.session),
         orders={o.client_order_id: order_of_facts(o) for o in snapshot.open_orders}, session=snapshot.last_session_date,
         session_start_equity=snapshot.session_start_equity_usd, equity=snapshot.last_equity_usd,
         recent_ns=tuple(snapshot.orders_recent_ns), peak_equity=snapshot.peak_equity_usd,
@@ -866,6 +885,21 @@ def _traded_before(trades: Sequence[TradeFacts], rules: HoldRules) -> dict[str, 
         now = replaced(before, bought_ns=trade.at_ns) if trade.side == BUY else replaced(before, sold_ns=trade.at_ns)
         out[trade.symbol] = holding.of_facts(now, rules, trade.at_ns, new_york_date(trade.at_ns).isoformat())
     return out
+
+
+def _goals(
+    config: EngineConfig, targets: Mapping[str, TargetFacts], held: Sequence[Decimal], closes: Mapping[str, RecentCloses],
+    after: str, until: str,
+) -> tuple[Decimal, ...]:  # fmt: skip
+    """The targets decided in the session `after`, in the shares of the session `until`."""
+    goals = []
+    for symbol, quantity in zip(config.symbols, held, strict=True):
+        goal = targets[symbol].target_quantity if symbol in targets else None
+        if goal is not None and symbol in closes:
+            for day, ratio in closes[symbol].splits:
+                goal = goal * ratio if after < day <= until else goal
+        goals.append(quantity if goal is None else goal)
+    return tuple(goals)
 
 
 def _as_decided(

@@ -101,7 +101,10 @@ class Bars:
 
     def slice(self, low: int, high: int) -> "Bars":
         """Bars [low, high) as views."""
-        out, put = object.__new__(Bars), object.__setattr__  # of one length and read-only as they are, nothing is checked
+        out, put = (
+            object.__new__(Bars),
+            object.__setattr__,
+        )  # of one length and read-only as they are, nothing is checked
         put(out, "symbol", self.symbol)
         put(out, "timeframe", self.timeframe)
         for name in _COLUMNS:

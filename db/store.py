@@ -116,6 +116,7 @@ class Facts:
     orders_session_count: int = 0  # orders decided in last_session_date
     peak_equity_usd: Decimal | None = None  # highest of any decision since trading was last resumed
     last_targets: str = "[]"  # of the latest decision that had any, as JSON
+    last_targets_date: str = ""  # the session of that decision
     last_equity_usd: Decimal | None = None  # of the latest decision
     last_session_date: str = ""  # of the latest decision
     ended_orders: tuple[RecordedOrder, ...] = ()  # of the last days: a fill may be told of them late
@@ -745,7 +746,9 @@ class Store:
             ((last_bar_end_ns,),) = self._rows("SELECT coalesce(max(bar_end_ns), 0) FROM decision")
             recent = self._rows("SELECT bar_end_ns FROM orders WHERE at_ns > ? ORDER BY seq", now_ns - RECENT_NS)
             latest = self._rows("SELECT equity_usd, session_date FROM decision ORDER BY bar_end_ns DESC LIMIT 1")
-            targets = self._rows("SELECT targets FROM decision WHERE targets != '[]' ORDER BY bar_end_ns DESC LIMIT 1")
+            targets = self._rows(
+                "SELECT targets, session_date FROM decision WHERE targets != '[]' ORDER BY bar_end_ns DESC LIMIT 1"
+            )
             start_equity, peak_equity = self._bases()
             session_orders = self._rows(
                 "SELECT count(*) FROM orders o JOIN decision d ON d.decision_id = o.decision_id "
@@ -770,6 +773,7 @@ class Store:
             orders_session_count=session_orders[0][0],
             peak_equity_usd=peak_equity,
             last_targets=targets[0][0] if targets else "[]",
+            last_targets_date=targets[0][1] if targets else "",
             last_equity_usd=Decimal(latest[0][0]) if latest else None,
             last_session_date=latest[0][1] if latest else "",
             last_trades=tuple(

@@ -456,6 +456,47 @@ def test_what_the_broker_moved_without_our_order_is_no_shortfall_but_a_missing_f
     assert wanted(decision) == [("buy", "B", D(335))]  # 35 % of 105,035 at 50 is 735, less the 400 there are
 
 
+def test_targets_follow_a_split_once_although_shares_and_fills_come_from_the_broker() -> None:
+    """350 A are wanted, 100 were bought before a split of 3:1 and 250 of the new ones after it: 1050 are wanted, 550 are held."""
+    cfg = config()
+    state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, True), B=(50, False)))
+    (order_id,) = state.orders
+    state, _ = told(state, cfg, filled(state, order_id, 100))
+    state, _ = told(state, cfg, filled(state, order_id, 250))
+    moved = AccountReconciled(D(66_667), {"A": Position(D(550), D(60))}, frozenset("A"))
+    event = bars(4, A=("33.4", True), B=(50, False))
+    told_of = BarsClosed(event.bar_end_ns, event.session, event.bars, splits={"A": D(3)})
+
+    state, (decision,) = told(state, cfg, moved, told_of)
+
+    equity = 66_667 + 550 * D("33.4")
+    assert [t.target_quantity for t in decision.targets if t.symbol == "A"] == [(equity * D("0.35") / D("33.4")) // 1]
+    state = all_filled(state, cfg)
+    goal = state.goals[0]
+    again = bars(5, A=("33.4", True), B=(50, False))
+    state, (quiet,) = told(state, cfg, BarsClosed(again.bar_end_ns, again.session, again.bars, splits={"A": D(3)}))
+    assert quiet.targets == () and state.goals[0] == goal == state.account.quantity("A")
+
+
+def test_a_restart_after_a_split_knows_the_targets_in_new_shares() -> None:
+    cfg = config()
+    state, decisions = told(start(cfg, CASH), cfg, bars(1, A=(100, True), B=(50, False)))
+    state = all_filled(state, cfg)
+    known = structs.replace(snapshot(state, decisions), last_targets_date="2010-01-01")
+    known = structs.replace(
+        known, positions=(PositionRecord(symbol="A", quantity=D(1050), average_cost_usd=D("33.3")),)
+    )
+    split = (("2009-12-31", D(7)), ("2010-01-01", D(5)), ("2010-01-02", D(3)), ("2010-01-03", D(2)))
+    closes = {"A": RecentCloses((HOUR_NS,), (100.0,), D(100), split), "B": RecentCloses((HOUR_NS,), (50.0,), D(50))}
+    event = bars(4, A=("33.4", True), B=(50, False))
+
+    after, (quiet,) = rebuild(
+        cfg, known, closes, BarsClosed(event.bar_end_ns, event.session, event.bars, splits={"A": D(3)}), decide=True
+    )
+
+    assert after.goals == (D(1050), D(0)) and quiet.targets == ()
+
+
 def test_observing_a_bar_takes_prices_and_leaves_the_books_alone() -> None:
     cfg = config()
     state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, False), B=(50, False)))

@@ -1,6 +1,7 @@
 """What ran live is what was tested: `research.simulate` and the whole actor system give the same orders and equity."""
 
 import dataclasses
+import json
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -9,10 +10,10 @@ import numpy as np
 import pytest
 
 import intraday
-from algo_royale.data.catalog import open_catalog
+from algo_royale.data.catalog import bundled, open_catalog
 from algo_royale.market import Bars, Timeframe
-from algo_royale.research.handover import TradingPlan
-from algo_royale.sessions import calendar
+from algo_royale.research.handover import TradingPlan, engine_config, simulate_plan
+from algo_royale.sessions import calendar, new_york_date
 from algo_royale.strategies.combined import CombinedSignal
 from conftest import shared
 from db.admin import check
@@ -183,3 +184,90 @@ def test_a_signal_one_bar_late_within_the_day_breaks_parity() -> None:
     live.run()
 
     assert recorded_orders(live.store.database.connection()) != simulated_orders(expected)
+
+
+class Held:
+    """A combined signal that holds its symbol whatever happens."""
+
+    def __init__(self, inner: CombinedSignal) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def update(self, bars: Bars, state: Any) -> Any:
+        signal, score, state_in, after = self._inner.update(bars, state)
+        return signal, score, np.ones_like(state_in), after
+
+    def run(self, bars: Bars, start: int = 0) -> Any:
+        run = self._inner.run(bars, start=start)
+        return run._replace(state_in=np.arange(len(bars)) >= start)
+
+
+class HeldPlan(TradingPlan):
+    def combined(self, symbol: str) -> Any:
+        return Held(super().combined(symbol))
+
+
+SPLIT = date(2005, 2, 28)  # AAPL, two for one
+
+
+@pytest.mark.parametrize("rebalance", ["on_signal_change", "every_bar"])
+def test_a_split_of_what_is_held_orders_nothing_and_leaves_goals_right(rebalance: str) -> None:
+    """Nobody tells the trader's engine of a split: it reconciles before it decides. The simulation is told of it."""
+    whole = plan(symbols=("AAPL", "IBM", "MSFT"))
+    held = HeldPlan(**{name: getattr(whole, name) for name in TradingPlan.__struct_fields__})
+    start, sessions = date(2005, 2, 18), 12
+    cfg = config()
+    rules = engine_config(
+        held,
+        ledger_id="0123456789ab",
+        rules=cfg.trader_rules(),
+        limits=cfg.risk.limits(),
+        weights=cfg.account.weights(),
+    )
+    rules = dataclasses.replace(rules, rebalance=rebalance)
+    end = calendar().offset(start, sessions - 1).date
+    expected = simulate_plan(held, bundled(), rules, start=start, end=end, cash_usd=cfg.account.cash)
+    live = trader(sessions, held, start=start)
+    parts = live.parts
+    live.parts = lambda **ports: dataclasses.replace(parts(**ports), engine=rules)  # type: ignore[method-assign]
+
+    assert live.run() == 0
+
+    assert recorded_orders(live.store.database.connection()) == simulated_orders(expected)
+    assert truth_errors(live) == []
+    assert live.store.account is not None and expected.state.account.quantity("AAPL") > 0
+    assert live.store.account.quantity("AAPL") == expected.state.account.quantity("AAPL")
+    bought = [order for order in expected.orders if order.symbol == "AAPL" and order.status.value == "filled"]
+    assert live.store.account.quantity("AAPL") > 1.9 * float(bought[0].quantity)  # it did split while it was held
+
+
+def test_a_target_that_a_split_finds_unfinished_is_met_in_new_shares() -> None:
+    """Only 100 old shares of the target were bought before the split; after it the rest is bought at the new price."""
+    whole = plan(symbols=("AAPL", "IBM", "MSFT"))
+    held = HeldPlan(**{name: getattr(whole, name) for name in TradingPlan.__struct_fields__})
+    live = trader(8, held, start=date(2005, 2, 22))
+    exchange: Any = live.exchange
+    fill = exchange._fill
+
+    def partly(order: Any, price: Any, quantity: Any) -> None:
+        """Until the split 100 shares of AAPL, in whatever order for more of them."""
+        if order.symbol != "AAPL" or new_york_date(exchange.now_ns) >= SPLIT:
+            fill(order, price, quantity)
+        elif not exchange.account.quantity("AAPL"):
+            fill(order, price, Decimal(100))
+
+    exchange._fill = partly
+
+    assert live.run() == 0
+
+    account, rows = live.store.account, live.store.database.connection().execute(
+        "SELECT targets, equity_usd FROM decision WHERE targets != '[]' ORDER BY bar_end_ns DESC LIMIT 1"
+    )  # fmt: skip
+    ((targets, equity),) = rows
+    (aapl,) = (target for target in json.loads(targets) if target["symbol"] == "AAPL")
+    assert account is not None and truth_errors(live) == []
+    assert account.quantity("AAPL") == Decimal(aapl["target_quantity"]) > 600  # some 360 old ones
+    worth = Decimal(aapl["target_quantity"]) * Decimal(aapl["price_usd"]) / Decimal(equity)
+    assert float(worth) == pytest.approx(0.98 / 3, abs=0.001)
