@@ -306,7 +306,7 @@ class _Socket:
                 return f"{type(error).__name__}: {error}"
             seen_s = clock.monotonic_s()
             if opcode in (websocket.ABNF.OPCODE_TEXT, websocket.ABNF.OPCODE_BINARY):
-                self._on_frame(self._connection, payload.decode("utf-8", "replace"))
+                self._on_frame(self._connection, alpaca_wire.frame_text(payload))
                 self.received += 1
             elif opcode == websocket.ABNF.OPCODE_CLOSE:
                 return f"closed by the server ({int.from_bytes(payload[:2], 'big')})"

@@ -26,8 +26,11 @@ from actors.messages import (
     TradeUpdated,
 )
 from algo_royale.broker import alpaca_wire as wire
-from algo_royale.broker.connection import DOWN, PATIENT, UP, Event, Reconnect, State, ending
+from algo_royale.broker.api import ACTIVITIES_PAGE, ORDERS_PAGE
+from algo_royale.broker.budget import Budget
+from algo_royale.broker.connection import DOWN, PATIENT, SECOND_NS, UP, Event, Reconnect, State, ending
 from algo_royale.broker.port import BrokerPort, StreamPort
+from algo_royale.broker.prechecks import refusal
 from algo_royale.errors import BrokerRejected, BrokerUnavailable
 from algo_royale.ids import is_ours
 
@@ -35,6 +38,7 @@ DUPLICATE_CODE = 40010001
 DUPLICATE_TEXT = "client_order_id must be unique"
 CALL_S = 60.0  # how long one protected block of REST calls may take before the actor counts as hung
 SNAPSHOT_TRIES = 3
+SNAPSHOT_REQUESTS = 4  # at least: orders, positions, account, activities
 # An order may fill days after it was sent (submitted before a long weekend), so orders are asked for further back than fills.
 ORDERS_LOOKBACK_NS = 7 * 86_400 * 1_000_000_000
 
@@ -49,15 +53,18 @@ class BrokerActor(Actor[BrokerMessage]):
 
     def __init__(
         self, broker: BrokerPort, streams: StreamPort, *, keys: tuple[str, str], orders: Ref[OrdersMessage],
-        reconnect: Reconnect = PATIENT,
+        reconnect: Reconnect = PATIENT, requests_per_minute: int | None = None,
     ) -> None:  # fmt: skip
         self._broker, self._keys, self._orders = broker, keys, orders
         self._reconnect = reconnect
         self._line = Endpoint(self, "trading", streams, reconnect, self._on_state, often_quiet=True)
+        self._budget = Budget(requests_per_minute)
         self._snapshot_due: BrokerSnapshotRequested | None = None
+        self._snapshot_failures = 0
+        self._told: dict[str, Decimal] = {}  # by the stream since it is live: quantity filled by order id
         self._activities: set[str] = set()  # ids, as of the last reading
         self._counts = dict.fromkeys(
-            ("frames", "bad_frames", "unknown_frames", "lookups", "resends", "cancels_refused"), 0
+            ("frames", "bad_frames", "unknown_frames", "lookups", "resends", "cancels_refused", "unheard", "delayed"), 0
         )
 
     def started(self) -> None:
@@ -67,12 +74,12 @@ class BrokerActor(Actor[BrokerMessage]):
         self._line.close()
 
     def observe(self) -> Mapping[str, object]:
-        return {**self._line.observe(), **self._counts}
+        return {**self._line.observe(), **self._counts, "requests_left": self._budget.left(self.now_ns)}
 
     def receive(self, message: BrokerMessage) -> None:
         match message:
             case SubmitOrder():
-                self._on_submit(message.order, lookup_first=message.lookup_first)
+                self._on_submit(message)
             case CancelOrder():
                 self._cancel_order(message.broker_order_id)
             case BrokerSnapshotRequested():
@@ -97,6 +104,7 @@ class BrokerActor(Actor[BrokerMessage]):
         """Even a fatal refusal (wrong keys) is tried again, rarely: positions are still held, and the person who mends the
         keys should not have to restart us; until then the dispatcher sends nothing."""
         if after is State.LIVE and before not in UP:
+            self._told.clear()
             self._tell_state(True, "listening")
         elif after in DOWN and (before in UP or after is State.FATAL or self._line.connection.failures == 1):
             self._tell_state(False, self._line.connection.detail)
@@ -111,6 +119,9 @@ class BrokerActor(Actor[BrokerMessage]):
         match frame.kind:
             case "update" if frame.update is not None:
                 self._line.on(Event.HEARD)
+                order = frame.update.order
+                known = self._told.get(order.broker_order_id, order.filled_quantity)
+                self._told[order.broker_order_id] = max(known, order.filled_quantity)
                 self.tell(self._orders, _updated(frame.update, self.now_ns))
             case "authorization" if frame.ok:
                 if self._line.on(Event.AUTHENTICATED):
@@ -129,22 +140,40 @@ class BrokerActor(Actor[BrokerMessage]):
 
     # --- orders ---
 
-    def _on_submit(self, order: OrderRecord, *, lookup_first: bool) -> None:
+    def _on_submit(self, message: SubmitOrder) -> None:
+        order = message.order
+        if (wait_ns := self._budget.wait_ns(self.now_ns)) > 0:  # certainly not sent, so it can wait here
+            self._counts["delayed"] += 1
+            self.later(wait_ns / SECOND_NS, message, key=f"submit {order.client_order_id}")
+            return
+        if not message.lookup_first and (reason := refusal(order)) is not None:
+            self._reject(order, 0, None, f"not sent: {reason}")
+            return
         try:
             with self.protected(CALL_S):
-                answer = self._look_up_or_submit(order) if lookup_first else self._submit(order)
+                answer = self._look_up_or_submit(order) if message.lookup_first else self._submit(order)
         except BrokerUnavailable as error:
+            self._pause(error)
             answer = SubmissionUncertain(
                 at_ns=self.now_ns, client_order_id=order.client_order_id, reason=str(error)[:300]
             )
         except BrokerRejected as error:
-            answer = OrderRejected(
-                at_ns=self.now_ns, client_order_id=order.client_order_id, status=error.status, code=error.code,
-                reason=error.message,
-            )  # fmt: skip
+            self._reject(order, error.status, error.code, error.message)
+            return
         except wire.BadWire as error:  # it answered, so something happened, but we cannot read what
             answer = SubmissionUncertain(at_ns=self.now_ns, client_order_id=order.client_order_id, reason=str(error))
         self.tell(self._orders, answer)
+
+    def _reject(self, order: OrderRecord, status: int, code: int | None, reason: str) -> None:
+        rejected = OrderRejected(
+            at_ns=self.now_ns, client_order_id=order.client_order_id, status=status, code=code, reason=reason
+        )
+        self.tell(self._orders, rejected)
+
+    def _pause(self, error: BrokerUnavailable) -> None:
+        """Where the broker said that we ask too often, ask nothing until it will hear us again."""
+        if error.retry_after_s is not None:
+            self._budget.pause(self.now_ns + round(error.retry_after_s * SECOND_NS))
 
     def _submit(self, order: OrderRecord) -> OrderAccepted | OrderRejected | SubmissionUncertain:
         """Send; when no answer comes, look up and send the same id once more only if the broker certainly lacks it."""
@@ -164,6 +193,7 @@ class BrokerActor(Actor[BrokerMessage]):
         return self._send_order(order)
 
     def _send_order(self, order: OrderRecord) -> OrderAccepted | OrderRejected | SubmissionUncertain:
+        self._budget.spend(self.now_ns)
         try:
             answer = self._broker.submit(
                 client_order_id=order.client_order_id, symbol=order.symbol, side=order.side, quantity=order.quantity,
@@ -180,6 +210,7 @@ class BrokerActor(Actor[BrokerMessage]):
         return self._accepted(wire.parse_order(answer), adopted=False)
 
     def _look_up(self, client_order_id: str) -> OrderAccepted | OrderRejected | None:
+        self._budget.spend(self.now_ns)
         try:
             found = self._broker.order_by_client_id(client_order_id)
         except BrokerRejected as error:  # it refused to say, not to hold the order
@@ -199,11 +230,16 @@ class BrokerActor(Actor[BrokerMessage]):
 
     def _cancel_order(self, broker_order_id: str) -> None:
         """What became of the order comes by the stream or the next snapshot; here only the attempt can fail."""
+        again = TimerFired(at_ns=self.now_ns, name="cancel", key=broker_order_id)
+        if (wait_ns := self._budget.wait_ns(self.now_ns, urgent=True)) > 0:
+            self.later(wait_ns / SECOND_NS, again, key=f"cancel {broker_order_id}")
+            return
+        self._budget.spend(self.now_ns)
         try:
             with self.protected(CALL_S):
                 self._broker.cancel(broker_order_id)
-        except BrokerUnavailable:
-            again = TimerFired(at_ns=self.now_ns, name="cancel", key=broker_order_id)
+        except BrokerUnavailable as error:
+            self._pause(error)
             self.later(self._reconnect.base_s, again, key=f"cancel {broker_order_id}")
         except BrokerRejected:
             self._counts["cancels_refused"] += 1  # final already, or unknown: a reconciliation tells which
@@ -216,16 +252,39 @@ class BrokerActor(Actor[BrokerMessage]):
         self._snapshot_due = None
         if self._line.state not in UP:
             return
+        if (wait_ns := self._budget.wait_ns(self.now_ns, SNAPSHOT_REQUESTS)) > 0:
+            self._snapshot_later(message, wait_ns / SECOND_NS)
+            return
         try:
             with self.protected(CALL_S * 2):
                 snapshot = self._snapshot(message)
         except (BrokerUnavailable, BrokerRejected, wire.BadWire) as error:
+            if isinstance(error, BrokerUnavailable):
+                self._pause(error)
             self._tell_state(False, f"no snapshot: {error}")
-            self._snapshot_due = message
-            delay_s = self._reconnect.base_s * 2 * self.rng.uniform(0.75, 1.25)
-            self.later(delay_s, TimerFired(at_ns=self.now_ns, name="snapshot"), key="snapshot")
+            base_s, limit_s = self._reconnect.base_s * 2, self._reconnect.limit_s
+            delay_s = min(limit_s, base_s * 2.0 ** min(self._snapshot_failures, 16)) * self.rng.uniform(0.75, 1.25)
+            self._snapshot_failures += 1
+            self._snapshot_later(message, delay_s)
             return
+        self._snapshot_failures = 0
         self.tell(self._orders, snapshot)
+        self._probe(snapshot)
+
+    def _snapshot_later(self, message: BrokerSnapshotRequested, delay_s: float) -> None:
+        self._snapshot_due = message
+        self.later(delay_s, TimerFired(at_ns=self.now_ns, name="snapshot"), key="snapshot")
+
+    def _probe(self, snapshot: BrokerSnapshot) -> None:
+        """The stream may be open and mute: what happened while it was live, and long enough ago, it must have told."""
+        rules, live_ns = self._reconnect, self._line.connection.live_ns
+        grace_ns = round(rules.unheard_s * SECOND_NS)
+        due = [f for f in snapshot.fills if live_ns + grace_ns <= f.at_ns <= self.now_ns - grace_ns]
+        unheard = [f for f in due if self._told.get(f.broker_order_id, Decimal(0)) < f.cumulative_quantity]
+        if unheard:
+            self._counts["unheard"] += len(unheard)
+            self._line.on(Event.SILENT, f"the stream did not tell {len(unheard)} fills")
+            self._line.on(Event.SILENT, f"the stream did not tell {len(unheard)} fills")
 
     def _snapshot(self, message: BrokerSnapshotRequested) -> BrokerSnapshot:
         """Orders, positions and cash of one instant, and what led to them.
@@ -237,6 +296,9 @@ class BrokerActor(Actor[BrokerMessage]):
             listed = self._broker.orders(status="all", after_ns=max(0, message.since_ns - ORDERS_LOOKBACK_NS))
             positions, account = self._broker.positions(), wire.parse_account(self._broker.account())
             activities = self._broker.activities(after_ns=message.since_ns)
+            self._budget.spend(
+                self.now_ns, SNAPSHOT_REQUESTS + len(listed) // ORDERS_PAGE + len(activities) // ACTIVITIES_PAGE
+            )
             known, self._activities = self._activities, {str(item.get("id")) for item in activities}
             if self._activities <= known:
                 break

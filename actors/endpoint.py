@@ -23,6 +23,7 @@ class Endpoint:
         self._actor, self._name, self._streams, self._changed = actor, name, streams, changed
         self._handle: StreamHandle | None = None
         self._number = 0
+        self._lag_ns = self._lag_max_ns = 0  # how long the latest frame waited for its actor, and the worst one did
 
     @property
     def state(self) -> State:
@@ -34,7 +35,7 @@ class Endpoint:
         age_s = round((self._actor.now_ns - line.heard_ns) / 1e9, 3) if line.heard_ns else None
         return {
             "state": line.state.value, "detail": line.detail, "connections": line.reconnects, "failures": line.failures,
-            "last_frame_age_s": age_s,
+            "last_frame_age_s": age_s, "lag_s": self._lag_ns / 1e9, "lag_max_s": self._lag_max_ns / 1e9,
         }  # fmt: skip
 
     def open(self) -> None:
@@ -71,6 +72,8 @@ class Endpoint:
 
     def is_of(self, message: FrameReceived | ConnectionChanged) -> bool:
         """Whether this message is of the socket that is open now."""
+        self._lag_ns = max(0, self._actor.now_ns - message.at_ns)
+        self._lag_max_ns = max(self._lag_max_ns, self._lag_ns)
         return message.connection == self._number and self._handle is not None
 
     def on_connection(self, message: ConnectionChanged) -> bool:

@@ -26,6 +26,7 @@ from actors.messages import (
     TimerFired,
 )
 from algo_royale.broker import alpaca_wire
+from algo_royale.broker.budget import Budget
 from algo_royale.broker.connection import PATIENT, UP, Event, Reconnect, State
 from algo_royale.broker.port import MarketDataPort, StreamPort
 from algo_royale.broker.staleness import Freshness, Patience
@@ -40,6 +41,7 @@ RETRY_S = 5.0
 GRACE = 0.25  # of the patience with a quiet feed: so much longer it may stay stale before its connection is given up
 FOR_EVER = Patience()
 SILENT_LOOKS = 8
+HISTORY_REQUESTS = 2  # bars and corporate actions
 OTHERS_MAX = 20
 USEFUL_NS = 30 * 86_400 * SECOND_NS  # a streamed bar older than this is a mistake; gaps are filled from history
 FATAL_CODES = frozenset({402, 405, 409, 410, 411})
@@ -73,6 +75,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
         patience: Patience = FOR_EVER,
         close_grace_s: float = 0.0,
         reconnect: Reconnect = PATIENT,
+        requests_per_minute: int | None = None,
         retry_s: float = RETRY_S,
     ) -> None:
         self._symbols, self._timeframe, self._calendar = tuple(symbols), timeframe, calendar
@@ -83,6 +86,8 @@ class MarketDataActor(Actor[MarketDataMessage]):
         self._forming = FormingBars(timeframe, calendar, grace_ns=int(close_grace_s * SECOND_NS))
         self._actions: dict[str, tuple[ActionRecord, ...]] | None = None
         self._actions_of = ""
+        self._budget = Budget(requests_per_minute, reserve=0)
+        self._delayed = 0
         self._stale: frozenset[str] = frozenset()
         self._silences = 0
         self._frames = self._quarantined = self._late = self._doubles = 0
@@ -105,6 +110,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
         return {
             **self._line.observe(), "frames": self._frames, "quarantined": self._quarantined, "late": self._late, "doubles": self._doubles,
             "silences": self._silences, "stale": sorted(self._stale), "others": dict(self._others),
+            "delayed": self._delayed, "requests_left": self._budget.left(self.now_ns),
         }  # fmt: skip
 
     def receive(self, message: MarketDataMessage) -> None:
@@ -310,16 +316,27 @@ class MarketDataActor(Actor[MarketDataMessage]):
                 wire = self._data.corporate_actions(
                     symbol=",".join(self._symbols), start=session_date, end=session_date
                 )
-        except BrokerUnavailable:
+        except BrokerUnavailable as error:
+            self._pause(error)
             self._actions = None
             return
         self._actions_of = session_date
         self._actions = {s: tuple(ActionRecord(**a) for a in rows) for s, rows in alpaca_wire.actions(wire).items()}
 
+    def _pause(self, error: BrokerUnavailable) -> None:
+        """Where the broker said that we ask too often, ask for no history until it will hear us again."""
+        if error.retry_after_s is not None:
+            self._budget.pause(self.now_ns + round(error.retry_after_s * SECOND_NS))
+
     # --- history ---
 
     def _on_history(self, message: HistoryRequested) -> None:
         signal = self._signals[message.symbol]
+        if (wait_ns := self._budget.wait_ns(self.now_ns, HISTORY_REQUESTS)) > 0:
+            self._delayed += 1
+            self.later(wait_ns / SECOND_NS, message, key=f"history {message.symbol}")
+            return
+        self._budget.spend(self.now_ns, HISTORY_REQUESTS)
         try:
             with self.protected(120.0):
                 start_ns = message.after_ns + 1 if message.after_ns else self._warmup_start(message)
@@ -332,6 +349,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
                     symbol=message.symbol, start=first.isoformat(), end=today.isoformat()
                 )
         except BrokerUnavailable as error:
+            self._pause(error)
             answer = HistoryUnavailable(
                 at_ns=self.now_ns, symbol=message.symbol, after_ns=message.after_ns, reason=str(error)
             )

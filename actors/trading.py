@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from actors.broker import BrokerActor
 from actors.clock import ClockActor
 from actors.journal import JournalActor
-from actors.kernel import ChildSpec, Intensity, MailboxSpec, Poison, Ref, Strategy, Supervisor
+from actors.kernel import ChildSpec, Intensity, MailboxSpec, Overflow, Poison, Ref, Strategy, Supervisor
 from actors.ledger import LedgerActor
 from actors.market_data import FOR_EVER, MarketDataActor
 from actors.market_data import RETRY_S as DATA_RETRY_S
@@ -57,6 +57,7 @@ class Trader:
     watermark_s: float = 5.0
     close_grace_s: float = 0.0
     patience: Patience = FOR_EVER  # with a quiet feed; virtual seconds
+    requests_per_minute: int | None = None  # to each of the broker's two hosts
     reconcile_every_s: int = 30
     pre_market_s: int = 1800
     cancels_on_halt: bool = True
@@ -79,7 +80,7 @@ def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], An
         ),
         f"{TRADING}/broker": partial(
             BrokerActor, trader.broker, trader.streams, keys=trader.keys, orders=orders,
-            reconnect=PATIENT.at_pace(pace),
+            reconnect=PATIENT.at_pace(pace), requests_per_minute=trader.requests_per_minute,
         ),
         f"{TRADING}/orders": partial(
             OrdersActor, trader.calendar, ledger=ledger, broker=broker, timeframe=trader.timeframe,
@@ -96,7 +97,7 @@ def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], An
             MarketDataActor, trader.symbols, timeframe=trader.timeframe, calendar=trader.calendar, data=trader.data,
             streams=trader.streams, keys=trader.keys, signals=signals, portfolio=portfolio,
             patience=trader.patience.at_least(2.0 * pace), close_grace_s=trader.close_grace_s,
-            reconnect=PATIENT.at_pace(pace), retry_s=DATA_RETRY_S * pace,
+            reconnect=PATIENT.at_pace(pace), requests_per_minute=trader.requests_per_minute, retry_s=DATA_RETRY_S * pace,
         ),
     }  # fmt: skip
     for symbol, path in ((s, f"{SIGNALS}/signal:{s}") for s in trader.symbols):
@@ -113,6 +114,9 @@ def tree(trader: Trader, addresses: Addresses) -> ChildSpec:
     """The root of the trading side. `rest_for_one` because the list is a chain of dependencies: data flows only while
     all consumers stand, and whoever restarts takes those after it along into a fresh epoch."""
     make = factories(trader, addresses)
+    # a reader waits for room: an update that was thrown away would be a fill unheard; the broker ends a line that it cannot empty
+    edge = MailboxSpec(overflow=Overflow.BLOCK)
+    stale_edge = MailboxSpec(overflow=Overflow.BLOCK, keep=False)
     stale = MailboxSpec(keep=False)  # market data that waited through a restart is asked for again, never acted on late
 
     def child(path: str, **options: Any) -> ChildSpec:
@@ -121,12 +125,12 @@ def tree(trader: Trader, addresses: Addresses) -> ChildSpec:
     signals = [child(path, mailbox=stale) for path in make if path.startswith(SIGNALS)]
     trading = [
         child(f"{TRADING}/ledger", on_poison=Poison.DROP),
-        child(f"{TRADING}/broker", hang_after=120.0),
+        child(f"{TRADING}/broker", mailbox=edge, hang_after=120.0),
         child(f"{TRADING}/orders"),
         child(f"{TRADING}/portfolio"),
         ChildSpec(id="signals", factory=lambda: Supervisor(signals, intensity=Intensity(restarts=10, period=60.0))),
         child(f"{TRADING}/session"),
-        child(f"{TRADING}/market_data", mailbox=stale, hang_after=180.0),
+        child(f"{TRADING}/market_data", mailbox=stale_edge, hang_after=180.0),
     ]
     below_root = [
         child(f"{ROOT}/journal"),

@@ -345,6 +345,7 @@ class Broker(Section):
     data_stream_url: str = ""
     feed: Literal["iex", "sip"]
     keys_file: str = ""
+    requests_per_minute: Annotated[Positive | None, BeforeValidator(_off)]
     connect_timeout_s: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
     read_timeout_s: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
     real_money: Flag

@@ -2,6 +2,7 @@
 
 from datetime import date
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 
@@ -35,9 +36,9 @@ def small_replay() -> MarketReplay:
     return MarketReplay(bars, calendar(), {"AAPL": (split,)})
 
 
-def small_exchange(replay: MarketReplay | None = None, *, session: int = 1) -> Exchange:
+def small_exchange(replay: MarketReplay | None = None, *, session: int = 1, **rules: Any) -> Exchange:
     """A twin born an hour before the open of that session; 100,000 dollars, slippage of five basis points."""
     start_ns = SESSIONS[session].open_ns - 3_600_000_000_000
     return Exchange(
-        replay or small_replay(), ExchangeConfig(start_ns=start_ns, cash=Decimal(100_000), keys={KEY: SECRET})
+        replay or small_replay(), ExchangeConfig(start_ns=start_ns, cash=Decimal(100_000), keys={KEY: SECRET}, **rules)
     )

@@ -112,6 +112,7 @@ def trader_parts(plan: TradingPlan, config: Config, *, ledger_id: str, live_star
         calendar=calendar(),
         watermark_s=config.trader.watermark_s,
         close_grace_s=config.trader.close_grace_s,
+        requests_per_minute=config.broker.requests_per_minute,
         patience=config.patience(Timeframe(plan.timeframe)),
         reconcile_every_s=config.trader.reconcile_every_s,
         pre_market_s=config.trader.pre_market_s,

@@ -4,12 +4,15 @@ Tolerant by rule: unknown fields, events and enum values are kept as text and ne
 prices, times) is checked, and raises `BadWire` with the field's name. Money and quantities are Decimal, times UTC nanoseconds.
 """
 
+import base64
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
+
+import msgspec
 
 from algo_royale.errors import BrokerError
 from algo_royale.market import Timeframe
@@ -331,6 +334,18 @@ def subscribe_text(channels: Mapping[str, list[str]]) -> str:
     return json.dumps({"action": "subscribe", **{name: list(symbols) for name, symbols in channels.items()}})
 
 
+MSGPACK = "msgpack:"
+
+
+def frame_text(payload: bytes) -> str:
+    """A frame's payload as text that loses nothing, told by its content: paper sends binary frames that hold JSON, and whoever is
+    asked for it, or not, sends msgpack. Nothing is parsed here."""
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        return MSGPACK + base64.b64encode(payload).decode()
+
+
 def parse_trading_frame(text: str) -> TradingFrame:
     """A frame of the trading stream; raises BadWire for what is not JSON or a broken update."""
     frame = _json(text)
@@ -460,6 +475,8 @@ def _date(row: Wire) -> str:
 
 def _json(text: str) -> Any:
     try:
+        if text.startswith(MSGPACK):  # its timestamps are cut to microseconds
+            return msgspec.to_builtins(msgspec.msgpack.decode(base64.b64decode(text[len(MSGPACK) :])))
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise BadWire(f"frame is not JSON: {text[:80]!r}") from error

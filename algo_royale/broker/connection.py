@@ -73,12 +73,13 @@ class Reconnect:
     refused_limit_s: float = 120.0  # and this after FORBIDDEN: a person may have mended the keys
     handshake_s: float = 10.0  # from the first step to live
     steady_s: float = 10.0  # so long a connection must have told data to be no failure
+    unheard_s: float = 5.0  # what a request knows for longer and the stream has not told, it will not tell
 
     def at_pace(self, pace: float) -> "Reconnect":
         """The same waits by the machine's clock where virtual time runs `pace` times as fast: networks do not."""
         return Reconnect(
             self.base_s * pace, self.limit_s * pace, self.refused_s * pace, self.refused_limit_s * pace,
-            self.handshake_s * pace, self.steady_s * pace,
+            self.handshake_s * pace, self.steady_s * pace, self.unheard_s * pace,
         )  # fmt: skip
 
 

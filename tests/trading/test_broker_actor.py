@@ -25,7 +25,7 @@ from actors.messages import (
     TradeUpdated,
 )
 from algo_royale.broker.connection import Reconnect
-from algo_royale.errors import BrokerUnavailable
+from algo_royale.errors import BrokerRejected, BrokerUnavailable
 from twins import KEY, SECRET, SESSIONS, small_exchange
 
 HOUR_NS = 3_600_000_000_000
@@ -42,8 +42,11 @@ class Probe(Actor[Any]):
 class Bench:
     """A broker actor, the twin behind it, and a probe where the dispatcher would be."""
 
-    def __init__(self, *, keys: tuple[str, str] = (KEY, SECRET), faults: Any = None, live: bool = True) -> None:
-        self.exchange = small_exchange()
+    def __init__(
+        self, *, keys: tuple[str, str] = (KEY, SECRET), faults: Any = None, live: bool = True, limit: int | None = None,
+        **twin: Any,
+    ) -> None:  # fmt: skip
+        self.exchange = small_exchange(**twin)
         self.faults = DirectFaults()
         self.broker = DirectBroker(self.exchange, key=KEY, secret=SECRET, faults=self.faults)
         self.streams = DirectStreams(self.exchange, faults=self.faults)
@@ -56,7 +59,12 @@ class Bench:
             ChildSpec(
                 id="broker",
                 factory=lambda: BrokerActor(
-                    self.broker, self.streams, keys=keys, orders=orders, reconnect=Reconnect(base_s=1.0, limit_s=30.0)
+                    self.broker,
+                    self.streams,
+                    keys=keys,
+                    orders=orders,
+                    reconnect=Reconnect(base_s=1.0, limit_s=30.0),
+                    requests_per_minute=limit,
                 ),
             ),
         ]
@@ -208,10 +216,10 @@ def test_a_duplicate_is_the_order_itself() -> None:
 def test_a_malformed_order_is_rejected_although_its_code_is_that_of_a_duplicate() -> None:
     bench = Bench()
 
-    bench.tell(submit(order_type="limit"))
+    bench.tell(submit(side="sideways"))
 
     (rejected,) = bench.heard
-    assert (rejected.status, rejected.code, rejected.reason) == (422, 40010001, "limit orders require a limit price")
+    assert (rejected.status, rejected.code) == (422, 40010001)
 
 
 def test_a_no_is_told_once_and_never_tried_again() -> None:
@@ -265,6 +273,119 @@ def test_a_cancel_reaches_the_broker_also_after_a_failure() -> None:
 
     assert [u.event for u in bench.of(TradeUpdated)] == ["accepted", "canceled"]
     bench.tell(CancelOrder(at_ns=1, client_order_id="ar-1", broker_order_id="no-such-order"))  # refused, and no crash
+
+
+# --- what would be refused is not asked, and not too often ---
+
+BROKEN: list[dict[str, Any]] = [
+    {"quantity": D(0)}, {"quantity": D("-1")}, {"quantity": D("1.0000000001")}, {"order_type": "wish"}, {"time_in_force": "soon"},
+    {"order_type": "limit"}, {"order_type": "limit", "limit_price_usd": D(0)},
+    {"order_type": "limit", "limit_price_usd": D("190.123")}, {"order_type": "limit", "limit_price_usd": D("0.12345")},
+    {"quantity": D("1.5"), "time_in_force": "gtc"}, {"quantity": D("1.5"), "time_in_force": "cls"},
+    {"client_order_id": "x" * 129}, {"order_type": "stop", "time_in_force": "ioc"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_what_the_broker_would_refuse_is_not_sent(broken: dict[str, Any]) -> None:
+    """Refused here with the reason; the twin, asked the same, refuses it too."""
+    bench = Bench()
+    asked: list[str] = []
+    real = bench.broker.request
+    bench.broker.request = lambda method, *rest: asked.append(method) or real(method, *rest)  # type: ignore[method-assign,func-returns-value]
+
+    bench.tell(submit(**broken))
+
+    (rejected,) = bench.heard
+    assert (rejected.status, rejected.code, asked) == (0, None, [])
+    assert rejected.reason.startswith("not sent: ")
+    spelt = {"limit_price" if name == "limit_price_usd" else name: value for name, value in broken.items()}
+    plain = {"client_order_id": "ar-1", "symbol": "IBM", "side": "buy", "quantity": D(3)}
+    with pytest.raises(BrokerRejected):
+        bench.broker.submit(**plain | spelt)  # type: ignore[arg-type]
+
+
+FINE: list[dict[str, Any]] = [
+    {}, {"quantity": D("0.123456789")}, {"order_type": "limit", "limit_price_usd": D("190.12")},
+    {"order_type": "limit", "limit_price_usd": D("0.1234")}, {"time_in_force": "opg"}, {"time_in_force": "gtc"},
+    {"order_type": "limit", "limit_price_usd": D("190.12"), "time_in_force": "cls"}, {"client_order_id": "a.B-1_" + "x" * 122},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fine", FINE)
+def test_nothing_else_is_held_back(fine: dict[str, Any]) -> None:
+    bench = Bench()
+
+    bench.tell(submit(**fine))
+
+    assert len(bench.orders_at_broker) == 1
+
+
+def limited(bench: Bench) -> list[int]:
+    """Has the twin refuse from 200 requests a minute on, as the broker does, and counts its refusals."""
+    refused: list[int] = []
+    real = bench.exchange.handle
+
+    def handle(*asked: Any) -> Any:
+        response = real(*asked)
+        if response.status == 429:
+            refused.append(bench.exchange.now_ns)
+        return response
+
+    bench.exchange.handle = handle  # type: ignore[method-assign]
+    return refused
+
+
+def test_a_burst_of_orders_stays_below_the_broker_s_limit_and_cancels_still_pass() -> None:
+    """300 orders at once: 160 go out now, the rest within the next minutes, not one twice, and never a 429."""
+    bench = Bench(limit=180, requests_per_minute=200)
+    refused = limited(bench)
+    bench.tell(*(submit(n, quantity=D(1)) for n in range(300)))
+    assert len(bench.orders_at_broker) == 160
+
+    first = bench.of(OrderAccepted)[0].broker_order_id
+    bench.tell(CancelOrder(at_ns=1, client_order_id="ar-0", broker_order_id=first))
+    assert bench.exchange.orders[0].status == "canceled"
+    assert bench.of(SubmissionUncertain) == []
+    bench.run_for(125)
+
+    assert sorted(bench.orders_at_broker) == sorted(f"ar-{n}" for n in range(300))
+    assert refused == []
+    assert bench.system.observe("root/broker")["delayed"] == 140
+
+
+def test_without_our_own_limit_the_broker_s_is_met() -> None:
+    """The test above can fail."""
+    bench = Bench(requests_per_minute=200)
+    refused = limited(bench)
+    bench.tell(*(submit(n, quantity=D(1)) for n in range(300)))
+
+    assert len(refused) >= 1
+
+
+def test_after_a_rate_limit_nothing_is_asked_before_its_time() -> None:
+    bench = Bench()
+    asked: list[tuple[float, str]] = []
+    start_ns = bench.exchange.now_ns
+    left = [1]
+    real = bench.broker.request
+
+    def request(method: str, path: str, data: Any = None) -> Any:
+        asked.append(((bench.exchange.now_ns - start_ns) / 1e9, method))
+        if left:
+            left.pop()
+            raise BrokerUnavailable("429: rate limit exceeded", retry_after_s=20.0)
+        return real(method, path, data)
+
+    bench.broker.request = request  # type: ignore[method-assign]
+    bench.tell(submit(1))
+    bench.tell(submit(2), snapshot_request())
+    bench.run_for(25)
+
+    assert asked[0] == (0.0, "POST")
+    assert {at_s for at_s, _ in asked[1:]} == {20.0}
+    assert bench.orders_at_broker == ["ar-2"]
+    assert len(bench.of(BrokerSnapshot)) == 1
 
 
 # --- the stream ---
@@ -423,6 +544,40 @@ def test_a_frame_of_an_older_connection_is_ignored() -> None:
     bench.tell(FrameReceived(at_ns=1, endpoint="trading", connection=1, text=stale))
 
     assert bench.heard == []
+
+
+def test_a_mute_trading_stream_is_found_out_by_a_snapshot_and_connected_anew() -> None:
+    """The socket is open and says nothing: the fills that REST knows for five seconds it should have told."""
+    bench = Bench()
+    bench.faults.frames = lambda endpoint, frames: [f for f in frames if '"event"' not in f]
+    bench.tell(submit())
+    bench.run_for(3601)
+    bench.tell(snapshot_request())
+    assert bench.of(BrokerStateChanged) == []  # too fresh to say
+    assert len(bench.of(BrokerSnapshot)[0].fills) == 1
+
+    bench.run_for(6)
+    bench.tell(snapshot_request())
+    assert [(m.connected, m.detail) for m in bench.of(BrokerStateChanged)] == [
+        (False, "the stream did not tell 1 fills")
+    ]
+    bench.run_for(3)
+
+    assert bench.of(BrokerStateChanged)[-1].connected
+    bench.heard.clear()
+    bench.run_for(60)
+    bench.tell(snapshot_request())  # what happened before this connection it need not tell
+    assert [type(m) for m in bench.heard] == [BrokerSnapshot]
+
+
+def test_a_stream_that_told_its_fills_is_left_alone() -> None:
+    bench = Bench()
+    bench.tell(submit(), submit(2))
+    bench.run_for(3700)
+    bench.tell(snapshot_request())
+
+    assert bench.of(BrokerStateChanged) == []
+    assert bench.system.observe("root/broker")["unheard"] == 0
 
 
 # --- the broker's truth ---

@@ -6,20 +6,24 @@ import queue
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 from websockets.sync.server import ServerConnection, serve
 from websockets.utils import accept_key
 
 from actors.alpaca import AlpacaRest, AlpacaStreams
 from actors.broker import BrokerActor
-from actors.kernel import Actor, ChildSpec, Supervisor, ThreadSystem
-from actors.messages import BrokerStateChanged, OrderAccepted, OrderRecord, SubmitOrder, TradeUpdated
+from actors.kernel import Actor, ChildSpec, MailboxSpec, Overflow, Supervisor, ThreadSystem
+from actors.messages import BrokerStateChanged, FrameReceived, OrderAccepted, OrderRecord, SubmitOrder, TradeUpdated
 from algo_royale.broker import alpaca_wire
 from algo_royale.clock import WallClock
 from algo_royale.exchange.server import TwinServer
+from algo_royale.market import Timeframe
+from algo_royale.sessions import calendar
 from twins import KEY, SECRET, small_exchange
 
 WAIT_S = 10.0
@@ -102,7 +106,8 @@ def test_frames_arrive_in_order_whether_text_or_binary(serving: Callable[[Talk],
 
     assert ear.next() == ("state", 7, True, "", False)
     assert [ear.next()[1:] for _ in range(3)] == [(7, '{"n": 1}'), (7, '{"n": 2}'), (7, '{"n": 3}')]
-    assert ear.next()[2].endswith(" not utf-8")
+    with pytest.raises(alpaca_wire.BadWire):
+        alpaca_wire.parse_data_frame(ear.next()[2])
     handle.close()
 
 
@@ -267,12 +272,81 @@ def test_both_streams_of_the_twin(twin_url: str) -> None:
     orders.close()
 
 
+def test_msgpack_is_understood_although_nobody_asked_for_it(serving: Callable[[Talk], str]) -> None:
+    """The same bar in either form is the same bar, its time a msgpack timestamp or text."""
+    at = datetime(2012, 11, 19, 14, 31, tzinfo=UTC)
+    bar = {"T": "b", "S": "IBM", "o": 190.5, "h": 191, "l": 190, "c": 190.25, "v": 100, "n": 3, "vw": 190.4}
+
+    def talk(ws: ServerConnection) -> None:
+        ws.send(msgspec.msgpack.encode([{**bar, "t": at}]))
+        ws.send(json.dumps([{**bar, "t": "2012-11-19T14:31:00Z"}]))
+        ws.recv()
+
+    ear = Ear()
+    handle = AlpacaStreams({"data": serving(talk)}).open("data", 1, ear.on_frame, ear.on_state)
+    assert ear.next()[2] is True
+    packed, plain = (
+        alpaca_wire.bar_row(item, timeframe=Timeframe.MIN_1, calendar=calendar())
+        for item in (alpaca_wire.parse_data_frame(ear.next()[2])[0] for _ in range(2))
+    )
+    handle.close()
+
+    assert packed == plain
+    assert packed is not None and packed["close"] == 190.25
+
+
 class Probe(Actor[Any]):
     def __init__(self, heard: "queue.Queue[Any]") -> None:
         self._heard = heard
 
     def receive(self, message: Any) -> None:
         self._heard.put(message)
+
+
+class Slow(Probe):
+    """Handles nothing before it may."""
+
+    def __init__(self, heard: "queue.Queue[Any]", may: threading.Event) -> None:
+        super().__init__(heard)
+        self._may = may
+
+    def receive(self, message: Any) -> None:
+        self._may.wait(WAIT_S)
+        super().receive(message)
+
+
+def test_no_frame_is_dropped_when_the_actor_is_slower_than_the_broker(serving: Callable[[Talk], str]) -> None:
+    """The mailbox is bounded and the reader waits for room; what the line holds meanwhile is the broker's business."""
+    sent = 500
+
+    def talk(ws: ServerConnection) -> None:
+        for n in range(sent):
+            ws.send(str(n))
+        ws.recv()
+
+    heard: queue.Queue[Any] = queue.Queue()
+    may, system = threading.Event(), ThreadSystem(WallClock())
+    box = MailboxSpec(capacity=10, overflow=Overflow.BLOCK)
+    spec = ChildSpec(id="slow", factory=lambda: Slow(heard, may), mailbox=box)
+    system.start(ChildSpec(id="root", factory=lambda: Supervisor([spec])))
+    slow = system.ref("root/slow")
+
+    def on_frame(number: int, text: str) -> None:
+        slow.tell(FrameReceived(at_ns=1, endpoint="trading", connection=number, text=text))
+
+    streams = AlpacaStreams({"trading": serving(talk)})
+    handle = streams.open("trading", 1, on_frame, lambda *_: None)
+    try:
+        while streams.received["trading"] < 10:
+            threading.Event().wait(0.01)
+        assert len(slow.mailbox) <= 11
+        may.set()
+        assert [heard.get(timeout=WAIT_S).text for _ in range(sent)] == [str(n) for n in range(sent)]
+    finally:
+        may.set()
+        handle.close()
+        system.stop(10)
+    assert system.dead_letter_count == 0
 
 
 def test_the_broker_actor_trades_over_the_network(twin_url: str) -> None:
