@@ -245,22 +245,21 @@ def _vectorbt(engine: str) -> Any:
     return vbt, pd
 
 
+def _traded(vbt: Any, close: Any, open_: Any, fast: Any, slow: Any) -> Any:
+    """What the crosses of two averages, or of many pairs, make of the money."""
+    enter, leave = (
+        signals.vbt.signals.fshift(1) for signals in (fast.ma_crossed_above(slow), fast.ma_crossed_below(slow))
+    )
+    return vbt.Portfolio.from_signals(close, enter, leave, price=open_, size=LOT, init_cash=CASH, fees=FEE)
+
+
 def load_vectorbt(engine: str) -> Run:
     vbt, pd = _vectorbt(engine)
 
     def run(a: Arrays) -> dict[str, Any]:
         close, open_ = pd.Series(a["close"]), pd.Series(a["open"])
         fast, slow = vbt.MA.run(close, 20), vbt.MA.run(close, 50)
-        enter, leave = fast.ma_crossed_above(slow), fast.ma_crossed_below(slow)
-        held = vbt.Portfolio.from_signals(
-            close,
-            enter.vbt.signals.fshift(1),
-            leave.vbt.signals.fshift(1),
-            price=open_,
-            size=LOT,
-            init_cash=CASH,
-            fees=FEE,
-        )
+        held = _traded(vbt, close, open_, fast, slow)
         equity = held.value()
         return {
             "trades": held.trades.count(), "final_equity": equity.iloc[-1], "mean_equity": equity.mean(),
@@ -278,16 +277,7 @@ def load_vectorbt_grid(engine: str) -> Run:
         pairs = [(int(f), int(s)) for f in a["fast"] for s in a["slow"]]
         fast = vbt.MA.run(close, [f for f, _ in pairs], short_name="fast")
         slow = vbt.MA.run(close, [s for _, s in pairs], short_name="slow")
-        enter, leave = fast.ma_crossed_above(slow), fast.ma_crossed_below(slow)
-        held = vbt.Portfolio.from_signals(
-            close,
-            enter.vbt.signals.fshift(1),
-            leave.vbt.signals.fshift(1),
-            price=open_,
-            size=LOT,
-            init_cash=CASH,
-            fees=FEE,
-        )
+        held = _traded(vbt, close, open_, fast, slow)
         return {"trades": held.trades.count().to_numpy(), "final_equity": held.final_value().to_numpy()}
 
     return run

@@ -296,7 +296,8 @@ def load_vectorbt_search() -> Run:
                     pd.Series(leave).vbt.signals.fshift(1).to_numpy(), price=open_[begin:], size=LOT, init_cash=CASH, fees=FEE,
                 )  # fmt: skip
                 equity = held.value().to_numpy().copy()
-                if held.positions.status.values[-1:] == 0:
+                last = held.positions.status.values[-1:]  # of the positions, of which there may be none
+                if len(last) and last[0] == 0:
                     equity[-1] -= LOT * close.iloc[-1] * FEE
                 returns = np.diff(np.append(CASH, equity)) / np.append(CASH, equity[:-1])
                 deviation = returns.std(ddof=1)
