@@ -91,6 +91,7 @@ class AlpacaRest(TradingApi):
     def __init__(
         self, *, key: str, secret: str, trading_url: str, data_url: str, feed: str = "iex", data_retries: int = 0
     ) -> None:
+        self.asked = 0  # requests so far, for whoever paces time by what is on its way
         self._feed = DataFeed(feed)
         self._trading = TradingClient(key, secret, raw_data=True, url_override=_bare(trading_url))
         self._stocks = StockHistoricalDataClient(key, secret, raw_data=True, url_override=_bare(data_url))
@@ -107,6 +108,7 @@ class AlpacaRest(TradingApi):
     def request(self, method: str, path: str, data: Mapping[str, Any] | None = None) -> Any:
         # The SDK's get, post and delete instead of its typed methods: their request models turn quantities into floats.
         fields = dict(data or {})
+        self.asked += 1
         if method == "POST":
             return _call(lambda: self._trading.post(path, fields))
         if method == "DELETE":
@@ -119,6 +121,7 @@ class AlpacaRest(TradingApi):
         self, *, symbol: str, timeframe: str, start_ns: int, end_ns: int, limit: int | None = None, newest_first: bool = False
     ) -> list[Wire]:  # fmt: skip
         """Bars that start in [start_ns, end_ns), oldest first or newest first; with `limit` no more than so many of them."""
+        self.asked += 1
         request = StockBarsRequest(
             symbol_or_symbols=symbol, timeframe=_TIMEFRAMES[timeframe], start=_datetime(start_ns), end=_datetime(end_ns - 1),
             adjustment=Adjustment.RAW, feed=self._feed, limit=limit, sort=Sort.DESC if newest_first else Sort.ASC,
@@ -129,6 +132,7 @@ class AlpacaRest(TradingApi):
         return [bar for bar in bars if start_ns <= alpaca_wire.parse_time_ns(bar.get("t", "")) < end_ns]
 
     def corporate_actions(self, *, symbol: str, start: str, end: str) -> Wire:
+        self.asked += 1
         request = CorporateActionsRequest(
             symbols=symbol.split(","), types=_ACTIONS, limit=None,
             start=date.fromisoformat(start), end=date.fromisoformat(end),
@@ -209,6 +213,12 @@ class AlpacaStreams:
     def __init__(self, urls: Mapping[str, str], *, ping_s: float = 10.0, pong_s: float = 5.0) -> None:
         self._urls, self._ping_s, self._pong_s = dict(urls), ping_s, pong_s
         self._newest: dict[str, _Socket] = {}
+        self._opened = 0
+
+    @property
+    def asked(self) -> int:
+        """Another number than before, if anything was opened or sent meanwhile."""
+        return self._opened + sum(handle.sent for handle in list(self._newest.values()))
 
     @property
     def received(self) -> dict[str, int]:
@@ -220,6 +230,7 @@ class AlpacaStreams:
             former.close()
         handle = _Socket(self._urls[endpoint], connection, on_frame, on_state, self._ping_s, self._pong_s)
         self._newest[endpoint] = handle
+        self._opened += 1_000_000  # more than one connection ever sends
         spawn_thread(f"stream {endpoint} {connection}", handle.read)
         return handle
 
@@ -235,11 +246,13 @@ class _Socket:
         self._ws: websocket.WebSocket | None = None
         self._closing = False
         self.received = OPENING
+        self.sent = 0
 
     def send(self, text: str) -> bool:
         ws = self._ws
         if ws is None or self._closing:
             return False
+        self.sent += 1
         try:
             ws.send(text)
         except (websocket.WebSocketException, OSError):

@@ -19,6 +19,7 @@ from algo_royale.errors import BrokerUnavailable
 from algo_royale.exchange.core import Exchange
 
 CATCH_UP_S = 30.0
+TICK_S = 0.0005
 GRACE_NS = 60_000_000_000
 
 
@@ -57,9 +58,15 @@ class DirectMarket:
 class TwinMarket:
     """The twin's server, through its control routes (`/sim`, outside everything that Alpaca has)."""
 
-    def __init__(self, url: str, received: Callable[[], Mapping[str, int]]) -> None:
-        """`received()`: frames told so far per endpoint on its live connection."""
-        self._url, self._received = url, received
+    def __init__(
+        self, url: str, received: Callable[[], Mapping[str, int]], asked: Callable[[], int] | None = None
+    ) -> None:
+        """`received()`: frames told so far per endpoint on its live connection. `asked()`: a number that changes whenever the
+        actors have sent the twin something; while it stands still, what the twin last said to have sent is all there is."""
+        self._url, self._received, self._asked = url, received, asked
+        self._sent: Mapping[str, int] = {}
+        self._told: Mapping[str, int] = {}
+        self._asked_before = -1
         self._session = requests.Session()
         self._session.trust_env = False
         self._tick = threading.Event()
@@ -98,23 +105,26 @@ class TwinMarket:
         return self._next_ns
 
     def advance(self, until_ns: int) -> None:
-        for _ in range(int(CATCH_UP_S / 0.001)):
+        for _ in range(int(CATCH_UP_S / TICK_S)):
             if self._post(until_ns):
                 return
-            self._tick.wait(0.001)
+            self._tick.wait(TICK_S)
         raise BrokerUnavailable(f"the twin's frames did not arrive within {CATCH_UP_S:g} s")
 
     def deliver(self) -> bool:
-        late = False
-        for _ in range(int(CATCH_UP_S / 0.001)):
-            if self._post(self._now_ns):
-                return late
-            late = True
-            self._tick.wait(0.001)
+        for tries in range(int(CATCH_UP_S / TICK_S)):
+            asked = self._asked is None or self._asked() != self._asked_before
+            here = not asked and self._received() == self._sent
+            # all that the twin sent is here and nothing was asked of it since; or it is coming, or else the twin knows why not
+            if here or ((asked or tries % 32 == 31) and self._post(self._now_ns)):
+                told, self._told = self._told, dict(self._received())
+                return told != self._told
+            self._tick.wait(TICK_S)
         raise BrokerUnavailable(f"the twin's frames did not arrive within {CATCH_UP_S:g} s")
 
     def _post(self, until_ns: int) -> bool:
         """Ask the twin to move; False while frames are still on their way."""
+        asked = -1 if self._asked is None else self._asked()
         body: Any = {"until_ns": until_ns, "received": dict(self._received())}
         try:
             answer = self._session.post(f"{self._url}/sim/advance", json=body, timeout=60)
@@ -125,6 +135,7 @@ class TwinMarket:
         answer.raise_for_status()
         state = answer.json()
         self._now_ns, self._next_ns = int(state["now_ns"]), state["next_event_ns"]
+        self._sent, self._asked_before = state["sent"], asked
         return True
 
 

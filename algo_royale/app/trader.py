@@ -227,7 +227,15 @@ def _run(
     wall, key, secret = WallClock(), *endpoints.keys
     began = wall.monotonic_s()
     streams = AlpacaStreams({"trading": endpoints.trading_stream_url, "data": endpoints.data_stream_url})
-    market = TwinMarket(endpoints.trading_url, lambda: streams.received) if endpoints.twin else None
+    rest = [
+        AlpacaRest(key=key, secret=secret, trading_url=endpoints.trading_url, data_url=endpoints.data_url, feed=config.broker.feed)
+        for _ in range(2)
+    ]  # fmt: skip
+    market = None
+    if endpoints.twin:
+        market = TwinMarket(
+            endpoints.trading_url, lambda: streams.received, lambda: streams.asked + sum(client.asked for client in rest)
+        )  # fmt: skip
     clock = _clock(market)
     store = partial(
         Store.open, place.ledger, run_id=place.run_id, now_ns=clock.now_ns(), live_start_ns=live_start(clock.now_ns())
@@ -249,10 +257,6 @@ def _run(
         config=msgspec.json.encode(record).decode(), seed=config.exchange.seed,
     )  # fmt: skip
     log = MessageLog(place.log, info)
-    rest = [
-        AlpacaRest(key=key, secret=secret, trading_url=endpoints.trading_url, data_url=endpoints.data_url, feed=config.broker.feed)
-        for _ in range(2)
-    ]  # fmt: skip
     gauges = Gauges(log)
     system = ThreadSystem(clock, seed=config.exchange.seed, log=gauges)
     log.watch(system.tree)
