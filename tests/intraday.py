@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from algo_royale.app.stepped import SteppedTrader, market_replay
-from algo_royale.data.catalog import Catalog
+from algo_royale.config import Config
+from algo_royale.data.catalog import Catalog, write_parquet
 from algo_royale.data.resample import resample
 from algo_royale.exchange.replay import MarketReplay
 from algo_royale.market import Bars, Timeframe
@@ -43,6 +45,16 @@ def seeded(
     """Minutes of random walks over a month with a half day; `gaps` of the minutes, but none at a quarter hour, have no trade."""
     sessions = calendar().sessions(FIRST, last)
     return catalog_of({s: minutes(s, seed + n, sessions, gaps=gaps, quarters=True) for n, s in enumerate(symbols)})
+
+
+def config_on(folder: Path, catalog: Catalog) -> Config:
+    """The shipped configuration over a folder with these minutes in it."""
+    for symbol in catalog.symbols():
+        bars = catalog.bars(symbol, Timeframe.MIN_1)
+        columns = {name: getattr(bars, name) for name in COLUMNS}
+        write_parquet(folder / "1Min" / f"{symbol}.parquet", {"timestamp": bars.start_ns, **columns})
+    found = config()
+    return found.model_copy(update={"research": found.research.model_copy(update={"data": str(folder)})})
 
 
 @lru_cache

@@ -1,12 +1,18 @@
 """On threads, through Alpaca's clients and the twin's server, the trader does what the simulation did."""
 
+from datetime import date
 from pathlib import Path
 
 import pytest
 
+import intraday
 from actors.signals import SignalActor
-from live_traders import ledger, new_home, trade
-from traders import BUSY, START, recorded_orders, simulated, simulated_orders
+from algo_royale.app.exchange_process import ExchangeProcess
+from algo_royale.app.trader import Endpoints, run_trader, twin_process
+from algo_royale.market import Timeframe
+from conftest import shared
+from live_traders import ledger, new_home, trade, truth_errors, twin_truth
+from traders import BUSY, START, config, recorded_orders, simulated, simulated_orders
 
 
 @pytest.mark.prove
@@ -64,3 +70,55 @@ def test_a_signal_one_bar_late_breaks_parity(tmp_path: Path, monkeypatch: pytest
     assert summary["exit_code"] == 0
     with ledger(home) as database:
         assert recorded_orders(database) != simulated_orders(simulated(4, start=BUSY))
+
+
+# --- within the day --------------------------------------------------------------------------------------------------
+
+
+def test_minutes_through_the_twin_give_the_orders_of_the_simulation(tmp_path: Path) -> None:
+    """A half day on minutes, some without a trade, over a market that the plan's length of bar has chosen."""
+    the_plan, catalog = intraday.plan("1Min"), intraday.seeded(gaps=0.05)
+    expected = intraday.simulated(the_plan, catalog, intraday.HALF, intraday.HALF)
+    assert len(expected.orders) >= 3
+    settings = intraday.config_on(tmp_path / "bars", catalog)
+    home = new_home(tmp_path / "home", intraday.HALF)
+
+    with twin_process(the_plan, settings, first=intraday.HALF, last=intraday.HALF, speed="max") as endpoints:
+        summary = run_trader(the_plan, settings, endpoints, home=home, run_id="run-1")
+
+    assert (summary["exit_code"], summary["restarts"], summary["reconciliations"]["differences"]) == (0, 0, 0)
+    with ledger(home) as database:
+        assert recorded_orders(database) == simulated_orders(expected)
+    assert summary["equity_end"] == f"{expected.final_equity:.2f}"
+
+
+TICKS = date(2013, 10, 8)
+RECORDED = ("AIG", "BAC", "IBM", "SPY")
+
+
+@pytest.mark.prove
+def test_a_session_of_recorded_ticks_runs_through_the_whole_tree(tmp_path: Path, proving: bool) -> None:
+    """Every trade and every change of the best bid and offer of four symbols, traded minute by minute (every five minutes in
+    the suite): each bar told once, each order filled at a real quote, and the ledger is the twin's truth."""
+    folder = shared("data/lean/ticks")
+    timeframe = "1Min" if proving else "5Min"
+    the_plan = intraday.plan(timeframe, RECORDED, warmup_bars=60)
+    options = [f"--data={folder}", "--market=ticks", f"--start={TICKS}", f"--end={TICKS}", "--speed=max", f"--symbols={','.join(RECORDED)}"]  # fmt: skip
+    home = new_home(tmp_path / "home", TICKS)
+    with ExchangeProcess(options) as twin:
+        endpoints = Endpoints(
+            trading_url=twin.url, data_url=twin.url, trading_stream_url=twin.trading_stream,
+            data_stream_url=twin.data_stream, keys=(twin.key_id, twin.secret_key), twin=True,
+        )  # fmt: skip
+        summary = run_trader(the_plan, config(), endpoints, home=home, run_id="run-1")
+        truth = twin_truth(endpoints)
+
+    assert (summary["exit_code"], summary["restarts"], summary["dead_letters"]) == (0, 0, 0)
+    bars = 390 // Timeframe(timeframe).minutes
+    assert summary["bars"] == summary["signals"] == bars * len(RECORDED)
+    orders = summary["orders"]
+    assert orders["submitted"] == orders["filled"] + orders["canceled"] > 0
+    assert orders["rejected"] == 0 and summary["reconciliations"]["differences"] == 0
+    assert truth_errors(home, truth) == []
+    if proving:
+        print(f"{summary['bars']} bars, {summary['signals']} signals, {orders}, {summary['elapsed_s']} s")
