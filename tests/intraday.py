@@ -23,6 +23,7 @@ HALF = date(2012, 11, 23)  # the session after Thanksgiving ends at one
 FIRST = date(2012, 11, 8)  # minutes from here on
 SYMBOLS = ("AAA", "BBB", "CCC")
 STRATEGIES = {"RSIStrategy": 0.6, "MomentumStrategy": 0.3, "PullbackEntryStrategy": 0.3}
+BUSY = (("WickReversalStrategy", 1.0), ("PullbackEntryStrategy", 0.8))  # 20 orders within 40 quarters of an hour
 COLUMNS = ("open", "high", "low", "close", "volume", "vwap", "trade_count")
 
 
@@ -59,10 +60,14 @@ def config_on(folder: Path, catalog: Catalog) -> Config:
 
 @lru_cache
 def plan(
-    timeframe: str, symbols: Sequence[str] = SYMBOLS, warmup_bars: int = 60, portfolio: str = "EqualWeight"
+    timeframe: str,
+    symbols: Sequence[str] = SYMBOLS,
+    warmup_bars: int = 60,
+    portfolio: str = "EqualWeight",
+    strategies: Sequence[tuple[str, float]] = tuple(STRATEGIES.items()),
 ) -> TradingPlan:
     length, members = Timeframe(timeframe), []
-    for name, weight in STRATEGIES.items():
+    for name, weight in strategies:
         params = resolve(name, default_trial(name, length), length)
         members.append(
             Member(strategy=name, strategy_id=strategy_id(name, params, length), weight=weight, params=params)
