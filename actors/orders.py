@@ -36,7 +36,7 @@ from algo_royale.ids import is_ours
 from algo_royale.market import Timeframe
 from algo_royale.orders import FILLS, FINAL, NOTED, REVERSALS, OrderEvent, OrderStatus, cell
 from algo_royale.risk import TradingState, is_flattening, reduces
-from algo_royale.sessions import Calendar, order_window
+from algo_royale.sessions import Calendar, send_window
 
 UNCERTAIN_RETRY_S = 2.0
 UNCERTAIN_TRIES = 8
@@ -129,6 +129,8 @@ class OrdersActor(Actor[OrdersMessage]):
             case SessionPhaseChanged():
                 if self._blind:  # it would look alive and neither trade nor know what it holds
                     raise Halt(f"the broker could not be reconciled with during the session of {message.session_date}")
+            case TimerFired(name="send"):
+                self._send_recorded()
             case TimerFired(name="lookup"):
                 self._sent.discard(message.key)
                 self._send_recorded()  # now, or when the broker has been reconciled with again
@@ -299,7 +301,12 @@ class OrdersActor(Actor[OrdersMessage]):
         order = (self._orders or {}).get(client_order_id)
         if order is None or order.status in FINAL_STATUSES or not self._allows(order):
             return
-        if self.now_ns >= order_window(order.bar_end_ns, self._timeframe, self._calendar)[1]:
+        from_ns, until_ns = send_window(order.time_in_force, order.bar_end_ns, self._timeframe, self._calendar)
+        if self.now_ns < from_ns:
+            timer = TimerFired(at_ns=self.now_ns, name="send", key=client_order_id)
+            self.later((from_ns - self.now_ns) / 1e9, timer, key=f"send {client_order_id}")
+            return
+        if self.now_ns >= until_ns:
             self._record(client_order_id, None, OrderEvent.EXPIRED, detail="never sent: the time it was for is over")
             return
         self._sent.add(client_order_id)

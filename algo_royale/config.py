@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from algo_royale.costs import CostRules
     from algo_royale.holds import HoldRules
     from algo_royale.market import Timeframe
-    from algo_royale.portfolio.sizing import AccountRules
+    from algo_royale.portfolio.sizing import AccountRules, OrderPolicy
     from algo_royale.portfolio.weights import WeightConfig
     from algo_royale.research.optimise import Search as SearchRules
     from algo_royale.research.viability import ViabilityConfig
@@ -264,10 +264,21 @@ class Account(Section):
 class Orders(Section):
     """[orders]: how orders are sent, and what a symbol is held back from for a while."""
 
+    type: Literal["market", "marketable_limit", "opening_auction", "closing_auction"]
+    collar_bps: Annotated[Money, Field(lt=10_000)]
+    flatten_at_close: Flag
     one_way: Flag
     post_fill_delay_s: Count
     settlement_hold: Literal["auto", "on", "off"]
     day_trades: Flag
+
+    def policy(self, *, round_limits: bool) -> "OrderPolicy":
+        from algo_royale.portfolio.sizing import OrderPolicy, OrderType
+
+        return OrderPolicy(
+            type=OrderType(self.type), collar_bps=self.collar_bps, flatten_at_close=self.flatten_at_close,
+            round_limits=round_limits,
+        )  # fmt: skip
 
     def holds(self, account: Account) -> "HoldRules":
         from algo_royale.holds import HoldRules
@@ -446,6 +457,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> "Config":
+        self._check_orders()
         if self.environment != "dev_integration" and self.broker.is_twin:
             raise ValueError(f"{self.environment} needs the broker's addresses ([broker] trading_url and the others)")
         if self.environment != "prod_live" and self.broker.real_money:
@@ -458,6 +470,21 @@ class Config(Section):
                 f"{self.environment} trades with {wanted}, but broker.trading_url is the address of {found}"
             )
         return self
+
+    def _check_orders(self) -> None:
+        """What the broker would refuse, or the length of the bars makes impossible."""
+        is_daily, wished = self.research.timeframe == "1Day", self.orders.type
+        if "auction" in wished and not is_daily:
+            raise ValueError(
+                f"orders.type {wished} needs research.timeframe 1Day: within a session the next bar decides anew"
+            )
+        if self.orders.flatten_at_close and is_daily:
+            raise ValueError("orders.flatten_at_close needs bars within a session: a daily bar ends with it")
+        whole = "auction" in wished or (wished == "marketable_limit" and not is_daily)
+        if whole and self.account.trader_lot % 1:
+            raise ValueError(
+                f"orders.type {wished} takes whole shares only: account.trader_lot is {self.account.trader_lot}"
+            )
 
     def research_rules(self) -> "AccountRules":
         """Fractional quantities at unrounded, adjusted prices; cash is never negative."""
@@ -474,7 +501,7 @@ class Config(Section):
         return AccountRules(
             lot=lot, min_notional=account.min_notional, drift_band=account.drift_band, account=account.kind,
             settlement_days=account.settlement_days, shortfall=shortfall, costs=self.costs.rules(price_tick=price_tick),
-            holds=self.orders.holds(account),
+            holds=self.orders.holds(account), policy=self.orders.policy(round_limits=price_tick is not None),
         )  # fmt: skip
 
 

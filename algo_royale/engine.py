@@ -48,8 +48,11 @@ from algo_royale.ledger import Account, Position
 from algo_royale.market import FloatArray, IntArray
 from algo_royale.orders import Fill, Order, OrderEvent, OrderIntent, OrderStatus, apply, order_of
 from algo_royale.portfolio.sizing import (
+    AUCTIONS,
+    MARKET_TERMS,
     AccountRules,
     Desire,
+    OrderType,
     buy_cost,
     desire,
     in_order,
@@ -98,6 +101,7 @@ class EngineConfig:
     rebalance: str = "on_signal_change"
     max_stale_bars: int = -1
     lookback: int = field(init=False)
+    is_daily: bool = field(init=False)
     cash_at_close_ns: int | None = field(init=False)  # a session's end minus this is when all goes to cash; None: never
     viability_array: FloatArray = field(init=False, compare=False, repr=False)
     none_missed: tuple[int, ...] = field(init=False, compare=False, repr=False)  # these two: what most bars say
@@ -118,7 +122,18 @@ class EngineConfig:
         object.__setattr__(self, "params", params)
         object.__setattr__(self, "lookback", lookback(self.strategy, params, per_year))
         bar_ns = DAILY * SESSION_MINUTES // per_year * MINUTE_NS
-        object.__setattr__(self, "cash_at_close_ns", bar_ns if params.get(CASH_AT_CLOSE) else None)
+        flat = self.rules.policy.flatten_at_close
+        object.__setattr__(self, "is_daily", per_year <= DAILY)
+        if self.is_daily and flat:
+            raise BadConfiguration("flatten_at_close needs bars within a session: a daily bar ends with it")
+        if not self.is_daily and self.rules.policy.type in AUCTIONS:
+            raise BadConfiguration("orders for an auction need daily bars: within a session the next bar decides anew")
+        limited, real = self.rules.policy.type is OrderType.MARKETABLE_LIMIT, self.rules.shortfall == "borrow"
+        if limited and real and not self.is_daily and self.rules.lot % 1:
+            raise BadConfiguration(
+                "within a session a marketable limit is immediate or cancel, which takes whole shares only"
+            )
+        object.__setattr__(self, "cash_at_close_ns", bar_ns if flat or params.get(CASH_AT_CLOSE) else None)
         object.__setattr__(self, "none_missed", (0,) * len(symbols))
         object.__setattr__(self, "nothing", (_ZERO,) * len(symbols))
         object.__setattr__(self, "no_returns", np.empty((0, len(symbols))))
@@ -536,7 +551,8 @@ def _flatten(state: EngineState, event: Flatten, config: EngineConfig) -> tuple[
     now = replaced(
         state, holds={}, bar_end_ns=at_ns, equity=state.account.equity(prices) if state.equity is None else state.equity
     )
-    approved, refused = _judge(now, prices, desires, {}, replace(config, limits=limits))
+    rules = replace(config.rules, policy=replace(config.rules.policy, type=OrderType.MARKET))  # at what there is, now
+    approved, refused = _judge(now, prices, desires, {}, replace(config, limits=limits, rules=rules))
     targets = tuple(
         Target(
             symbol=symbol, state_in=False, score=0.0, viability=config.viability.get(symbol, 1.0), weight=0.0,
@@ -629,28 +645,32 @@ def _judge(
     config: EngineConfig,
 ) -> tuple[list[ApprovedOrder], list[RefusedOrder]]:
     """Intents of `desires`, sells before buys, each judged with the ones approved before it already in flight."""
-    rules = config.rules
+    rules, policy = config.rules, config.rules.policy
     snapshot = _risk_snapshot(state, prices, in_flight, config)
     proceeds_count, power = rules.account == "margin", snapshot.buying_power_usd
+    is_limited = policy.type is OrderType.MARKETABLE_LIMIT
     if power is not None:
         if proceeds_count:
             sells = (d for d in desires if d.ordered < 0 and d.symbol in prices)
             power += sum((sell_proceeds(-d.ordered, prices[d.symbol], rules) for d in sells), _ZERO)
-        desires = scale_desires(desires, prices, power, rules)
+        dearest = {s: policy.limit(BUY, price) for s, price in prices.items()} if is_limited else prices
+        desires = scale_desires(desires, dearest, power, rules)
     approved: list[ApprovedOrder] = []
     refused: list[RefusedOrder] = []
     orders = in_order(desires)
     for wanted in orders:
         side, price = (BUY if wanted.ordered > 0 else SELL), prices.get(wanted.symbol, _ZERO)
+        terms = policy.terms(side, price, is_daily=config.is_daily) if price else MARKET_TERMS
         intent = OrderIntent(
             client_order_id=client_order_id(config.ledger_id, state.bar_end_ns, wanted.symbol), symbol=wanted.symbol,
-            side=side, quantity=abs(wanted.ordered), reference_price_usd=price,
+            side=side, quantity=abs(wanted.ordered), reference_price_usd=price, order_type=terms.order_type,
+            time_in_force=terms.time_in_force, limit_price_usd=terms.limit_price_usd,
         )  # fmt: skip
         cost = _ZERO
         if power is None:  # the account fills what it can pay, and nobody asks
             pass
         elif side == BUY:
-            cost = buy_cost(intent.quantity, price, rules)
+            cost = buy_cost(intent.quantity, terms.limit_price_usd or price, rules)
         elif proceeds_count:
             cost = -sell_proceeds(intent.quantity, price, rules)
         verdict = check(intent, snapshot, config.limits, cost_usd=cost)

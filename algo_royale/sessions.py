@@ -167,6 +167,20 @@ def order_window(bar_end_ns: int, timeframe: Timeframe, calendar: Calendar) -> t
     return bar_end_ns, bar_at(bar_end_ns, timeframe, calendar)[1]
 
 
+def send_window(time_in_force: str, bar_end_ns: int, timeframe: Timeframe, calendar: Calendar) -> tuple[int, int]:
+    """[from, until) in UTC ns: when the broker takes an order of the bar that ended then, so that it is still for its window.
+
+    An order for an auction is taken from seven in the evening (New York) on, one for the opening auction until two minutes
+    before the open, one for the closing auction until five minutes before the close, both with a second to spare.
+    """
+    if time_in_force not in ("opg", "cls"):
+        return bar_end_ns, order_window(bar_end_ns, timeframe, calendar)[1]
+    session = calendar.next_session(bar_end_ns)
+    evening_ns = new_york_ns(new_york_date(bar_end_ns)) + 19 * 60 * _MINUTE_NS
+    last_ns = session.open_ns - 2 * _MINUTE_NS if time_in_force == "opg" else session.close_ns - 5 * _MINUTE_NS
+    return max(bar_end_ns, evening_ns), last_ns - _NS
+
+
 def warmup_session(first: Session, timeframe: Timeframe, bars: int, calendar: Calendar) -> Session:
     """The latest session from which to the open of `first` a symbol that trades all the time has at least so many bars."""
     session = first

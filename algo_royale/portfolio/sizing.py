@@ -1,8 +1,10 @@
 """From target weights to intents: quantities on the lot, drift band, minimum notional, sells before buys."""
 
+import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import ROUND_FLOOR, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -12,6 +14,72 @@ from algo_royale.errors import BadConfiguration
 from algo_royale.holds import HoldRules
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
+_BPS, _CENT = Decimal(10_000), Decimal("0.01")
+
+
+class OrderType(enum.StrEnum):
+    """How an order is to be sent."""
+
+    MARKET = "market"  # at what there is; a daily bar's order waits for the open
+    MARKETABLE_LIMIT = "marketable_limit"  # at what there is, but not beyond a collar around the last price
+    OPENING_AUCTION = "opening_auction"
+    CLOSING_AUCTION = "closing_auction"
+
+
+class Terms(NamedTuple):
+    """What an order is sent as, in the broker's words."""
+
+    order_type: str = "market"
+    time_in_force: str = "day"
+    limit_price_usd: Decimal | None = None
+
+
+AUCTIONS = (OrderType.OPENING_AUCTION, OrderType.CLOSING_AUCTION)
+MARKET_TERMS = Terms()
+_AUCTION_TERMS = {
+    OrderType.OPENING_AUCTION: Terms(time_in_force="opg"),
+    OrderType.CLOSING_AUCTION: Terms(time_in_force="cls"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderPolicy:
+    """Type and time in force of every order.
+
+    `type`: see `OrderType`. A marketable limit of a daily bar works through the whole session; within a session it trades at
+    once or not at all (immediate or cancel), because the next bar decides anew.
+    `collar_bps`: how far a limit is from the last price. `round_limits`: to the broker's increments; adjusted prices have none.
+    `flatten_at_close`: bars within a session sell everything before it ends.
+    """
+
+    type: OrderType = OrderType.MARKET
+    collar_bps: Decimal = Decimal(50)
+    round_limits: bool = True
+    flatten_at_close: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.collar_bps < _BPS:
+            raise BadConfiguration(f"collar_bps {self.collar_bps} must be at least 0 and below {_BPS}")
+
+    def terms(self, side: str, last: Decimal, *, is_daily: bool) -> Terms:
+        """How an order of `side` is sent when the last price is `last`."""
+        if self.type is OrderType.MARKETABLE_LIMIT:
+            return Terms("limit", "day" if is_daily else "ioc", self.limit(side, last))
+        return _AUCTION_TERMS.get(self.type, MARKET_TERMS)
+
+    def limit(self, side: str, last: Decimal) -> Decimal:
+        """The worst price a marketable limit takes: `last` and the collar, rounded towards `last` so as not to exceed it."""
+        part = self.collar_bps / _BPS
+        price = last * (_ONE + part if side == BUY else _ONE - part)
+        if not self.round_limits:
+            return price
+        step = increment(price)
+        return (price / step).to_integral_value(ROUND_FLOOR if side == BUY else ROUND_CEILING) * step
+
+
+def increment(price: Decimal) -> Decimal:
+    """The broker's smallest step of a limit price: a cent, and a hundredth of one below a dollar (SEC rule 612)."""
+    return _CENT if price >= 1 else _CENT / 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +102,7 @@ class AccountRules:
     shares: Decimal | None = None
     costs: CostRules = field(default_factory=CostRules)
     holds: HoldRules = field(default_factory=HoldRules)
+    policy: OrderPolicy = field(default_factory=OrderPolicy)
 
     def __post_init__(self) -> None:
         if self.account not in ("cash", "margin") or self.shortfall not in ("scale", "borrow"):
@@ -42,6 +111,10 @@ class AccountRules:
             raise BadConfiguration("lot must be positive; min_notional, drift_band and settlement_days not negative")
         if self.shares is not None and self.shares < self.lot:
             raise BadConfiguration(f"shares {self.shares} are less than the lot {self.lot}")
+        if self.shortfall == "borrow" and self.lot % 1 and self.policy.type in AUCTIONS:
+            raise BadConfiguration(
+                f"fractions of a share ({self.lot}) cannot be sent to an auction: market and limit only"
+            )
 
 
 RESEARCH_RULES = AccountRules()

@@ -5,6 +5,8 @@ Timing, for each bar time of the union over symbols, in this order:
   2. the open: orders decided at the previous bar time fill at their symbol's open through `costs.fill_price`, sells before
      buys, each in symbol order; an order whose symbol has no bar here, and what is left of a scaled one, expires; but where the
      broker fills every order (TRADER_RULES), within a session such a one meets the last price, for a quote needs no trade;
+     a limit that the open does not satisfy fills at itself if the bar's range reaches it, an order for the closing auction
+     at the close;
   3. the close: one `BarsClosed` with every symbol that has a bar, hence one decision, whose orders live until step 2 of the
      next bar time. Orders of the last bar time therefore stay unfilled.
 
@@ -16,11 +18,12 @@ are not paid (Alpaca's paper account pays none). A live caller that tells `engin
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-from algo_royale.costs import BUY, commission, fees, fill_price, usd
+from algo_royale.costs import BUY, CostRules, commission, fees, fill_price, usd
 from algo_royale.engine import (
     BarsClosed,
     Decision,
@@ -39,7 +42,7 @@ from algo_royale.engine import (
 )
 from algo_royale.errors import BadInput
 from algo_royale.market import Bars, BoolArray, CorporateAction, FloatArray, IntArray
-from algo_royale.orders import Fill, Order, OrderEvent, OrderStatus, apply
+from algo_royale.orders import Fill, Order, OrderEvent, apply
 from algo_royale.portfolio.sizing import AccountRules, scale_buys, sell_proceeds
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
@@ -66,6 +69,16 @@ class SymbolInput:
         for name in ("adjusted_close", "state_in", "score"):
             if len(getattr(self, name)) != len(self.traded):
                 raise BadInput(f"{self.traded.symbol}: {name} has not the {len(self.traded)} rows of its bars")
+
+
+class MarketBar(NamedTuple):
+    """What a symbol did during a bar time, in US dollars; `start_ns` labels it."""
+
+    open: float
+    high: float
+    low: float
+    close: float
+    start_ns: int
 
 
 class MarketStep(msgspec.Struct, frozen=True, gc=False):
@@ -108,11 +121,12 @@ class Market:
             yield MarketStep(BarsClosed(end, today, bars), True, _splits(self.inputs, session, today))
             session = today
 
-    def opening(self, symbol: str, bar_end_ns: int) -> tuple[Decimal, int]:
-        """The open of the symbol's bar that ends then, and its label."""
+    def bar(self, symbol: str, bar_end_ns: int) -> MarketBar:
+        """The symbol's bar that ends then."""
         bars = self.inputs[symbol].traded
         row = bars.end_ns.searchsorted(bar_end_ns)
-        return usd(bars.open[row]), int(bars.start_ns[row])
+        open_, high, low, close = (float(column[row]) for column in (bars.open, bars.high, bars.low, bars.close))
+        return MarketBar(open_, high, low, close, int(bars.start_ns[row]))
 
 
 class FillRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -270,7 +284,7 @@ def simulate(market: Market, config: EngineConfig, cash_usd: Decimal) -> Simulat
             if config.rules.account == "cash":
                 run.tell(SessionStarted(moment.closed.session))
         if run.state.orders:
-            _open(run, market, moment)
+            _fill_orders(run, market, moment)
         state = run.tell(moment.closed)
         assert state.equity is not None
         if state.account.cash is not cash:
@@ -286,48 +300,98 @@ def simulate(market: Market, config: EngineConfig, cash_usd: Decimal) -> Simulat
     )  # fmt: skip
 
 
-def _open(run: _Run, market: Market, moment: MarketStep) -> None:
-    """Fill what can be filled at this bar time's opens, then let every remaining order expire."""
-    rules = run.config.rules
+class Chance(NamedTuple):
+    """Where an order may fill during a bar: `phase` 0 at its open, 1 within it, 2 at its close."""
+
+    phase: int
+    order: Order
+    reference: Decimal  # US dollars per share that it meets
+    at_ns: int
+
+
+def _fill_orders(run: _Run, market: Market, moment: MarketStep) -> None:
+    """Fill what can be filled during this bar time, then let every remaining order end."""
+    rules, end_ns = run.config.rules, moment.closed.bar_end_ns
     waiting = sorted(run.state.orders.values(), key=lambda o: (o.side == BUY, o.symbol))
-    opening = {
-        order.symbol: market.opening(order.symbol, moment.closed.bar_end_ns)
-        for order in waiting
-        if order.symbol in moment.closed.bars
-    }
-    if rules.shortfall == "borrow" and not moment.new_session:
-        prices = run.state.prices
-        silent = [order.symbol for order in waiting if order.symbol not in opening and order.symbol in prices]
-        opening |= {symbol: (prices[symbol], run.state.bar_end_ns) for symbol in silent}
-    filled = [order for order in waiting if order.symbol in opening]
-    for order in filled:
-        if order.side != BUY:
-            quantity = min(order.quantity, run.state.account.quantity(order.symbol))
-            _execute(run, order, quantity, *opening[order.symbol])
-    buys = [order for order in filled if order.side == BUY]
-    quantities: Sequence[Decimal] = [order.quantity for order in buys]
-    if rules.shortfall == "scale":
-        references = [opening[order.symbol][0] for order in buys]
-        quantities = scale_buys(quantities, references, run.state.account.settled_cash, rules)
-    for order, quantity in zip(buys, quantities, strict=True):
-        _execute(run, order, quantity, *opening[order.symbol])
+    last = run.state.prices if rules.shortfall == "borrow" and not moment.new_session else {}
+    chances = []
+    for order in waiting:
+        if order.symbol in moment.closed.bars:
+            found = _chance(order, market.bar(order.symbol, end_ns))
+        elif order.symbol in last:
+            found = _at_open(order, last[order.symbol], run.state.bar_end_ns)
+        else:
+            found = None
+        if found is not None:
+            chances.append(found)
+    for phase in sorted({chance.phase for chance in chances}):
+        _fill_phase(run, [chance for chance in chances if chance.phase == phase])
     for order in waiting:
         if order.client_order_id in run.state.orders:
-            run.tell(OrderEnded(order.client_order_id, OrderStatus.EXPIRED))
-            now = run.orders[order.client_order_id]
-            run.orders[order.client_order_id] = apply(now, OrderEvent.EXPIRED).order
+            event = OrderEvent.EXPIRED if order.time_in_force == "day" else OrderEvent.CANCELED
+            now = run.orders[order.client_order_id] = apply(run.orders[order.client_order_id], event).order
+            run.tell(OrderEnded(order.client_order_id, now.status))
 
 
-def _execute(run: _Run, order: Order, quantity: Decimal, reference: Decimal, at_ns: int) -> None:
+def _chance(order: Order, bar: MarketBar) -> Chance | None:
+    """Where the order fills in its symbol's bar, or None.
+
+    A limit that is not good enough at the open fills at itself, and only where the bar's range reached it: what the market did
+    within the bar nobody knows. One that is immediate or cancel has no later chance.
+    """
+    if order.time_in_force == "cls":
+        return Chance(2, order, usd(bar.close), bar.start_ns)
+    found = _at_open(order, usd(bar.open), bar.start_ns)
+    limit = order.limit_price_usd
+    if found is not None or limit is None or order.time_in_force != "day":
+        return found
+    reached = usd(bar.low) <= limit if order.side == BUY else usd(bar.high) >= limit
+    return Chance(1, order, limit, bar.start_ns) if reached else None
+
+
+def _at_open(order: Order, price: Decimal, at_ns: int) -> Chance | None:
+    limit = order.limit_price_usd
+    is_good = limit is None or (price <= limit if order.side == BUY else price >= limit)
+    return Chance(0, order, price, at_ns) if is_good else None
+
+
+def _fill_phase(run: _Run, chances: Sequence[Chance]) -> None:
+    """Sells before buys; where there is no credit, buys are scaled to the cash that there is then."""
+    rules = run.config.rules
+    for chance in chances:
+        if chance.order.side != BUY:
+            quantity = min(chance.order.quantity, run.state.account.quantity(chance.order.symbol))
+            _execute(run, chance, quantity)
+    buys = [chance for chance in chances if chance.order.side == BUY]
+    quantities: Sequence[Decimal] = [chance.order.quantity for chance in buys]
+    if rules.shortfall == "scale":
+        references = [chance.reference for chance in buys]
+        quantities = scale_buys(quantities, references, run.state.account.settled_cash, rules)
+    for chance, quantity in zip(buys, quantities, strict=True):
+        _execute(run, chance, quantity)
+
+
+def _price(chance: Chance, costs: CostRules) -> Decimal:
+    """Slippage never makes a price worse than the limit; inside a bar a limit trades at itself."""
+    limit = chance.order.limit_price_usd
+    if limit is not None and chance.phase == 1:
+        return limit
+    price = fill_price(chance.order.side, chance.reference, costs)
+    if limit is None:
+        return price
+    return min(price, limit) if chance.order.side == BUY else max(price, limit)
+
+
+def _execute(run: _Run, chance: Chance, quantity: Decimal) -> None:
     if quantity <= 0:
         return
-    costs = run.config.rules.costs
-    price = fill_price(order.side, reference, costs)
+    costs, order = run.config.rules.costs, chance.order
+    price = _price(chance, costs)
     fee, charged = fees(order.side, quantity, price, costs), commission(order.side, quantity, price, costs)
     fill = Fill(
         execution_id=f"{order.client_order_id}.1", client_order_id=order.client_order_id, broker_order_id="",
         symbol=order.symbol, side=order.side, quantity=quantity, cumulative_quantity=quantity, price_usd=price,
-        fees_usd=fee + charged, at_ns=at_ns,
+        fees_usd=fee + charged, at_ns=chance.at_ns,
     )  # fmt: skip
     run.tell(FillApplied(fill))
     run.orders[order.client_order_id] = apply(run.orders[order.client_order_id], OrderEvent.FILL, fill=fill).order
@@ -336,7 +400,7 @@ def _execute(run: _Run, order: Order, quantity: Decimal, reference: Decimal, at_
         FillRow(
             fill_id=fill.execution_id, timestamp=fill.at_ns, symbol=order.symbol, action=order.side, quantity=quantity,
             price=price, notional=quantity * price, commission=charged, fees=fee,
-            slippage_cost=abs(price - reference) * quantity, cash_after=account.cash,
+            slippage_cost=abs(price - chance.reference) * quantity, cash_after=account.cash,
             unsettled_after=account.unsettled_cash, position_after=account.quantity(order.symbol),
         )
     )  # fmt: skip

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from algo_royale.data.resample import resample
 from algo_royale.market import Timeframe
-from algo_royale.sessions import NEW_YORK, Calendar, calendar, new_york_date, new_york_ns, order_window
+from algo_royale.sessions import NEW_YORK, Calendar, calendar, new_york_date, new_york_ns, order_window, send_window
 from conftest import ROOT, shared
 from markets import minutes
 
@@ -172,3 +172,23 @@ def test_within_a_session_the_windows_are_the_bars_that_follow(day: date, timefr
     expected = [*spans[1:], (following.open_ns, following.close_ns)]
 
     assert [order_window(end, timeframe, calendar()) for end in bars.end_ns.tolist()] == expected
+
+
+@pytest.mark.parametrize(
+    ("time_in_force", "bar_end", "opens", "ends"),
+    [
+        ("day", "2024-06-20 16:00", "2024-06-20 16:00", "2024-06-21 16:00"),
+        ("opg", "2024-06-20 16:00", "2024-06-20 19:00", "2024-06-21 09:27:59"),
+        ("cls", "2024-06-20 16:00", "2024-06-20 19:00", "2024-06-21 15:54:59"),
+        ("opg", "2024-06-21 16:00", "2024-06-21 19:00", "2024-06-24 09:27:59"),  # over a weekend
+        ("cls", "2024-07-02 16:00", "2024-07-02 19:00", "2024-07-03 12:54:59"),  # a half day closes at one
+        ("opg", "2024-03-08 16:00", "2024-03-08 19:00", "2024-03-11 09:27:59"),  # the clocks change in between
+    ],
+)
+def test_an_order_is_sent_when_the_broker_takes_it_for_its_session(
+    time_in_force: str, bar_end: str, opens: str, ends: str
+) -> None:
+    def ns(text: str) -> int:
+        return int(datetime.fromisoformat(text).replace(tzinfo=NEW_YORK).timestamp()) * 10**9
+
+    assert send_window(time_in_force, ns(bar_end), Timeframe.DAY_1, calendar()) == (ns(opens), ns(ends))

@@ -1,5 +1,6 @@
 """Simulation over history: a worked example, and what no market can break (catalogue §17: 14 to 20, 24, 25)."""
 
+import dataclasses
 import datetime as dt
 from collections import defaultdict
 from decimal import Decimal
@@ -15,7 +16,7 @@ from algo_royale.engine import EngineConfig
 from algo_royale.errors import BadInput
 from algo_royale.market import Bars, CorporateAction, Timeframe
 from algo_royale.orders import OrderStatus
-from algo_royale.portfolio.sizing import RESEARCH_RULES, TRADER_RULES, AccountRules
+from algo_royale.portfolio.sizing import RESEARCH_RULES, TRADER_RULES, AccountRules, OrderPolicy, OrderType
 from algo_royale.portfolio.weights import PORTFOLIOS, WeightConfig
 from algo_royale.research.simulate import SimulationResult, SymbolInput, prepare, simulate
 from algo_royale.sessions import calendar
@@ -99,6 +100,59 @@ def test_the_trader_borrows_where_research_scales() -> None:
 
     assert orders_of(result) == [("A", "buy", D(9_800), OrderStatus.FILLED, D(9_800))]
     assert result.cash[-1] == 100_000 - 9_800 * 25
+
+
+def ranged(symbol: str, opened: tuple[float, float, float]) -> Bars:
+    """Two days: a close of 100, then open, high and low as given and a close of 95."""
+    bars = daily(symbol, [1, 2], [100, opened[0]], [100, 95])
+    return dataclasses.replace(bars, high=np.array([100.0, opened[1]]), low=np.array([100.0, opened[2]]))
+
+
+LIMITED = [
+    # open, high, low of the day after a close of 100 with a collar of 1 %: price, or None where it does not fill
+    ("within the collar at the open", (100.5, 101, 90), "100.55025"),  # 5 bp worse than the open
+    ("at the limit, whatever the slippage", (101, 101, 90), "101"),
+    ("above it at the open, down to it later", (102, 103, 101), "101"),
+    ("never as low", (102, 103, 101.01), None),
+]
+
+
+@pytest.mark.parametrize(("opened", "price"), [row[1:] for row in LIMITED], ids=[row[0] for row in LIMITED])
+def test_a_marketable_limit_fills_within_its_collar_or_not_at_all(
+    opened: tuple[float, float, float], price: str | None
+) -> None:
+    a = traded(ranged("A", opened), [True, True])
+    rules = dataclasses.replace(TRADER_RULES, policy=OrderPolicy(type=OrderType.MARKETABLE_LIMIT, collar_bps=D(100)))
+
+    result = run({"A": a}, rules=dataclasses.replace(rules, costs=CostRules()))
+
+    assert [f.price for f in result.fills] == ([D(price)] if price else [])
+    assert result.orders[0].limit_price_usd == D(101)
+    assert result.orders[0].status is (OrderStatus.FILLED if price else OrderStatus.EXPIRED)
+
+
+@pytest.mark.parametrize(("policy", "price"), [("opening_auction", "102"), ("closing_auction", "95")])
+def test_an_auction_fills_at_its_own_print(policy: str, price: str) -> None:
+    a = traded(ranged("A", (102, 103, 90)), [True, True])
+    rules = AccountRules(lot=D(1), shortfall="borrow", costs=FREE, policy=OrderPolicy(type=OrderType(policy)))
+
+    result = run({"A": a}, rules=rules)
+
+    assert [(f.price, f.timestamp) for f in result.fills] == [(D(price), day_ns(2))]
+
+
+def test_limits_that_fill_within_the_day_are_paid_with_what_the_open_left() -> None:
+    """Without credit the buy at the open comes first, and the one that the range reaches gets the rest."""
+    inputs = {
+        "A": traded(ranged("A", (102, 103, 101)), [True, True]),
+        "B": traded(ranged("B", (100, 103, 100)), [True, True]),
+    }
+    rules = AccountRules(
+        lot=D(1), costs=FREE, policy=OrderPolicy(type=OrderType.MARKETABLE_LIMIT, collar_bps=D(100), round_limits=False)
+    )  # fmt: skip
+    result = run(inputs, rules=rules, weights=WeightConfig(max_weight=1.0, cash_buffer=0.0))
+
+    assert [(f.symbol, f.price, f.quantity) for f in result.fills] == [("B", D(100), D(500)), ("A", D(101), D(495))]
 
 
 def test_an_open_position_is_marked_and_its_sale_costed() -> None:

@@ -12,6 +12,8 @@ from algo_royale.portfolio.sizing import (
     TRADER_RULES,
     AccountRules,
     Desire,
+    OrderPolicy,
+    OrderType,
     buy_cost,
     desire,
     floor_lot,
@@ -119,3 +121,55 @@ def test_rules_that_make_no_sense_are_refused() -> None:
     for wrong in ({"lot": D(0)}, {"account": "ira"}, {"shortfall": "hope"}, {"drift_band": D(-1)}):
         with pytest.raises(BadConfiguration):
             AccountRules(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("side", "last", "collar", "limit"),
+    [
+        ("buy", "100", 50, "100.50"),
+        ("sell", "100", 50, "99.50"),
+        ("buy", "33.33", 50, "33.49"),  # 33.49665, not above it
+        ("sell", "33.33", 50, "33.17"),  # 33.16335, not below it
+        ("buy", "0.5", 50, "0.5025"),
+        ("sell", "0.51237", 30, "0.5109"),  # 0.51083...
+        ("buy", "0.999", 50, "1.00"),  # 1.003995: above a dollar a step is a cent
+        ("sell", "1.001", 50, "0.9960"),  # 0.995995: below a dollar it is finer
+        ("buy", "100", 0, "100"),
+    ],
+)
+def test_a_limit_stays_within_its_collar_on_the_step_of_its_price(
+    side: str, last: str, collar: int, limit: str
+) -> None:
+    policy = OrderPolicy(type=OrderType.MARKETABLE_LIMIT, collar_bps=D(collar))
+
+    assert policy.terms(side, D(last), is_daily=True) == ("limit", "day", D(limit))
+    assert policy.terms(side, D(last), is_daily=False).time_in_force == "ioc"
+
+
+@given(st.sampled_from(["buy", "sell"]), st.integers(1, 10**8), st.integers(0, 9_999))
+def test_no_limit_is_beyond_its_collar_and_none_has_a_price_that_the_broker_refuses(
+    side: str, millis: int, collar: int
+) -> None:
+    last = D(millis) / 1000
+    limit = OrderPolicy(type=OrderType.MARKETABLE_LIMIT, collar_bps=D(collar)).limit(side, last)
+    beyond = limit - last if side == "buy" else last - limit
+
+    assert beyond <= last * collar / 10_000
+    assert limit % (D("0.01") if limit >= 1 else D("0.0001")) == 0
+    assert last * collar / 10_000 - beyond < D("0.01")
+
+
+def test_auctions_and_market_orders_have_no_limit() -> None:
+    said = {p: OrderPolicy(type=p).terms("buy", D(100), is_daily=True) for p in OrderType}
+
+    assert said[OrderType.MARKET] == ("market", "day", None)
+    assert said[OrderType.OPENING_AUCTION] == ("market", "opg", None)
+    assert said[OrderType.CLOSING_AUCTION] == ("market", "cls", None)
+
+
+def test_policies_that_the_broker_would_refuse_are_refused() -> None:
+    for collar in (-1, 10_000):
+        with pytest.raises(BadConfiguration, match="collar_bps"):
+            OrderPolicy(collar_bps=D(collar))
+    with pytest.raises(BadConfiguration, match="auction"):
+        AccountRules(lot=D("0.5"), shortfall="borrow", policy=OrderPolicy(type=OrderType.CLOSING_AUCTION))

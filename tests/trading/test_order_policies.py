@@ -1,0 +1,120 @@
+"""Every way of sending orders does in the simulation what it does at the exchange: the same orders, fills, prices and cash."""
+
+from datetime import date
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+import pytest
+
+import intraday
+from algo_royale.app.stepped import SteppedTrader
+from algo_royale.config import Config
+from algo_royale.data.catalog import bundled
+from algo_royale.market import Timeframe
+from algo_royale.orders import FINAL, OrderStatus
+from algo_royale.research.handover import TradingPlan, engine_config, simulate_plan
+from algo_royale.research.simulate import SimulationResult
+from algo_royale.sessions import calendar
+from traders import BUSY, _replay, config, last_session, plan, recorded_orders, simulated_orders, truth_errors
+
+SESSIONS = 40
+POLICIES: dict[str, dict[str, Any]] = {
+    "market": {},
+    "limit, wide": {"type": "marketable_limit", "collar_bps": Decimal(75)},
+    "limit, tight": {"type": "marketable_limit", "collar_bps": Decimal(10)},
+    "limit at the last price": {"type": "marketable_limit", "collar_bps": Decimal(0)},
+    "opening auction": {"type": "opening_auction"},
+    "closing auction": {"type": "closing_auction"},
+}
+
+
+def configured(**orders: Any) -> Config:
+    return config().model_copy(update={"orders": config().orders.model_copy(update=orders)})
+
+
+def rules_of(the_plan: TradingPlan, cfg: Config) -> Any:
+    return engine_config(
+        the_plan, ledger_id="0123456789ab", rules=cfg.trader_rules(), limits=cfg.risk.limits(),
+        weights=cfg.account.weights(bars_per_year=Timeframe(the_plan.timeframe).bars_per_year),
+    )  # fmt: skip
+
+
+@lru_cache
+def both(name: str) -> tuple[SimulationResult, SteppedTrader, int]:
+    cfg, end = configured(**POLICIES[name]), last_session(BUSY, SESSIONS)
+    expected = simulate_plan(
+        plan(), bundled(), rules_of(plan(), cfg), start=BUSY, end=end, cash_usd=cfg.account.cash
+    )  # fmt: skip
+    live = SteppedTrader(plan(), cfg, _replay(plan().names, end), start=BUSY)
+    return expected, live, live.run()
+
+
+def fills_of(live: SteppedTrader) -> list[tuple[str, Decimal, Decimal]]:
+    rows = live.store.database.connection().execute("SELECT client_order_id, quantity, price_usd FROM fill")
+    return sorted((name, Decimal(quantity), Decimal(price)) for name, quantity, price in rows)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_simulation_and_trader_order_and_fill_the_same(policy: str) -> None:
+    """Every order and how it ended, every fill with its price, and the final cash."""
+    expected, live, exit_code = both(policy)
+
+    assert exit_code == 0
+    assert recorded_orders(live.store.database.connection()) == simulated_orders(expected)
+    assert fills_of(live) == sorted((f.fill_id.rpartition(".")[0], f.quantity, f.price) for f in expected.fills)
+    assert live.exchange.account.cash == expected.state.account.cash
+    assert truth_errors(live) == []
+    assert len(expected.fills) > 12
+
+
+def test_the_policies_are_not_all_the_same() -> None:
+    """What is compared above differs from policy to policy, so that agreement means something."""
+    prices = {name: tuple(f.price for f in both(name)[0].fills) for name in POLICIES}
+    assert len(set(prices.values())) == len(POLICIES) - 1
+    assert prices["market"] == prices["opening auction"]  # the open, by another door
+    ends = {name: [order.status for order in both(name)[0].orders if order.status in FINAL] for name in POLICIES}
+    assert OrderStatus.EXPIRED not in ends["market"]
+    assert (
+        ends["limit at the last price"].count(OrderStatus.EXPIRED) > ends["limit, tight"].count(OrderStatus.EXPIRED) > 0
+    )
+
+
+# --- within the day ---
+
+WITHIN: dict[str, dict[str, Any]] = {
+    "limit": {"type": "marketable_limit", "collar_bps": Decimal(1)},
+    "limit, flat at the close": {"type": "marketable_limit", "collar_bps": Decimal(5), "flatten_at_close": True},
+}
+
+
+@pytest.mark.parametrize("policy", WITHIN)
+def test_simulation_and_trader_order_and_fill_the_same_within_the_day(policy: str) -> None:
+    """Minutes that a seed makes, with a half day among them; a limit trades at once or is canceled."""
+    cfg, the_plan, catalog = configured(**WITHIN[policy]), intraday.plan("15Min"), intraday.seeded()
+    start, end = date(2012, 11, 19), date(2012, 11, 23)
+    expected = simulate_plan(
+        the_plan, catalog, rules_of(the_plan, cfg), start=start, end=end, cash_usd=cfg.account.cash
+    )  # fmt: skip
+    live = SteppedTrader(the_plan, cfg, intraday._replay(the_plan.names, catalog, end), start=start)
+
+    assert live.run() == 0
+    assert recorded_orders(live.store.database.connection()) == simulated_orders(expected)
+    assert fills_of(live) == sorted((f.fill_id.rpartition(".")[0], f.quantity, f.price) for f in expected.fills)
+    assert live.exchange.account.cash == expected.state.account.cash
+    assert truth_errors(live) == []
+    assert len(expected.fills) > 8
+    canceled = [order for order in expected.orders if order.status is OrderStatus.CANCELED]
+    assert canceled
+
+
+def test_a_trader_that_goes_flat_holds_nothing_overnight() -> None:
+    cfg, the_plan, catalog = configured(flatten_at_close=True), intraday.plan("15Min"), intraday.seeded()
+    start, end = date(2012, 11, 19), date(2012, 11, 23)
+    result = simulate_plan(the_plan, catalog, rules_of(the_plan, cfg), start=start, end=end, cash_usd=cfg.account.cash)
+
+    closes = {session.close_ns for session in calendar().sessions(start, end)}
+    at_close = [row for row, end_ns in enumerate(result.bar_end_ns.tolist()) if end_ns in closes]
+
+    assert len(at_close) == 4 and (result.equity[at_close] == result.cash[at_close]).all()
+    assert (result.equity != result.cash).sum() > 30  # but within the day it does hold something
