@@ -20,9 +20,10 @@ from algo_royale.costs import CostRules
 from algo_royale.data import mapped
 from algo_royale.data.catalog import Catalog, fingerprint, open_catalog
 from algo_royale.errors import ArtifactError, BadInput, InsufficientHistory, UnsupportedTimeframe
+from algo_royale.holds import HoldRules
 from algo_royale.market import Bars, IntArray, Timeframe
 from algo_royale.portfolio import weights as portfolio_weights
-from algo_royale.portfolio.sizing import AccountRules
+from algo_royale.portfolio.sizing import AccountRules, OrderPolicy, OrderType
 from algo_royale.portfolio.weights import PORTFOLIOS, WeightConfig
 from algo_royale.research import artifacts
 from algo_royale.research.optimise import Objective, Search
@@ -566,7 +567,11 @@ def from_recipe(
     if "rules" in given:
         rules = dict(given.pop("rules"))
         decimals = {name: Decimal(rules[name]) for name in ("lot", "min_notional", "drift_band")}
-        own["rules"] = AccountRules(**{**rules, **decimals, "costs": costs(rules["costs"])})
+        held, sent = HoldRules(**rules.pop("holds", {})), dict(rules.pop("policy", {}))
+        for name, exact in (("type", OrderType), ("collar_bps", Decimal)):
+            sent |= {name: exact(sent[name])} if name in sent else {}
+        parts = {"costs": costs(rules["costs"]), "holds": held, "policy": OrderPolicy(**sent)}
+        own["rules"] = AccountRules(**{**rules, **decimals, **parts})
         own["weights"] = WeightConfig(**given.pop("weights"))
     return ResearchConfig(artifacts_root=root, data=data, **{**own, **given})
 
@@ -589,7 +594,7 @@ def settings(config: ResearchConfig) -> dict[str, Any]:
 def _fields(value: Any) -> dict[str, Any]:
     found = {name: getattr(value, name) for name in value.__slots__}
     return {
-        name: str(x) if isinstance(x, Decimal) else _fields(x) if isinstance(x, CostRules) else x
+        name: str(x) if isinstance(x, Decimal) else _fields(x) if isinstance(x, CostRules | HoldRules | OrderPolicy) else x
         for name, x in found.items()
     }
 
