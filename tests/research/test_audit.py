@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from algo_royale.costs import CostRules
-from algo_royale.portfolio.sizing import AccountRules
+from algo_royale.portfolio.sizing import AccountRules, OrderPolicy, OrderType
 from algo_royale.portfolio.weights import WeightConfig
 from algo_royale.research import artifacts, audit, stages
 from algo_royale.research import plan as planning
@@ -191,7 +191,11 @@ def test_one_file_is_checked_alone_and_files_of_earlier_runs_are_no_difference(c
 def test_the_recipe_in_an_artifact_makes_its_units_again_to_the_hash(made: ResearchConfig, tmp_path: Path) -> None:
     """Costs, rules and thresholds that differ from every default come back from the JSON alone."""
     rules = AccountRules(
-        costs=CostRules(slippage_bps=Decimal("7.5"), taf_cap=Decimal(8)), lot=Decimal("0.5"), settlement_days=2
+        costs=CostRules(slippage_bps=Decimal("7.5"), taf_cap=Decimal(8)),
+        lot=Decimal("0.5"),
+        settlement_days=2,
+        holds=HoldRules(post_fill_delay_s=60, no_day_trades=True),
+        policy=OrderPolicy(type=OrderType.MARKETABLE_LIMIT, collar_bps=Decimal("12.5")),
     )
     odd = replace(
         made, artifacts_root=tmp_path, costs=rules.costs, rules=rules, rf=0.02, weights=WeightConfig(max_weight=0.6),
