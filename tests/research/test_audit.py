@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from algo_royale.costs import CostRules
+from algo_royale.holds import HoldRules
 from algo_royale.portfolio.sizing import AccountRules, OrderPolicy, OrderType
 from algo_royale.portfolio.weights import WeightConfig
 from algo_royale.research import artifacts, audit, stages
