@@ -150,9 +150,13 @@ class LedgerActor(Actor[LedgerMessage]):
             cash_usd=message.account_cash_usd, equity_usd=message.account_equity_usd,
             positions={p.symbol: Position(p.quantity, p.average_cost_usd) for p in message.positions},
             entries=[NewEntry(e.entry_id, e.kind, e.symbol, e.quantity, e.cash_usd, e.at_ns) for e in message.entries],
-            now_ns=self.now_ns,
+            is_final=message.is_final, now_ns=self.now_ns,
         )  # fmt: skip
         self._recorded += 1
+        if not outcome.agreed and not message.is_final:
+            differences = tuple(map(str, outcome.differences))
+            self.tell(self._orders, m.Disagreed(at_ns=self.now_ns, differences=differences))
+            return
         if not outcome.agreed:
             self._halt(f"ledger and broker disagree: {'; '.join(map(str, outcome.differences))}")
         reconciled = m.Reconciled(

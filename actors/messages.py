@@ -379,7 +379,8 @@ class OrderChanged(Message):
 
 
 class RecordReconciliation(Message):
-    """Commit what a comparison with the broker found."""
+    """Commit what a comparison with the broker found. A difference halts trading where the comparison `is_final`: the broker's
+    positions may lag behind its fills for a moment."""
 
     cause_of: str  # start | reconnect | periodic
     checked: int
@@ -387,6 +388,13 @@ class RecordReconciliation(Message):
     account_equity_usd: Decimal
     positions: tuple[PositionRecord, ...]
     entries: tuple[AccountEntry, ...] = ()
+    is_final: bool = True
+
+
+class Disagreed(Message):
+    """Ledger and broker differ, which is to be looked at once more before it counts."""
+
+    differences: tuple[str, ...]
 
 
 class SymbolPrice(Part):
@@ -556,7 +564,7 @@ PortfolioMessage = (
 )
 OrdersMessage = (
     DecisionRecorded | LedgerSnapshot | OrderAccepted | OrderRejected | SubmissionUncertain | TradeUpdated | BrokerSnapshot
-    | BrokerStateChanged | OrderChanged | Reconciled | SessionPhaseChanged | TradingStateChanged | JobDue | TimerFired
+    | BrokerStateChanged | OrderChanged | Reconciled | Disagreed | SessionPhaseChanged | TradingStateChanged | JobDue | TimerFired
 )  # fmt: skip
 LedgerMessage = (
     RecordDecision | RecordOrderEvent | RecordReconciliation | RecordSessionClose | SnapshotRequested | HaltTrading

@@ -10,6 +10,7 @@ from actors.messages import (
     BrokerStateChanged,
     CancelOrder,
     DecisionRecorded,
+    Disagreed,
     FillRecord,
     HaltTrading,
     JobDue,
@@ -61,12 +62,18 @@ class OrdersActor(Actor[OrdersMessage]):
 
     While trading is reducing or halted, only what that allows is sent, and what it does not allow is taken back (`cancels`)
     or left at the broker; a wish to flatten takes back everything that is open.
+
+    A difference between ledger and broker is looked at again after `second_look_s`, and nothing is sent meanwhile: only one
+    that is still there counts.
     """
 
     def __init__(
         self, calendar: Calendar, *, ledger: Ref[LedgerMessage], broker: Ref[BrokerMessage],
         timeframe: Timeframe = Timeframe.DAY_1, retry_s: float = UNCERTAIN_RETRY_S, cancels: bool = True,
+        second_look_s: float = 0.0,
     ) -> None:  # fmt: skip
+        self._second_look_ns = round(second_look_s * 1e9)
+        self._doubt_ns: int | None = None  # when a difference was seen first
         self._calendar, self._timeframe, self._retry_s, self._cancels = calendar, timeframe, retry_s, cancels
         self._ledger, self._broker = ledger, broker
         self._orders: dict[str, OrderRecord] | None = None
@@ -106,11 +113,13 @@ class OrdersActor(Actor[OrdersMessage]):
             case BrokerSnapshot():
                 self._on_snapshot(message)
             case Reconciled():
-                self._reconciled, self._blind = True, False
+                self._reconciled, self._blind, self._doubt_ns = True, False, None
                 self._held = {p.symbol: p.quantity for p in message.positions}
                 self._canceling.clear()
                 self._send_recorded()
                 self._take_back()
+            case Disagreed():
+                self._on_disagreed()
             case DecisionRecorded():
                 self._on_decision(message)
             case OrderAccepted() | OrderRejected() | SubmissionUncertain():
@@ -134,6 +143,8 @@ class OrdersActor(Actor[OrdersMessage]):
             case TimerFired(name="lookup"):
                 self._sent.discard(message.key)
                 self._send_recorded()  # now, or when the broker has been reconciled with again
+            case TimerFired(name="second look"):
+                self._request_snapshot("second look")
             case TimerFired():
                 self._request_snapshot(self._asked_for)
 
@@ -190,8 +201,18 @@ class OrdersActor(Actor[OrdersMessage]):
                 account_equity_usd=snapshot.equity_usd,
                 positions=snapshot.positions,
                 entries=snapshot.entries,
+                is_final=self.now_ns - self._second_look_ns
+                >= (self.now_ns if self._doubt_ns is None else self._doubt_ns),
             ),
         )
+
+    def _on_disagreed(self) -> None:
+        """Send nothing and look again; a comparison that something else asks for meanwhile is one too early."""
+        self._reconciled = False
+        if self._doubt_ns is None:
+            self._doubt_ns = self.now_ns
+            timer = TimerFired(at_ns=self.now_ns, name="second look")
+            self.later(self._second_look_ns / 1e9, timer, key="second look")
 
     def _is_known(self, theirs: TradeUpdated) -> bool:
         """Whether the ledger has this order, or is about to."""

@@ -61,6 +61,7 @@ class Trader:
     reconcile_every_s: int = 30
     pre_market_s: int = 1800
     cancels_on_halt: bool = True
+    second_look_s: float = 0.0
     pace: float = 1.0  # virtual seconds per second: waits for networks and for other threads are real ones
 
 
@@ -85,6 +86,7 @@ def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], An
         f"{TRADING}/orders": partial(
             OrdersActor, trader.calendar, ledger=ledger, broker=broker, timeframe=trader.timeframe,
             retry_s=UNCERTAIN_RETRY_S * pace, cancels=trader.cancels_on_halt,
+            second_look_s=trader.second_look_s * pace,
         ),
         f"{TRADING}/portfolio": partial(
             PortfolioActor, trader.engine, trader.calendar, ledger=ledger, orders=orders,

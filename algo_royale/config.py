@@ -335,6 +335,7 @@ class Trader(Section):
     feed_silent_s: Annotated[PositiveSeconds | None, BeforeValidator(_off)]
     symbol_silent_s: Annotated[PositiveSeconds | None, BeforeValidator(_off)]
     reconcile_every_s: Positive
+    second_look_s: Seconds
     pre_market_s: Count
     research_age_days_max: Annotated[Positive | None, BeforeValidator(_off)]
     stop_deadline_s: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]

@@ -618,14 +618,15 @@ class Store:
 
     def reconcile(
         self, *, cause_of: str, checked: int, cash_usd: Decimal, equity_usd: Decimal,
-        positions: Mapping[str, Position], now_ns: int, entries: Sequence[NewEntry] = (),
+        positions: Mapping[str, Position], now_ns: int, entries: Sequence[NewEntry] = (), is_final: bool = True,
     ) -> ReconciliationOutcome:  # fmt: skip
         """Compare with the broker's cash and positions and commit both sides with the verdict, and each difference with what
         was done about it.
 
         `entries` (splits, dividends, fees, deposits) since the ledger's opening are booked first, each once. A ledger that knows no account yet adopts the broker's as opening entries. Cash may differ by a cent, and
         half a cent for every fill since the last agreement (the broker rounds cash to cents): such a difference is booked
-        as an entry of its own. Any other difference halts trading, in the same commit, and changes nothing else.
+        as an entry of its own. Any other difference halts trading, in the same commit, and changes nothing else; where it is
+        not yet `is_final`, nothing is changed at all.
         """
         cash_usd, equity_usd = exact(cash_usd), exact(equity_usd)
         positions = {symbol: _exact_position(held) for symbol, held in positions.items() if held.quantity}
@@ -645,9 +646,11 @@ class Store:
                 None if before is None else to_text(before.cash), to_text(cash_usd), to_text(equity_usd),
                 _positions_json({} if before is None else before.positions), _positions_json(positions),
             )  # fmt: skip
-            for found in differences:
-                self._insert_difference(cause_of, found, now_ns)
-            if differences:
+            if differences and not is_final:
+                account = before
+            elif differences:
+                for found in differences:
+                    self._insert_difference(cause_of, found, now_ns)
                 reason = f"ledger and broker disagree: {'; '.join(map(str, differences))}"
                 self._tighten(TradingState.HALTED, reason, "ledger", now_ns)
                 account = before

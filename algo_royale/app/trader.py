@@ -117,6 +117,7 @@ def trader_parts(plan: TradingPlan, config: Config, *, ledger_id: str, live_star
         reconcile_every_s=config.trader.reconcile_every_s,
         pre_market_s=config.trader.pre_market_s,
         cancels_on_halt=config.risk.on_halt == "cancel",
+        second_look_s=config.trader.second_look_s,
         **ports,
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from actors.direct import DirectBroker
 from actors.kernel import EXIT_HALTED, Faults
 from actors.messages import FlattenRequested, HaltTrading, ResumeTrading
 from algo_royale.app.stepped import HOUR_NS, SteppedTrader
@@ -240,6 +241,54 @@ def test_peak_session_start_and_latch_survive_a_restart_every_session() -> None:
         assert parts.run(until_ns=session.close_ns + HOUR_NS) == 0
 
     assert ledger_of(parts) == ledger_of(whole)
+
+
+class Lagging(DirectBroker):
+    """The twin's REST, whose positions are empty from the first time that there are any, for so many seconds."""
+
+    seconds = 0.0
+    since_ns = 0
+
+    def request(self, method: str, path: str, data: Any = None) -> Any:
+        answer = super().request(method, path, data)
+        if path != "/positions" or not answer:
+            return answer
+        now_ns = self._exchange.now_ns
+        self.since_ns = self.since_ns or now_ns
+        return [] if now_ns < self.since_ns + self.seconds * 1e9 else answer
+
+
+def lagging(seconds: float) -> tuple[SteppedTrader, int]:
+    account = trader(SESSIONS, start=BUSY)
+    broker = Lagging(account.exchange, key=account.keys[0], secret=account.keys[1], faults=account.streams.faults)
+    broker.seconds = seconds
+    return account, account.run(changes={"broker": broker})
+
+
+def test_positions_that_lag_behind_are_looked_at_again_before_they_count() -> None:
+    """Both sides of the first look are on record, nothing else differs from a run without the lag."""
+    undisturbed = trader(SESSIONS, start=BUSY)
+    assert undisturbed.run() == 0
+
+    account, exit_code = lagging(3.0)
+
+    assert (exit_code, states(account)) == (0, [])
+    assert ledger_of(account) == ledger_of(undisturbed)
+    looks = execute(account.store.database, "SELECT agreed, cause_of, differences FROM reconciliation ORDER BY seq")
+    first = next(i for i, (agreed, *_) in enumerate(looks) if not agreed)
+    assert "GOOG: ledger 50, broker 0" in str(looks[first][2]) and looks[first + 1][:2] == (1, "second look")
+
+
+def test_a_difference_that_stays_halts_after_the_second_look() -> None:
+    account, exit_code = lagging(1e6)
+
+    assert exit_code == EXIT_HALTED
+    ((state, reason, by),) = states(account)
+    assert (state, by) == ("halted", "ledger") and "GOOG: ledger 50, broker 0" in str(reason)
+    looks = execute(account.store.database, "SELECT at_ns FROM reconciliation WHERE agreed = 0 ORDER BY seq")
+    (first,), (second,) = looks
+    assert second - first == 5 * 10**9  # type: ignore[operator]  # config: second_look_s
+    assert execute(account.store.database, "SELECT resolution FROM difference WHERE subject = 'GOOG'") == [("halted",)]
 
 
 def test_a_contradiction_is_latched_and_ends_the_process() -> None:
