@@ -13,6 +13,7 @@ from algo_royale.costs import SELL
 from algo_royale.errors import LedgerError
 from algo_royale.ledger import Position
 from algo_royale.orders import Fill, Order, OrderEvent, OrderIntent
+from algo_royale.phases import Job, Phase
 from algo_royale.risk import STATE_TRANSITIONS, StateEvent, TradingState, flatten_reason
 from algo_royale.sessions import Calendar, new_york_date
 from db.store import NewDecision, NewEntry, RecordedOrder, RefusedIntent, Store
@@ -74,6 +75,10 @@ class LedgerActor(Actor[LedgerMessage]):
                     self._move(store, StateEvent.PERSON_RESUMES, message.reason, message.by)
                 case m.FlattenRequested():
                     self._move(store, StateEvent.PERSON_FLATTENS, flatten_reason(message.reason), message.by)
+                case m.SessionJobDue():
+                    self._on_session_job(store, message)
+                case m.RecordSessionJob():
+                    pass
         except LedgerError as error:
             self._on_error(store, str(error))
 
@@ -167,6 +172,29 @@ class LedgerActor(Actor[LedgerMessage]):
         )  # fmt: skip
         self.tell(self._orders, reconciled)
         self.tell(self._portfolio, reconciled)
+
+    def _on_session_job(self, store: Store, message: m.SessionJobDue) -> None:
+        """Say what the books say of settled cash, of positions, and of the account's worth."""
+        facts, ok = store.facts(now_ns=self.now_ns), True
+        match message.job:
+            case Job.SETTLEMENT:
+                waiting = [(on, amount) for on, amount in facts.unsettled if on > message.session_date]
+                detail = f"cash {facts.cash_usd}, all of it settled"
+                if waiting:
+                    parts = ", ".join(f"{amount} on {on}" for on, amount in waiting)
+                    detail = f"cash {facts.cash_usd}, of which settle {parts}"
+            case Job.POSITIONS:
+                held = (f"{p.quantity} {symbol}" for symbol, p in sorted(facts.positions.items()))
+                detail = ", ".join(held) or "no position"
+            case _ if message.phase == Phase.AFTER_CLOSE:
+                close = store.session_close(message.session_date)
+                ok = close is not None
+                detail = f"equity {close.equity_usd}" if close is not None else "not known: no bar of the close has come"
+            case _:
+                equity, day = facts.last_equity_usd, facts.last_session_date
+                detail = "nothing has been decided yet" if equity is None else f"equity {equity} after {day}"
+        done = m.SessionJobDone.of(message, self.path, detail, at_ns=self.now_ns, ok=ok)
+        self.tell(self.ref(message.reply_to), done)
 
     def _move(self, store: Store, event: StateEvent, reason: str, by: str) -> None:
         """Commit what trading may do after `event`, then tell it to all who act."""

@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from actors.endpoint import TIMERS, Endpoint
@@ -21,6 +21,8 @@ from actors.messages import (
     HistoryUnavailable,
     MarketDataMessage,
     PortfolioMessage,
+    SessionJobDone,
+    SessionJobDue,
     SessionPhaseChanged,
     SignalMessage,
     TimerFired,
@@ -32,8 +34,9 @@ from algo_royale.broker.port import MarketDataPort, StreamPort
 from algo_royale.broker.staleness import Freshness, Patience
 from algo_royale.data.forming import FormingBars
 from algo_royale.data.resample import resample
-from algo_royale.errors import BrokerUnavailable
+from algo_royale.errors import AlgoRoyaleError, BrokerUnavailable
 from algo_royale.market import Bar, Bars, Timeframe
+from algo_royale.phases import Job
 from algo_royale.sessions import Calendar, bar_at, bar_before, warmup_session
 
 SECOND_NS = 1_000_000_000
@@ -77,7 +80,10 @@ class MarketDataActor(Actor[MarketDataMessage]):
         reconnect: Reconnect = PATIENT,
         requests_per_minute: int | None = None,
         retry_s: float = RETRY_S,
+        research_changes: Callable[[], str] = str,
     ) -> None:
+        """`research_changes` reads what was researched and says how it differs from what is traded; "" for not at all."""
+        self._research_changes = research_changes
         self._symbols, self._timeframe, self._calendar = tuple(symbols), timeframe, calendar
         self._data, self._keys, self._signals = data, keys, signals
         self._portfolio, self._patience = portfolio, patience
@@ -123,6 +129,8 @@ class MarketDataActor(Actor[MarketDataMessage]):
                 self._on_history(message)
             case SessionPhaseChanged(phase="closed"):
                 self._expect_bars()
+            case SessionJobDue():
+                self._on_job(message)
             case SessionPhaseChanged():
                 self._fetch_actions(message.session_date)
             case TimerFired(name=name) if name in TIMERS:
@@ -137,6 +145,21 @@ class MarketDataActor(Actor[MarketDataMessage]):
                 self._expect_bars()
             case TimerFired():
                 self._tell_closed()
+
+    def _on_job(self, message: SessionJobDue) -> None:
+        """Say whether the feed tells of every symbol; or, being at the edge, whether the research on disk is what is traded."""
+        if message.job == Job.ARTIFACTS.value:
+            try:
+                with self.protected(30.0):
+                    changes = self._research_changes()
+            except (AlgoRoyaleError, OSError) as error:
+                changes = f"the research cannot be read: {error}"
+            ok, detail = not changes, changes or "as at the start"
+        else:
+            ok, channels = self._line.state in UP, ", ".join(CHANNELS[self._forming.source])
+            detail = f"{self._line.state.value}, {len(self._symbols)} symbols on {channels}"
+        done = SessionJobDone.of(message, self.path, detail, at_ns=self.now_ns, ok=ok)
+        self.tell(self.ref(message.reply_to), done)
 
     # --- the stream ---
 

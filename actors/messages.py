@@ -172,6 +172,42 @@ class JobDue(Message):
     job: str
 
 
+class SessionJobDue(Message):
+    """A job of a session's phase is to be done (names are those of algo_royale.phases); the answer goes to `reply_to`."""
+
+    session_date: str
+    phase: str
+    job: str
+    reply_to: str
+
+
+class SessionJobDone(Message):
+    """How a job of a session ended; `sender` is the path of who did it."""
+
+    session_date: str
+    phase: str
+    job: str
+    sender: str
+    ok: bool
+    detail: str = ""
+
+    @classmethod
+    def of(cls, due: SessionJobDue, sender: str, detail: str, *, at_ns: int, ok: bool = True) -> "SessionJobDone":
+        return cls(
+            at_ns=at_ns, session_date=due.session_date, phase=due.phase, job=due.job, sender=sender, ok=ok, detail=detail
+        )  # fmt: skip
+
+
+class RecordSessionJob(Message):
+    """Commit how a job of a session ended, once all who had a part in it have answered, or not in time."""
+
+    session_date: str
+    phase: str
+    job: str
+    ok: bool
+    detail: str
+
+
 class TimerFired(Message):
     """A timer that the actor set for itself."""
 
@@ -547,12 +583,17 @@ class BrokerStateChanged(Message):
     detail: str = ""
 
 
-SessionMessage = JobDue | TimerFired
+SessionMessage = JobDue | SessionJobDone | TimerFired
 ClockMessage = TimerFired
-MarketDataMessage = FrameReceived | ConnectionChanged | HistoryRequested | SessionPhaseChanged | TimerFired
-SignalMessage = FeedStarted | HistoryLoaded | HistoryUnavailable | BarClosed | BarCorrected | TimerFired
+MarketDataMessage = (
+    FrameReceived | ConnectionChanged | HistoryRequested | SessionPhaseChanged | SessionJobDue | TimerFired
+)
+SignalMessage = (
+    FeedStarted | HistoryLoaded | HistoryUnavailable | BarClosed | BarCorrected | SessionJobDue | TimerFired
+)
 PortfolioMessage = (
     SymbolWarmed
+    | SessionJobDue
     | FeedHealthChanged
     | SignalReported
     | LedgerSnapshot
@@ -564,11 +605,12 @@ PortfolioMessage = (
 )
 OrdersMessage = (
     DecisionRecorded | LedgerSnapshot | OrderAccepted | OrderRejected | SubmissionUncertain | TradeUpdated | BrokerSnapshot
-    | BrokerStateChanged | OrderChanged | Reconciled | Disagreed | SessionPhaseChanged | TradingStateChanged | JobDue | TimerFired
+    | BrokerStateChanged | OrderChanged | Reconciled | Disagreed | SessionPhaseChanged | TradingStateChanged | JobDue
+    | SessionJobDue | TimerFired
 )  # fmt: skip
 LedgerMessage = (
     RecordDecision | RecordOrderEvent | RecordReconciliation | RecordSessionClose | SnapshotRequested | HaltTrading
-    | ResumeTrading | FlattenRequested
+    | ResumeTrading | FlattenRequested | SessionJobDue | RecordSessionJob
 )  # fmt: skip
 BrokerMessage = SubmitOrder | CancelOrder | BrokerSnapshotRequested | FrameReceived | ConnectionChanged | TimerFired
 

@@ -24,6 +24,8 @@ from actors.messages import (
     Reconciled,
     RecordOrderEvent,
     RecordReconciliation,
+    SessionJobDone,
+    SessionJobDue,
     SessionPhaseChanged,
     SnapshotRequested,
     SubmissionUncertain,
@@ -91,6 +93,8 @@ class OrdersActor(Actor[OrdersMessage]):
         self._fresh: set[str] = set()  # heard of by a decision of this incarnation: certainly never sent before
         self._tries: dict[str, int] = {}
         self._asked_for = "start"
+        self._jobs: list[SessionJobDue] = []  # of the session: comparisons that somebody waits for
+        self._seen_ns = 0  # when the broker was last looked at
 
     def started(self) -> None:
         self.tell(self._ledger, SnapshotRequested(at_ns=self.now_ns, reply_to=self.path))
@@ -116,6 +120,7 @@ class OrdersActor(Actor[OrdersMessage]):
                 self._reconciled, self._blind, self._doubt_ns = True, False, None
                 self._held = {p.symbol: p.quantity for p in message.positions}
                 self._canceling.clear()
+                self._answer_jobs(message)
                 self._send_recorded()
                 self._take_back()
             case Disagreed():
@@ -131,11 +136,14 @@ class OrdersActor(Actor[OrdersMessage]):
                 self._take_back()
             case TradingStateChanged():
                 self._on_state(TradingState(message.state), message.reason)
-            case SessionPhaseChanged(phase="pre_market") | JobDue():
+            case JobDue():
                 self._request_snapshot("periodic")
+            case SessionJobDue():
+                self._jobs.append(message)
+                self._request_snapshot(message.phase)
             case SessionPhaseChanged(phase="open"):
                 self._blind = not self._reconciled
-            case SessionPhaseChanged():
+            case SessionPhaseChanged(phase="closed"):
                 if self._blind:  # it would look alive and neither trade nor know what it holds
                     raise Halt(f"the broker could not be reconciled with during the session of {message.session_date}")
             case TimerFired(name="send"):
@@ -162,6 +170,7 @@ class OrdersActor(Actor[OrdersMessage]):
         """Bring the ledger up to the broker's truth event by event, then have both sides compared."""
         if self._orders is None:
             return
+        self._seen_ns = snapshot.at_ns
         fills: dict[str, list[FillRecord]] = {}
         for fill in snapshot.fills:
             fills.setdefault(fill.client_order_id, []).append(fill)
@@ -213,6 +222,13 @@ class OrdersActor(Actor[OrdersMessage]):
             self._doubt_ns = self.now_ns
             timer = TimerFired(at_ns=self.now_ns, name="second look")
             self.later(self._second_look_ns / 1e9, timer, key="second look")
+
+    def _answer_jobs(self, message: Reconciled) -> None:
+        """Tell those who asked for a comparison what came of one that is no older than their question."""
+        detail = f"{message.checked} compared, {message.differences} differences"
+        for job in [job for job in self._jobs if job.at_ns <= self._seen_ns]:
+            self._jobs.remove(job)
+            self.tell(self.ref(job.reply_to), SessionJobDone.of(job, self.path, detail, at_ns=self.now_ns))
 
     def _is_known(self, theirs: TradeUpdated) -> bool:
         """Whether the ledger has this order, or is about to."""

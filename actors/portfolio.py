@@ -1,5 +1,7 @@
 """The portfolio actor: one decision per bar time, from one snapshot, once every symbol has spoken."""
 
+import datetime as dt
+
 from actors.kernel import Actor, Ref
 from actors.messages import (
     ApprovedIntent,
@@ -16,6 +18,8 @@ from actors.messages import (
     RecordDecision,
     RecordSessionClose,
     Refusal,
+    SessionJobDone,
+    SessionJobDue,
     SessionPhaseChanged,
     SignalReported,
     SnapshotRequested,
@@ -28,9 +32,11 @@ from actors.messages import (
 from algo_royale import engine, orders
 from algo_royale.costs import usd
 from algo_royale.engine import BarsClosed, Decision, EngineConfig, EngineState, RecentCloses, SymbolBar
+from algo_royale.holds import Hold
 from algo_royale.ledger import Position
 from algo_royale.market import Timeframe
 from algo_royale.orders import FINAL, Fill, OrderStatus
+from algo_royale.phases import Job
 from algo_royale.risk import BY_LIMIT, ApprovedOrder, TradingState, is_flattening
 from algo_royale.sessions import Calendar, order_window
 
@@ -94,6 +100,8 @@ class PortfolioActor(Actor[PortfolioMessage]):
                 self._on_order(message)
             case SessionPhaseChanged():
                 self._on_phase(message)
+            case SessionJobDue():
+                self._on_job(message)
             case TradingStateChanged():
                 self._on_state(TradingState(message.state), message.reason)
             case TimerFired():
@@ -145,6 +153,22 @@ class PortfolioActor(Actor[PortfolioMessage]):
         if message.phase == "open" and message.session_date != self._session:
             self._session = message.session_date
             self._apply(engine.SessionStarted(message.session_date))
+
+    def _on_job(self, message: SessionJobDue) -> None:
+        """Say which symbols are held back; or what was decided at the session's close, or who is waited for."""
+        ok, state = True, self._state
+        if message.job == Job.HOLDS.value:
+            held = [f"{s} {h.hold.value}" for s, h in sorted((state.holds if state is not None else {}).items())]
+            detail = ", ".join(each for each in held if not each.endswith(Hold.START.value)) or "no symbol is held back"
+        else:
+            session = self._calendar.session_on(dt.date.fromisoformat(message.session_date))
+            decided_ns = 0 if state is None else state.bar_end_ns
+            ok = session is not None and decided_ns >= session.close_ns
+            reported = sorted(self._reports.get(0 if session is None else session.close_ns, ()))
+            missing = sorted(set(self._config.symbols) - set(reported))
+            detail = "decided" if ok else f"not decided: no bar of the close from {', '.join(missing)}"
+        done = SessionJobDone.of(message, self.path, detail, at_ns=self.now_ns, ok=ok)
+        self.tell(self.ref(message.reply_to), done)
 
     # --- the bar barrier ---
 

@@ -1,53 +1,180 @@
-"""The session actor: where the exchange's day stands, told at every change of phase."""
+"""The session actor: where the exchange's day stands, told at every change, and each phase's jobs, done once and in order."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from actors.kernel import Actor, Ref
-from actors.messages import SessionMessage, SessionPhaseChanged, TimerFired
-from algo_royale.sessions import Calendar
+from actors.messages import (
+    LedgerMessage,
+    RecordSessionJob,
+    SessionJobDone,
+    SessionJobDue,
+    SessionMessage,
+    SessionPhaseChanged,
+    TimerFired,
+)
+from algo_royale.phases import JOBS, Job, Moment, Phase, PhaseTimes, moment_after, moment_at, moments
+from algo_royale.sessions import Calendar, Session
 
 SECOND_NS = 1_000_000_000
+ANNOUNCED = (Phase.PRE_MARKET, Phase.OPEN, Phase.CLOSED)
+PATIENCE_S = 60.0
 
 
 class SessionActor(Actor[SessionMessage]):
-    """Announces pre_market, open and closed from the exchange calendar.
+    """Announces pre_market, open and closed, and has the jobs of the phase table done: one after the other, each by whoever
+    owns what it is about, its outcome recorded. A job that nobody answers in time counts as failed, and the next one begins.
 
-    It keeps no state of its own: the phase is a function of the calendar and the clock, so a restart announces the
-    current phase again. Listeners take a repeated phase as no change.
+    The clock wakes it when a phase begins. What it does follows from the moments since the last that it handled, so it stands
+    right after a start in the middle of a session and after a clock that jumped: the jobs after the close of a session that was
+    attended are still done, once; a session that was missed whole is recorded as missed. Nothing here orders.
     """
 
     def __init__(
-        self, calendar: Calendar, listeners: Sequence[Ref[SessionPhaseChanged]], *, pre_market_s: int = 1800
-    ) -> None:
-        self._calendar, self._listeners = calendar, listeners
-        self._pre_market_ns = pre_market_s * SECOND_NS
+        self, calendar: Calendar, listeners: Sequence[Ref[SessionPhaseChanged]], *, times: PhaseTimes,
+        ledger: Ref[LedgerMessage], doers: Mapping[Job, Sequence[Ref[SessionJobDue]]], patience_s: float = PATIENCE_S,
+    ) -> None:  # fmt: skip
+        """`doers`: who is told of a job and answers; a job without any is this actor's own."""
+        self._calendar, self._listeners, self._times = calendar, listeners, times
+        self._ledger, self._doers, self._patience_s = ledger, doers, patience_s
+        self._handled_ns = 0
+        self._attended: set[str] = set()
+        self._todo: deque[SessionJobDue] = deque()
+        self._doing: SessionJobDue | None = None
+        self._waiting: set[str] = set()
+        self._said: list[SessionJobDone] = []
 
     def started(self) -> None:
-        self._announce()
+        current = moment_at(self._calendar, self._times, self.now_ns)
+        self._handled_ns = self.now_ns
+        self._announce(current)
+        if current.phase in (Phase.PRE_MARKET, Phase.OPEN):
+            self._attend(current.session)
+        self._next()
+
+    def observe(self) -> dict[str, object]:
+        doing = self._doing
+        return {
+            "doing": None if doing is None else f"{doing.session_date} {doing.phase} {doing.job}",
+            "todo": len(self._todo),
+        }
 
     def receive(self, message: SessionMessage) -> None:
-        self._announce()
+        match message:
+            case SessionJobDone():
+                self._on_done(message)
+            case TimerFired(name="job"):
+                self._give_up(message.key)
+            case _:
+                self._catch_up()
+        self._next()
 
-    def _announce(self) -> None:
-        session = self._calendar.session_at(self.now_ns)
-        if session is not None:
-            phase, until_ns = "open", session.close_ns
-        else:
-            session = self._calendar.next_session(self.now_ns)
-            if self.now_ns >= session.open_ns - self._pre_market_ns:
-                phase, until_ns = "pre_market", session.open_ns
-            else:
-                phase, until_ns = "closed", session.open_ns - self._pre_market_ns
-                session = self._calendar.previous_session(self.now_ns)
+    # --- the day ---
+
+    def _catch_up(self) -> None:
+        """Let everything that began since the last look count now, in order."""
+        passed = moments(self._calendar, self._times, self._handled_ns, self.now_ns)
+        self._handled_ns = max(self._handled_ns, self.now_ns)
+        for moment in passed:
+            session, over = moment.session, self.now_ns >= moment.session.close_ns
+            day = session.date.isoformat()
+            match moment.phase:
+                case Phase.PRE_MARKET | Phase.OPEN:
+                    if not over:
+                        self._announce(moment)
+                        self._attend(session)
+                case Phase.CLOSED:
+                    if day in self._attended or moment is passed[-1]:
+                        self._announce(moment)
+                case Phase.AFTER_CLOSE if day in self._attended:
+                    self._enqueue(session, Phase.AFTER_CLOSE)
+                    self._attended.discard(day)
+                case Phase.AFTER_CLOSE:
+                    self._record(
+                        self._task(session, moment.phase, "session"),
+                        ok=False,
+                        detail="nobody was here: it was slept over",
+                    )
+
+    def _attend(self, session: Session) -> None:
+        if session.date.isoformat() not in self._attended:
+            self._attended.add(session.date.isoformat())
+            self._enqueue(session, Phase.PRE_MARKET)
+
+    def _announce(self, moment: Moment) -> None:
+        phase = moment.phase if moment.phase in ANNOUNCED else Phase.CLOSED
         for listener in self._listeners:
             self.tell(
                 listener,
                 SessionPhaseChanged(
                     at_ns=self.now_ns,
-                    session_date=session.date.isoformat(),
-                    phase=phase,
-                    open_ns=session.open_ns,
-                    close_ns=session.close_ns,
+                    session_date=moment.session.date.isoformat(),
+                    phase=phase.value,
+                    open_ns=moment.session.open_ns,
+                    close_ns=moment.session.close_ns,
                 ),
             )
-        self.at(until_ns, TimerFired(at_ns=until_ns, name="phase"), key="phase")
+
+    # --- its jobs ---
+
+    def _enqueue(self, session: Session, phase: Phase) -> None:
+        self._todo.extend(self._task(session, phase, job.value) for job in JOBS[phase])
+
+    def _task(self, session: Session, phase: Phase, job: str) -> SessionJobDue:
+        return SessionJobDue(
+            at_ns=self.now_ns, session_date=session.date.isoformat(), phase=phase.value, job=job, reply_to=self.path
+        )
+
+    def _next(self) -> None:
+        while self._doing is None and self._todo:
+            task = self._todo.popleft()
+            doers = self._doers.get(Job(task.job), ())
+            if not doers:
+                self._do(task)
+                continue
+            self._doing, self._said, self._waiting = task, [], {doer.path for doer in doers}
+            self.later(self._patience_s, TimerFired(at_ns=self.now_ns, name="job", key=_key(task)), key="job")
+            for doer in doers:
+                self.tell(doer, task)
+
+    def _do(self, task: SessionJobDue) -> None:
+        """Say when it all begins again; the clock wakes us then."""
+        following = moment_after(self._calendar, self._times, self.now_ns, Phase.PRE_MARKET).session
+        self._record(task, ok=True, detail=f"the next session is that of {following.date.isoformat()}")
+
+    def _on_done(self, done: SessionJobDone) -> None:
+        task = self._doing
+        if task is None or done.sender not in self._waiting or _key(task) != _key(done):
+            return  # too late: it counts as failed already
+        self._waiting.discard(done.sender)
+        self._said.append(done)
+        if not self._waiting:
+            self._finish(task)
+
+    def _give_up(self, key: str) -> None:
+        if self._doing is not None and key == _key(self._doing):
+            self._finish(self._doing)
+
+    def _finish(self, task: SessionJobDue) -> None:
+        self.cancel("job")
+        self._doing = None
+        silent = sorted(path.rsplit("/", 1)[-1] for path in self._waiting)
+        wrong = [done.detail for done in self._said if not done.ok]
+        if silent:
+            wrong.append(f"no answer from {', '.join(silent)} within {self._patience_s:g} s")
+        self._record(
+            task, ok=not wrong, detail="; ".join(wrong or sorted({done.detail for done in self._said if done.detail}))
+        )
+
+    def _record(self, task: SessionJobDue, *, ok: bool, detail: str) -> None:
+        self.tell(
+            self._ledger,
+            RecordSessionJob(
+                at_ns=self.now_ns, session_date=task.session_date, phase=task.phase, job=task.job, ok=ok, detail=detail[:500]
+            ),
+        )  # fmt: skip
+
+
+def _key(task: Any) -> str:
+    return f"{task.session_date} {task.phase} {task.job}"

@@ -20,6 +20,8 @@ from actors.messages import (
     HistoryUnavailable,
     MarketDataMessage,
     PortfolioMessage,
+    SessionJobDone,
+    SessionJobDue,
     SignalMessage,
     SignalReported,
     SymbolWarmed,
@@ -66,6 +68,7 @@ class SignalActor(Actor[SignalMessage]):
         self._known_actions: set[tuple[str, float, float]] = set()
         self._last_start_ns = self._last_end_ns = 0
         self._known_until_ns = 0  # what history has said: all bars that had ended by then are here
+        self._jobs: list[SessionJobDue] = []  # of those who want to know when all bars are here
         self._waiting: list[BarClosed] | None = None  # for the history that has been asked for; None: for nothing
         self._corrected = 0
         self._last_in = False
@@ -88,6 +91,8 @@ class SignalActor(Actor[SignalMessage]):
                 self._on_bar(message)
             case BarCorrected():
                 self._corrected += 1  # on record by being told; what was computed from the bar stands
+            case SessionJobDue():
+                self._on_job(message)
 
     def observe(self) -> dict[str, object]:
         return {
@@ -96,6 +101,25 @@ class SignalActor(Actor[SignalMessage]):
             "state_in": self._last_in,
             "corrected": self._corrected,
         }
+
+    def _on_job(self, message: SessionJobDue) -> None:
+        """Say that every bar that has closed is known, now or once the missing ones have come."""
+        self._jobs.append(message)
+        _, end_ns = bar_before(self.now_ns, self._timeframe, self._calendar)
+        if self._last_start_ns and end_ns <= max(self._last_end_ns, self._known_until_ns):
+            self._answer_jobs()
+        elif self._waiting is None:
+            self._request()
+
+    def _answer_jobs(self) -> None:
+        last = dt.datetime.fromtimestamp(self._last_end_ns / 1e9, dt.UTC).isoformat(timespec="minutes")
+        for job in self._jobs:
+            done = SessionJobDone.of(
+                job, self.path, f"last bar ended {last}" if self._last_end_ns else f"{self._symbol} has no bars",
+                at_ns=self.now_ns, ok=self._last_end_ns > 0,
+            )  # fmt: skip
+            self.tell(self.ref(job.reply_to), done)
+        self._jobs = []
 
     # --- history ---
 
@@ -141,6 +165,7 @@ class SignalActor(Actor[SignalMessage]):
             )
         if first_time or new:
             self._report_last()
+        self._answer_jobs()
 
     def _on_bar(self, message: BarClosed) -> None:
         row = message.bar

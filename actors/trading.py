@@ -14,6 +14,7 @@ from actors.market_data import FOR_EVER, MarketDataActor
 from actors.market_data import RETRY_S as DATA_RETRY_S
 from actors.orders import UNCERTAIN_RETRY_S, OrdersActor
 from actors.portfolio import PortfolioActor
+from actors.session import PATIENCE_S as JOB_PATIENCE_S
 from actors.session import SessionActor
 from actors.signals import RETRY_S as HISTORY_RETRY_S
 from actors.signals import SignalActor
@@ -22,6 +23,7 @@ from algo_royale.broker.port import BrokerPort, MarketDataPort, StreamPort
 from algo_royale.broker.staleness import Patience
 from algo_royale.engine import EngineConfig
 from algo_royale.market import Timeframe
+from algo_royale.phases import Job, PhaseTimes
 from algo_royale.sessions import Calendar
 from algo_royale.strategies.combined import CombinedSignal
 from db.store import Store
@@ -60,6 +62,8 @@ class Trader:
     requests_per_minute: int | None = None  # to each of the broker's two hosts
     reconcile_every_s: int = 30
     pre_market_s: int = 1800
+    after_close_s: float = 30.0
+    research_changes: Callable[[], str] = str  # how the research on disk differs; "" for not at all
     cancels_on_halt: bool = True
     second_look_s: float = 0.0
     pace: float = 1.0  # virtual seconds per second: waits for networks and for other threads are real ones
@@ -71,10 +75,13 @@ def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], An
     ledger, broker, orders = ref(f"{TRADING}/ledger"), ref(f"{TRADING}/broker"), ref(f"{TRADING}/orders")
     portfolio, market_data = ref(f"{TRADING}/portfolio"), ref(f"{TRADING}/market_data")
     signals = {s: ref(f"{SIGNALS}/signal:{s}") for s in trader.symbols}
+    times = PhaseTimes(pre_market_s=trader.pre_market_s, after_close_s=trader.after_close_s * pace)
     jobs = {"reconcile": (trader.reconcile_every_s, (orders,)), "journal": (86_400, (ref(f"{ROOT}/journal"),))}
     table: dict[str, Callable[[], Any]] = {
         f"{ROOT}/journal": partial(JournalActor, trader.log_health),
-        f"{ROOT}/clock": partial(ClockActor, jobs),
+        f"{ROOT}/clock": partial(
+            ClockActor, jobs, calendar=trader.calendar, times=times, session=ref(f"{TRADING}/session")
+        ),
         f"{TRADING}/ledger": partial(
             LedgerActor, trader.store, calendar=trader.calendar, orders=orders, portfolio=portfolio,
             settlement_days=trader.engine.rules.settlement_days,
@@ -93,13 +100,20 @@ def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], An
             timeframe=trader.timeframe, watermark_s=trader.watermark_s * pace,
         ),
         f"{TRADING}/session": partial(
-            SessionActor, trader.calendar, (market_data, orders, portfolio), pre_market_s=trader.pre_market_s
+            SessionActor, trader.calendar, (market_data, orders, portfolio), times=times, ledger=ledger,
+            patience_s=JOB_PATIENCE_S * pace,
+            doers={
+                Job.SETTLEMENT: (ledger,), Job.HOLDS: (portfolio,), Job.RECONCILE: (orders,), Job.POSITIONS: (ledger,),
+                Job.EQUITY: (ledger,), Job.WARM_UP: tuple(signals.values()), Job.SUBSCRIPTIONS: (market_data,),
+                Job.PARITY: (portfolio,), Job.ARTIFACTS: (market_data,),
+            },
         ),
         f"{TRADING}/market_data": partial(
             MarketDataActor, trader.symbols, timeframe=trader.timeframe, calendar=trader.calendar, data=trader.data,
             streams=trader.streams, keys=trader.keys, signals=signals, portfolio=portfolio,
             patience=trader.patience.at_least(2.0 * pace), close_grace_s=trader.close_grace_s,
             reconnect=PATIENT.at_pace(pace), requests_per_minute=trader.requests_per_minute, retry_s=DATA_RETRY_S * pace,
+            research_changes=trader.research_changes,
         ),
     }  # fmt: skip
     for symbol, path in ((s, f"{SIGNALS}/signal:{s}") for s in trader.symbols):

@@ -337,6 +337,7 @@ class Trader(Section):
     reconcile_every_s: Positive
     second_look_s: Seconds
     pre_market_s: Count
+    after_close_s: PositiveSeconds
     research_age_days_max: Annotated[Positive | None, BeforeValidator(_off)]
     stop_deadline_s: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
     on_stop: Literal["keep", "cancel"]

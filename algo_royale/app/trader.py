@@ -33,7 +33,7 @@ from algo_royale.data.catalog import open_catalog
 from algo_royale.errors import BadConfiguration, BadInput
 from algo_royale.market import Timeframe
 from algo_royale.research import artifacts
-from algo_royale.research.handover import TradingPlan, engine_config
+from algo_royale.research.handover import TradingPlan, engine_config, watch_research
 from algo_royale.risk import BY_CONTRADICTION, TradingState
 from algo_royale.sessions import calendar, new_york_date
 from db.store import Reader, Store
@@ -116,6 +116,7 @@ def trader_parts(plan: TradingPlan, config: Config, *, ledger_id: str, live_star
         patience=config.patience(Timeframe(plan.timeframe)),
         reconcile_every_s=config.trader.reconcile_every_s,
         pre_market_s=config.trader.pre_market_s,
+        after_close_s=config.trader.after_close_s,
         cancels_on_halt=config.risk.on_halt == "cancel",
         second_look_s=config.trader.second_look_s,
         **ports,
@@ -265,6 +266,9 @@ def _run(
     parts = trader_parts(
         plan, config, ledger_id=facts.ledger_id, live_start_ns=facts.live_start_ns,
         broker=DryBroker(rest[0]) if place.dry_run else rest[0], data=rest[1],
+        research_changes=watch_research(
+            plan, place.home / "artifacts", symbols=config.trader.symbols or None, strategy_path=config.research.strategy_path
+        ),
         streams=streams, keys=endpoints.keys, store=store, log_health=lambda: _health(log), pace=system.pace,
     )  # fmt: skip
     until_ns = None if until is None else calendar().offset(until, 0).close_ns

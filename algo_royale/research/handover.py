@@ -1,6 +1,6 @@
 """From research to trading: what the artifacts found viable, as one immutable plan that both parity sides read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -140,6 +140,47 @@ def load_plan(root: Path, *, symbols: Sequence[str] | None = None, strategy_path
         skipped=skipped,
         strategy_path=paths,
     )
+
+
+def watch_research(
+    plan: TradingPlan, root: Path, *, symbols: Sequence[str] | None = None, strategy_path: Sequence[str] = ()
+) -> Callable[[], str]:
+    """What says how the artifacts below `root` now differ from `plan`, "" for not at all. They are read again only when they
+    have been written again; a run goes on trading what it began with.
+    """
+    paths = [root / "run_manifest.json"]
+    paths += [artifacts.symbol_summary_path(root, symbol) for symbol in (*plan.names, *plan.skipped)]
+    seen: list[tuple[int, int]] | None = None
+    said = ""
+
+    def changes() -> str:
+        nonlocal seen, said
+        stamps = [(s.st_mtime_ns, s.st_size) for s in (path.stat() for path in paths if path.exists())]
+        if stamps != seen:
+            said = _difference(plan, load_plan(root, symbols=symbols, strategy_path=strategy_path))
+            seen = stamps
+        return said
+
+    return changes
+
+
+def _difference(traded: TradingPlan, found: TradingPlan) -> str:
+    said = []
+    before, now = ({plan.symbol: plan for plan in each.symbols} for each in (traded, found))
+    for symbol in sorted({*before, *now}):
+        if symbol not in now:
+            said.append(f"{symbol} is not viable any more")
+        elif symbol not in before:
+            said.append(f"{symbol} is viable now")
+        elif before[symbol] != now[symbol]:
+            said.append(f"{symbol} has other viable strategies or parameters")
+    if (traded.timeframe, traded.portfolio, traded.portfolio_params) != (
+        found.timeframe,
+        found.portfolio,
+        found.portfolio_params,
+    ):
+        said.append("the portfolio strategy is another one")
+    return f"{'; '.join(said)}: start again to trade that" if said else ""
 
 
 def _member(

@@ -13,6 +13,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -23,7 +24,7 @@ from algo_royale.market import Timeframe
 from algo_royale.portfolio import weights as portfolio_weights
 from algo_royale.portfolio.weights import PORTFOLIOS
 from algo_royale.research import artifacts, portfolio_stages, signal_stages, stages
-from algo_royale.research.handover import load_plan
+from algo_royale.research.handover import load_plan, watch_research
 from algo_royale.research.optimise import StudyFailed
 from algo_royale.research.plan import Input, forget_data, series
 from algo_royale.research.stages import ResearchConfig
@@ -376,6 +377,10 @@ def test_every_portfolio_strategy_is_searched_and_judged_and_one_is_handed_over(
     handed = load_plan(everything.artifacts_root)
     assert handed.portfolio in PORTFOLIOS
     assert handed.warmup_bars > portfolio_weights.lookback(handed.portfolio, handed.portfolio_params)
+    fewer = msgspec.structs.replace(handed, symbols=handed.symbols[1:], portfolio="another")
+    told = f"{handed.names[0]} is viable now; the portfolio strategy is another one: start again to trade that"
+    assert watch_research(handed, everything.artifacts_root)() == ""
+    assert watch_research(fewer, everything.artifacts_root)() == told
 
 
 def test_the_risk_free_rate_and_the_length_of_bars_reach_the_allocator(base: tuple) -> None:
