@@ -189,7 +189,9 @@ class LedgerActor(Actor[LedgerMessage]):
             case _ if message.phase == Phase.AFTER_CLOSE:
                 close = store.session_close(message.session_date)
                 ok = close is not None
-                detail = f"equity {close.equity_usd}" if close is not None else "not known: no bar of the close has come"
+                detail = (
+                    f"equity {close.equity_usd}" if close is not None else "not known: no bar of the close has come"
+                )
             case _:
                 equity, day = facts.last_equity_usd, facts.last_session_date
                 detail = "nothing has been decided yet" if equity is None else f"equity {equity} after {day}"

@@ -588,9 +588,7 @@ ClockMessage = TimerFired
 MarketDataMessage = (
     FrameReceived | ConnectionChanged | HistoryRequested | SessionPhaseChanged | SessionJobDue | TimerFired
 )
-SignalMessage = (
-    FeedStarted | HistoryLoaded | HistoryUnavailable | BarClosed | BarCorrected | SessionJobDue | TimerFired
-)
+SignalMessage = FeedStarted | HistoryLoaded | HistoryUnavailable | BarClosed | BarCorrected | SessionJobDue | TimerFired
 PortfolioMessage = (
     SymbolWarmed
     | SessionJobDue
