@@ -583,6 +583,31 @@ class BrokerStateChanged(Message):
     detail: str = ""
 
 
+# --- notifications ---------------------------------------------------------------------------------------------------
+
+
+class Noticed(Message):
+    """Something happened that a person may want to hear of; `key` says what was lost or found."""
+
+    event: str  # lost | found, or one of [notify] events
+    text: str
+    key: str = ""
+
+
+class HeartbeatDue(Message):
+    """It is time to show that the trader is alive, by the machine's clock."""
+
+
+class NotificationDelivered(Message):
+    """Edge: a service took a notification, or did not. `service` is its kind and place in the list; addresses are secrets."""
+
+    event: str
+    service: str
+    delivered: bool
+    detail: str = ""
+
+
+NotifierMessage = Noticed | HeartbeatDue | NotificationDelivered | TimerFired
 SessionMessage = JobDue | SessionJobDone | TimerFired
 ClockMessage = TimerFired
 MarketDataMessage = (

@@ -66,6 +66,7 @@ class Trader:
     research_changes: Callable[[], str] = str  # how the research on disk differs; "" for not at all
     cancels_on_halt: bool = True
     second_look_s: float = 0.0
+    beside: tuple[ChildSpec, ...] = ()  # actors that look on
     pace: float = 1.0  # virtual seconds per second: waits for networks and for other threads are real ones
 
 
@@ -151,6 +152,7 @@ def tree(trader: Trader, addresses: Addresses) -> ChildSpec:
     below_root = [
         child(f"{ROOT}/journal"),
         child(f"{ROOT}/clock"),
+        *trader.beside,
         ChildSpec(
             id="trading",
             factory=lambda: Supervisor(trading, strategy=Strategy.REST_FOR_ONE, intensity=Intensity(5, 60.0)),

@@ -433,6 +433,17 @@ class Log(Section):
     files: Positive
 
 
+class Notify(Section):
+    """[notify]: who is told what. Addresses are apprise's; they are secrets like keys, and may stand in a file of their own."""
+
+    urls: Annotated[tuple[SecretStr, ...], BeforeValidator(_several)]
+    urls_file: str
+    events: tuple[Literal["start", "stop", "state", "rejected", "fill", "disconnect", "summary", "restart"], ...]
+    disconnect_s: PositiveSeconds
+    heartbeat_url: SecretStr
+    heartbeat_minutes: Annotated[float, Field(strict=True, gt=0, le=1440, allow_inf_nan=False)]
+
+
 class Config(Section):
     """Everything that can be set. `environment` is chosen by --env, not by a file."""
 
@@ -447,6 +458,7 @@ class Config(Section):
     broker: Broker
     exchange: Exchange
     log: Log
+    notify: Notify
 
     def patience(self, timeframe: "Timeframe") -> "Patience":
         """How long an open exchange may be silent. A twin that replays sessions says nothing between the open and the close."""
@@ -683,6 +695,6 @@ def plain(value: Any) -> Any:
         return {str(name): plain(inner) for name, inner in value.items()}
     if isinstance(value, tuple | list):
         return [plain(inner) for inner in value]
-    if isinstance(value, Decimal | date):
+    if isinstance(value, Decimal | date | SecretStr):
         return str(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value

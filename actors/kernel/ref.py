@@ -41,6 +41,10 @@ class Ref(Generic[M_contra]):
         incarnation = running.incarnation
         if incarnation is not None:
             return bool(incarnation.actor.tell(self, message))
+        return self.inject(message)
+
+    def inject(self, message: M_contra) -> bool:
+        """As `tell`, but ingress in any thread: for sinks, which are called in actors' threads and are none of them."""
         runtime = self._runtime
         number = runtime.next_id()
         record = Record(number, 0, number, INGRESS, 0, self.path, runtime.now_ns(), message)

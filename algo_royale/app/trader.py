@@ -25,6 +25,7 @@ from actors.trading import TRADING, Trader, tree
 from algo_royale.app.control import ControlServer, Desk, Gauges
 from algo_royale.app.exchange_process import ExchangeProcess
 from algo_royale.app.logs import fact
+from algo_royale.app.notifications import NOBODY, Addressees, Notifications
 from algo_royale.app.pacing import GRACE_NS, TwinMarket, run_paced, settle
 from algo_royale.broker.dry import DryBroker
 from algo_royale.clock import Clock, ManualClock, ScaledClock, WallClock
@@ -193,7 +194,7 @@ class Interrupts:
 
 def run_trader(
     plan: TradingPlan, config: Config, endpoints: Endpoints, *, home: Path, run_id: str, until: date | None = None,
-    say: Say = lambda line: None, dry_run: bool = False,
+    say: Say = lambda line: None, dry_run: bool = False, tell: Addressees = NOBODY,
 ) -> dict[str, Any]:  # fmt: skip
     """Trade until the feed ends or someone says stop; returns the summary of cli.md. `say` hears of every month that ends.
 
@@ -202,7 +203,7 @@ def run_trader(
     plan.refuse_columns()
     with Interrupts() as interrupts:  # from the first thing on that a stop could leave half done
         place = Place(home, run_id, dry_run)
-        return _run(plan, config, endpoints, place, until, lambda: interrupts.count > 0, say)
+        return _run(plan, config, endpoints, place, until, lambda: interrupts.count > 0, say, tell)
 
 
 def _monthly(clock: Clock, ledger: Path, should_stop: Callable[[], bool], say: Say) -> Callable[[], bool]:
@@ -224,7 +225,7 @@ def _monthly(clock: Clock, ledger: Path, should_stop: Callable[[], bool], say: S
 
 def _run(
     plan: TradingPlan, config: Config, endpoints: Endpoints, place: Place, until: date | None,
-    should_stop: Callable[[], bool], say: Say,
+    should_stop: Callable[[], bool], say: Say, tell: Addressees,
 ) -> dict[str, Any]:  # fmt: skip
     wall, key, secret = WallClock(), *endpoints.keys
     began = wall.monotonic_s()
@@ -259,7 +260,11 @@ def _run(
         config=msgspec.json.encode(record).decode(), seed=config.exchange.seed,
     )  # fmt: skip
     log = MessageLog(place.log, info)
-    gauges = Gauges(log)
+    notices = Notifications(
+        config.notify, tell, name=f"AlgoRoyale {config.environment}{' dry run' if place.dry_run else ''}",
+        summary=partial(_standing, place.ledger), pace=clock.speed if isinstance(clock, ScaledClock) else 1.0,
+    )  # fmt: skip
+    gauges = Gauges(notices.sink(log) if tell else log)
     system = ThreadSystem(clock, seed=config.exchange.seed, log=gauges)
     log.watch(system.tree)
     desk = Desk(system, gauges, place.about | {"environment": config.environment})
@@ -270,9 +275,13 @@ def _run(
             plan, place.home / "artifacts", symbols=config.trader.symbols or None, strategy_path=config.research.strategy_path
         ),
         streams=streams, keys=endpoints.keys, store=store, log_health=lambda: _health(log), pace=system.pace,
+        beside=(notices.spec,) if tell else (),
     )  # fmt: skip
     until_ns = None if until is None else calendar().offset(until, 0).close_ns
     system.start(tree(parts, system))
+    logger.info(fact("started", run=place.run_id, environment=config.environment, symbols=",".join(plan.names)))
+    if tell:
+        notices.open(system, f"{place.run_id} trades {', '.join(plan.names)}")
     watch = _monthly(clock, place.ledger, lambda: should_stop() or desk.stop_asked, say)
     with ControlServer(place.home, desk.answer):
         try:
@@ -286,10 +295,26 @@ def _run(
             exit_code = system.stop(config.trader.stop_deadline_s)
             for client in rest:
                 client.close()
+            logger.info(fact("ended", run=place.run_id, exit_code=exit_code, reason=system.exit_reason))
+            notices.close(f"{place.run_id} ended with exit code {exit_code}: {system.exit_reason or 'the feed ended'}")
     return _summary(
         place, config, plan, system, exit_code, began_ns=info.started_ns, ended_ns=clock.now_ns(),
         elapsed_s=wall.monotonic_s() - began,
     )  # fmt: skip
+
+
+def _standing(ledger: Path) -> str:
+    """How the account stands, for whoever is told about a session's end."""
+    with Reader(ledger) as reader:
+        found, held = reader.summary(), reader.positions()
+    equity = "unknown" if found.equity_usd is None else f"{found.equity_usd:,.2f} USD"
+    cash = "unknown" if found.cash_usd is None else f"{found.cash_usd:,.2f} USD"
+    positions = ", ".join(f"{row['quantity']} {row['symbol']}" for row in held) or "none"
+    return (
+        f"equity {equity}, cash {cash}\npositions: {positions}\n"
+        f"orders: {found.orders} so far, {found.open_orders} open; fills: {found.fills}; refused: {found.refusals}\n"
+        f"trading: {found.latch.state.value}{f' ({found.latch.reason})' if found.latch.reason else ''}"
+    )
 
 
 def cancel_open(system: ThreadSystem, market: TwinMarket | None, ledger: Path, *, within_s: float) -> None:

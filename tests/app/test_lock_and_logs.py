@@ -1,7 +1,9 @@
 """One instance per environment, and a log that never stands in the way."""
 
+import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,12 +70,43 @@ def test_the_log_goes_to_stderr_and_to_a_file_that_rotates(tmp_path: Path, capsy
         log.info(fact("started", pid=1))
         log.warning(fact("lost"))
 
-    assert [line.split(" ", 1)[1] for line in file.read_text().splitlines()] == [
-        "INFO algo_royale started pid=1",
-        "WARNING algo_royale lost",
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(line["level"], line["logger"], line["event"], line.get("pid")) for line in lines] == [
+        ("info", "algo_royale", "started", 1),
+        ("warning", "algo_royale", "lost", None),
     ]
-    assert "lost" in capsys.readouterr().err
-    assert capsys.readouterr().out == ""
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"]) for line in lines)
+    said = capsys.readouterr()
+    assert said.err.split(" ", 1)[1] == "WARNING algo_royale lost\n"
+    assert said.out == ""
+
+
+def test_the_file_is_turned_over_when_it_is_full(tmp_path: Path) -> None:
+    file = tmp_path / "trader.log"
+    with process_log(file, verbosity=-3, file_mb=1, files=2) as log:
+        for number in range(40):
+            log.info(fact("long", number=number, text="x" * 100_000))
+
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert kept == ["trader.log", "trader.log.1", "trader.log.2"]
+    assert all((tmp_path / name).stat().st_size <= 1_000_000 for name in kept)
+    assert json.loads(file.read_text().splitlines()[-1])["number"] == 39
+
+
+def test_what_is_known_to_be_secret_is_blotted_out_wherever_it_comes_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "trader.log"
+    with process_log(file, secrets=("PKTEST123", "very/secret")) as log:
+        log.info(fact("asked", url="https://x/?key=PKTEST123"))
+        logging.getLogger("requests").error("header %s", {"APCA-API-SECRET-KEY": "very/secret"})
+        try:
+            raise ValueError("very/secret was refused")
+        except ValueError:
+            log.exception(fact("failed", status=401))
+    said = file.read_text() + capsys.readouterr().err
+    assert said.count("[secret]") >= 6 and "PKTEST123" not in said and "very/secret" not in said
+    assert json.loads(file.read_text().splitlines()[-1])["status"] == 401
 
 
 def test_a_log_file_that_cannot_be_written_stops_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,6 +63,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         f"{_CLI}.operating:flatten_command",
         "Cancel every open order and close every position; nothing is bought until a person resumes.",
     ),
+    "notify": (
+        f"{_CLI}.operating:notify_command",
+        "Send TEXT to every address of [notify], and say which took it; exit code 1 if one did not.",
+    ),
     "orders": (f"{_CLI}.ledger:orders_command", "List the ledger's orders with where each stands, oldest first."),
     "positions": (
         f"{_CLI}.ledger:positions_command",
@@ -157,6 +161,10 @@ class Settings:
         path = self.config.broker.keys_file
         return broker_keys(os.environ, _private_text(Path(path).expanduser()) if path else None)
 
+    def secret_lines(self, path: str) -> list[str]:
+        """The lines of a file of secrets that nobody else may be able to read; none for no file."""
+        return _private_text(Path(path).expanduser()).splitlines() if path else []
+
 
 @lru_cache(maxsize=8)
 def _loaded(env: str, files: tuple[Path, ...], _: None) -> "Loaded":
@@ -185,7 +193,7 @@ def config_directory() -> Path:
 def _private_text(path: Path) -> str:
     try:
         if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise BadConfiguration(f"{path}: others can read this keys file; run: chmod 600 {path}")
+            raise BadConfiguration(f"{path}: others can read this file of secrets; run: chmod 600 {path}")
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise BadConfiguration(f"{path}: {error.strerror}") from error

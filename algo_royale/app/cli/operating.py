@@ -367,6 +367,38 @@ def _commit_offline(settings: "Settings", command: str, reason: str, by: str, st
             store.close()
 
 
+# --- notify ----------------------------------------------------------------------------------------------------------
+
+
+@click.command("notify")
+@click.argument("text", default="a test of the notifications")
+@click.pass_obj
+def notify_command(settings: "Settings", text: str) -> int:
+    """Send TEXT to every address of [notify], and say which took it; exit code 1 if one did not.
+
+    Addresses are secrets: they are shown by their kind and place in the list.
+
+    \b
+    Examples:
+      algo-royale notify
+      algo-royale --env prod_live notify "is anybody there?"
+    """
+    from algo_royale.app.notifications import addressees, deliver
+
+    notify = settings.config.notify
+    found = addressees(notify, settings.secret_lines(notify.urls_file))
+    if not found.services:
+        raise BadInput("nobody would be told: [notify] has no address")
+    results = [
+        (service.name, *deliver(service, f"AlgoRoyale {settings.env}: test", text)) for service in found.services
+    ]
+    if settings.json:
+        print_json([{"service": name, "delivered": taken, "detail": detail} for name, taken, detail in results])
+    else:
+        print_table(("service", "delivered", "detail"), [(n, "yes" if t else "no", d or "-") for n, t, d in results])
+    return 0 if all(taken for _, taken, _ in results) else 1
+
+
 # --- actors top ------------------------------------------------------------------------------------------------------
 
 _TOP = ("actor", "state", "mailbox", "messages/s", "mean us", "handled", "restarts")

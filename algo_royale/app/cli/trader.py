@@ -91,6 +91,8 @@ def trade(
 
 def _trade(settings: "Settings", config: "Config", live_account: str | None, dry_run: bool) -> dict[str, Any]:
     from algo_royale.app.backtest import iso
+    from algo_royale.app.logs import process_log
+    from algo_royale.app.notifications import addressees
     from algo_royale.app.trader import run_trader, sessions_to_trade, twin_process
     from algo_royale.clock import WallClock
     from algo_royale.research.handover import load_plan
@@ -100,9 +102,21 @@ def _trade(settings: "Settings", config: "Config", live_account: str | None, dry
     own = config.research.strategy_path
     plan = load_plan(home / "artifacts", symbols=config.trader.symbols or None, strategy_path=own)
 
+    tell = addressees(config.notify, settings.secret_lines(config.notify.urls_file))
+
     def say(line: str) -> None:
         if settings.verbosity >= 0:
             click.echo(line, err=True)
+
+    def run(endpoints: "Endpoints") -> dict[str, Any]:
+        log = config.log
+        with process_log(
+            home / "logs" / "trader.log", level=log.level, verbosity=settings.verbosity - 1, file_mb=log.file_mb,
+            files=log.files, secrets=(*endpoints.keys, *tell.secrets),
+        ):  # fmt: skip
+            return run_trader(
+                plan, config, endpoints, home=home, run_id=run_id, until=until, say=say, dry_run=dry_run, tell=tell
+            )
 
     if config.environment == "dev_integration" and config.broker.is_twin:
         first, last = sessions_to_trade(plan, config, start=config.trader.start, until=until)
@@ -115,13 +129,13 @@ def _trade(settings: "Settings", config: "Config", live_account: str | None, dry
         if not dry_run:
             _set_ledger_aside(home, settings)
         with twin_process(plan, config, first=first, last=last, speed=str(config.trader.speed)) as endpoints:
-            return run_trader(plan, config, endpoints, home=home, run_id=run_id, until=until, say=say, dry_run=dry_run)
+            return run(endpoints)
     endpoints = _endpoints(settings, config, live_account)
     _refuse_old_research(plan, config, WallClock().now_ns())
     _announce(settings, plan, config, endpoints.trading_url)
     if not endpoints.twin:
         _show_account(settings, config, _account(endpoints, config, live_account))
-    return run_trader(plan, config, endpoints, home=home, run_id=run_id, until=until, say=say, dry_run=dry_run)
+    return run(endpoints)
 
 
 def _refuse_old_research(plan: "TradingPlan", config: "Config", now_ns: int) -> None:
