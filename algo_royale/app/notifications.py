@@ -6,7 +6,6 @@ kind of the service and its place in the list. Addresses are secrets and stand i
 """
 
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -124,7 +123,7 @@ class Notifications:
         """`name` begins every title; `summary()` says how the account stands, from what is committed. Raises what it likes."""
         self._notify, self._services, self._heartbeat = notify, to.services, to.heartbeat
         self._name, self._summary, self._pace = name, summary, pace
-        self._thread: threading.Thread | None = None
+        self._thread: Any = None
         self._queue: Queue[tuple[str, str] | None] = Queue(WAITING_MAX)
         self._ref: Ref[Any] | None = None
 

@@ -37,7 +37,7 @@ from algo_royale.research import artifacts
 from algo_royale.research.handover import TradingPlan, engine_config, watch_research
 from algo_royale.risk import BY_CONTRADICTION, TradingState
 from algo_royale.sessions import calendar, new_york_date
-from db.store import Reader, Store
+from db.store import Facts, Reader, Store
 
 DRY_RUNS = "dry-run"  # the folder of their ledgers
 LOOK_S = 0.2  # how often a trader whose time passes by itself looks whether it is over
@@ -252,13 +252,7 @@ def _run(
         )
     if facts.state is not TradingState.TRADING:
         say(f"  trading is {facts.state.value} ({facts.state_set_by}): {facts.state_reason}")
-    record = TraderRecord(
-        plan=plan, ledger_id=facts.ledger_id, live_start_ns=facts.live_start_ns, config=config.model_dump(mode="json")
-    )
-    info = RunInfo(
-        id=place.run_id, kind="trader", started_ns=clock.now_ns(), code=artifacts.code_version(),
-        config=msgspec.json.encode(record).decode(), seed=config.exchange.seed,
-    )  # fmt: skip
+    info = _run_info(plan, config, place, facts, clock.now_ns())
     log = MessageLog(place.log, info)
     notices = Notifications(
         config.notify, tell, name=f"AlgoRoyale {config.environment}{' dry run' if place.dry_run else ''}",
@@ -300,6 +294,17 @@ def _run(
     return _summary(
         place, config, plan, system, exit_code, began_ns=info.started_ns, ended_ns=clock.now_ns(),
         elapsed_s=wall.monotonic_s() - began,
+    )  # fmt: skip
+
+
+def _run_info(plan: TradingPlan, config: Config, place: Place, facts: Facts, now_ns: int) -> RunInfo:
+    """What the message log keeps of the run's set-up; secrets are blotted out of the configuration by its own types."""
+    record = TraderRecord(
+        plan=plan, ledger_id=facts.ledger_id, live_start_ns=facts.live_start_ns, config=config.model_dump(mode="json")
+    )
+    return RunInfo(
+        id=place.run_id, kind="trader", started_ns=now_ns, code=artifacts.code_version(),
+        config=msgspec.json.encode(record).decode(), seed=config.exchange.seed,
     )  # fmt: skip
 
 
