@@ -254,10 +254,7 @@ def _run(
         say(f"  trading is {facts.state.value} ({facts.state_set_by}): {facts.state_reason}")
     info = _run_info(plan, config, place, facts, clock.now_ns())
     log = MessageLog(place.log, info)
-    notices = Notifications(
-        config.notify, tell, name=f"AlgoRoyale {config.environment}{' dry run' if place.dry_run else ''}",
-        summary=partial(_standing, place.ledger), pace=clock.speed if isinstance(clock, ScaledClock) else 1.0,
-    )  # fmt: skip
+    notices = _notifications(config, tell, place, clock)
     gauges = Gauges(notices.sink(log) if tell else log)
     system = ThreadSystem(clock, seed=config.exchange.seed, log=gauges)
     log.watch(system.tree)
@@ -271,7 +268,6 @@ def _run(
         streams=streams, keys=endpoints.keys, store=store, log_health=lambda: _health(log), pace=system.pace,
         beside=(notices.spec,) if tell else (),
     )  # fmt: skip
-    until_ns = None if until is None else calendar().offset(until, 0).close_ns
     system.start(tree(parts, system))
     logger.info(fact("started", run=place.run_id, environment=config.environment, symbols=",".join(plan.names)))
     if tell:
@@ -279,10 +275,7 @@ def _run(
     watch = _monthly(clock, place.ledger, lambda: should_stop() or desk.stop_asked, say)
     with ControlServer(place.home, desk.answer):
         try:
-            if isinstance(clock, ManualClock) and market is not None:
-                run_paced(system, market, clock, until_ns=until_ns, should_stop=watch)
-            else:
-                _wait(system, market, until_ns, watch)
+            _drive(system, market, until, watch)
             if config.trader.on_stop == "cancel":
                 cancel_open(system, market, place.ledger, within_s=config.trader.stop_deadline_s)
         finally:  # also when the twin is gone: the ledger and the message log end in good order
@@ -294,6 +287,24 @@ def _run(
     return _summary(
         place, config, plan, system, exit_code, began_ns=info.started_ns, ended_ns=clock.now_ns(),
         elapsed_s=wall.monotonic_s() - began,
+    )  # fmt: skip
+
+
+def _drive(
+    system: ThreadSystem, market: TwinMarket | None, until: date | None, should_stop: Callable[[], bool]
+) -> None:
+    """Let it trade: in lockstep with a twin whose time we move, else by itself."""
+    until_ns = None if until is None else calendar().offset(until, 0).close_ns
+    if isinstance(system.clock, ManualClock) and market is not None:
+        run_paced(system, market, system.clock, until_ns=until_ns, should_stop=should_stop)
+    else:
+        _wait(system, market, until_ns, should_stop)
+
+
+def _notifications(config: Config, tell: Addressees, place: Place, clock: Clock) -> Notifications:
+    return Notifications(
+        config.notify, tell, name=f"AlgoRoyale {config.environment}{' dry run' if place.dry_run else ''}",
+        summary=partial(_standing, place.ledger), pace=clock.speed if isinstance(clock, ScaledClock) else 1.0,
     )  # fmt: skip
 
 

@@ -594,7 +594,11 @@ def settings(config: ResearchConfig) -> dict[str, Any]:
 def _fields(value: Any) -> dict[str, Any]:
     found = {name: getattr(value, name) for name in value.__slots__}
     return {
-        name: str(x) if isinstance(x, Decimal) else _fields(x) if isinstance(x, CostRules | HoldRules | OrderPolicy) else x
+        name: str(x)
+        if isinstance(x, Decimal)
+        else _fields(x)
+        if isinstance(x, CostRules | HoldRules | OrderPolicy)
+        else x
         for name, x in found.items()
     }
 
