@@ -87,7 +87,7 @@ USED_WITHOUT_IMPORT = {
     "pandas-stubs": "types", "types-pyyaml": "types",
 }  # fmt: skip
 LINES_MAX = 70
-FILES_MAX = 155  # modules with something in them; about eighty were planned, and every one more needs a reason
+FILES_MAX = 157  # modules with something in them; about eighty were planned, and every one more needs a reason
 
 
 def sources(tree: Path) -> Iterator[tuple[str, ast.Module]]:
