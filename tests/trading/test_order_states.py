@@ -188,3 +188,29 @@ def test_every_word_about_an_order_is_in_the_ledger_once() -> None:
         ("new", "open", ""),
         ("fill", "filled", ""),
     ]
+
+
+@pytest.mark.parametrize("asleep_h", [None, 0, 20])
+@pytest.mark.parametrize("price", [None, Decimal("123.45")])
+def test_an_execution_that_the_venue_takes_back_is_taken_back_here(price: Decimal | None, asleep_h: int | None) -> None:
+    """Busted, or corrected to another price, while the trader runs, or dies of it: cash and positions are the exchange's."""
+    account, taken = trader(SESSIONS, start=BUSY), []
+
+    def look() -> bool:
+        database = account.store.database.connection()
+        booked = database.execute("SELECT execution_id FROM fill ORDER BY seq LIMIT 1").fetchone()
+        if booked and not taken:
+            taken.append(booked[0])
+            account.exchange.undo(booked[0], price)
+        heard = bool(taken) and database.execute("SELECT 1 FROM reversal").fetchone() is not None
+        return heard and asleep_h is not None
+
+    exit_code = live(account, look)
+    if asleep_h is not None:
+        account.exchange.advance(account.exchange.now_ns + asleep_h * 3_600_000_000_000)
+        exit_code = live(account)
+
+    ours, theirs = account.store.account, account.exchange.account
+    assert taken and exit_code == 0, account.system and account.system.exit_reason
+    assert ours is not None and ours.cash == theirs.cash
+    assert {s: p.quantity for s, p in ours.positions.items()} == {s: p.quantity for s, p in theirs.positions.items()}
