@@ -268,7 +268,7 @@ class Orders(Section):
     collar_bps: Annotated[Money, Field(lt=10_000)]
     flatten_at_close: Flag
     one_way: Flag
-    post_fill_delay_s: Count
+    post_fill_delay_s: Annotated[int, Field(strict=True, ge=0, le=23_400)]
     settlement_hold: Literal["auto", "on", "off"]
     day_trades: Flag
 

@@ -102,6 +102,7 @@ class EngineConfig:
     max_stale_bars: int = -1
     lookback: int = field(init=False)
     is_daily: bool = field(init=False)
+    keeps_holds: bool = field(init=False)
     cash_at_close_ns: int | None = field(init=False)  # a session's end minus this is when all goes to cash; None: never
     viability_array: FloatArray = field(init=False, compare=False, repr=False)
     none_missed: tuple[int, ...] = field(init=False, compare=False, repr=False)  # these two: what most bars say
@@ -124,6 +125,7 @@ class EngineConfig:
         bar_ns = DAILY * SESSION_MINUTES // per_year * MINUTE_NS
         flat = self.rules.policy.flatten_at_close
         object.__setattr__(self, "is_daily", per_year <= DAILY)
+        object.__setattr__(self, "keeps_holds", self.rules.holds.matters(is_daily=self.is_daily))
         if self.is_daily and flat:
             raise BadConfiguration("flatten_at_close needs bars within a session: a daily bar ends with it")
         if not self.is_daily and self.rules.policy.type in AUCTIONS:
@@ -375,7 +377,7 @@ def _fill(state: EngineState, fill: Fill, config: EngineConfig) -> EngineState:
     if change.order.final:
         del orders[fill.client_order_id]
     holds = state.holds
-    if config.rules.holds.active:
+    if config.keeps_holds:
         holds = {**holds, fill.symbol: _traded(holds.get(fill.symbol, SymbolHold()), fill, config.rules.holds)}
     later = config.rules.account == "cash" and fill.side == SELL and config.rules.settlement_days > 0
     settles_at = state.session_index + config.rules.settlement_days if later else None
@@ -480,7 +482,7 @@ def _equity(account: Account, last: Mapping[str, SymbolBar]) -> Decimal:
 def _decide(
     state: EngineState, event: BarsClosed, config: EngineConfig, tightened: StateSet | None
 ) -> tuple[EngineState, tuple[Decision, ...]]:
-    if config.rules.holds.active:
+    if config.keeps_holds:
         state = replaced(state, holds=_held_back(state, config.rules.holds))
     assert state.equity is not None
     symbols, effective = config.symbols, _effective(state, event, config)

@@ -24,6 +24,7 @@ from algo_royale.costs import BUY
 from algo_royale.errors import BadConfiguration
 from algo_royale.sessions import calendar, new_york_date
 
+SESSION_S = 23_400
 _SECOND_NS = 1_000_000_000
 _MINUTE_NS = 60 * _SECOND_NS
 
@@ -99,13 +100,19 @@ class HoldRules:
     no_day_trades: bool = False
 
     def __post_init__(self) -> None:
-        if self.post_fill_delay_s < 0 or self.settlement_days < 0:
-            raise BadConfiguration("post_fill_delay_s and settlement_days must not be negative")
+        if not 0 <= self.post_fill_delay_s <= SESSION_S or self.settlement_days < 0:
+            raise BadConfiguration(
+                f"post_fill_delay_s must be in 0..{SESSION_S}, a session; settlement_days not negative"
+            )
 
     @property
     def active(self) -> bool:
         """Whether there is anything to keep track of."""
         return self.one_way or self.no_day_trades or self.post_fill_delay_s > 0 or self.settlement_days > 0
+
+    def matters(self, *, is_daily: bool) -> bool:
+        """Whether any of it can keep an order back. A daily bar's order is for the next session, hours after its last fill."""
+        return self.one_way or self.settlement_days > 1 if is_daily else self.active
 
 
 class SymbolHold(msgspec.Struct, frozen=True, gc=False):

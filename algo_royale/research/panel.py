@@ -6,11 +6,13 @@ sizing and the rules are those of `simulate`, and a test holds the two against e
 
 Money is float64 here and Decimal there, so the two agree to rounding (1e-9 relative) and not bit for bit: a price is its
 binary double instead of the decimal it is spelt as, and a target within 1e-15 of a whole lot may floor to its neighbour. Only
-rules that a research account can have are known here (`supports`); the trader's go through `simulate`.
+rules that a research account can have are known here (`supports`); limits, auctions, holds and the trader's go through `simulate`.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
 from datetime import date
+from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
@@ -22,10 +24,10 @@ from algo_royale.costs import BUY, SELL
 from algo_royale.engine import EngineConfig
 from algo_royale.errors import BadInput
 from algo_royale.market import BoolArray, FloatArray, IntArray
-from algo_royale.portfolio.sizing import AccountRules
+from algo_royale.portfolio.sizing import AccountRules, OrderType, sell_proceeds
 from algo_royale.portfolio.weights import allocate
 from algo_royale.research.backtest import cost_array
-from algo_royale.research.simulate import DAY_NS, NEW_YORK_LATEST_OFFSET_NS, Market
+from algo_royale.research.simulate import DAY_NS, NEW_YORK_LATEST_OFFSET_NS, Market, SimulationResult, simulate
 from algo_royale.sessions import calendar
 
 KEPT = 64  # allocations kept, for the best trial is simulated again, and at other costs
@@ -50,6 +52,7 @@ class Panel:
     state_in: BoolArray
     score: FloatArray
     missed: IntArray
+    market: Market | None = field(default=None, repr=False)  # what it was made of
     kept: "dict[tuple[Any, ...], Weighed]" = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -128,9 +131,11 @@ class PanelResult:
     solver_fallbacks: int
 
 
-def supports(rules: AccountRules) -> bool:
-    """Whether the rules are those of a research account."""
-    return rules.shortfall == "scale" and rules.costs.price_tick is None
+def supports(config: EngineConfig) -> bool:
+    """Whether the compiled account knows the rules: those of research, market orders, and no hold that can come to bear."""
+    rules = config.rules
+    is_research = rules.shortfall == "scale" and rules.costs.price_tick is None
+    return is_research and rules.policy.type is OrderType.MARKET and not rules.holds.matters(is_daily=config.is_daily)
 
 
 def panel(market: Market) -> Panel:
@@ -161,7 +166,7 @@ def panel(market: Market) -> Panel:
     day = np.where(np.isnan(open_), 2**62, start_ns).min(axis=1, initial=2**62)
     return Panel(
         symbols=names, bar_end_ns=ends, day=(day - NEW_YORK_LATEST_OFFSET_NS) // DAY_NS, start_ns=start_ns, open=open_,
-        close=close, adjusted=adjusted, state_in=state_in, score=score, missed=missed,
+        close=close, adjusted=adjusted, state_in=state_in, score=score, missed=missed, market=market,
     )  # fmt: skip
 
 
@@ -219,13 +224,16 @@ def simulate_panel(
 ) -> PanelResult:
     """`simulate` for research rules: trade `panel` from a flat account of `cash_usd`; `fills` keeps each one.
 
-    Raises BadInput for other symbols than the configuration's and for rules that only `simulate` knows.
+    Rules that only `simulate` knows go through it, event by event. Raises BadInput for other symbols than the configuration's,
+    and for such rules where the panel was made of no market or rebalances by a rule of its own.
     """
     if config.symbols != panel.symbols:
         raise BadInput(f"configuration trades {config.symbols}, the market has {panel.symbols}")
     rules = config.rules
-    if not supports(rules):
-        raise BadInput("the compiled account knows no price tick and no borrowing")
+    if not supports(config):
+        if panel.market is None or rebalance_at is not None:
+            raise BadInput("the compiled account knows no price tick, no borrowing, no limits and no holds")
+        return _through_events(simulate(panel.market, config, Decimal(repr(cash_usd))), config, fills=fills)
     weighed, (n_bars, n) = weigh(panel, config, rebalance_at), panel.open.shape
     equity, cash = np.empty(n_bars), np.empty(n_bars)
     # Room for as many as there can be; memory that nobody writes to is never taken from the system.
@@ -242,6 +250,42 @@ def simulate_panel(
         num_fills=int(book[_FILLS]), trades=trips[: int(book[_TRIPS])].copy(), fills=_fills(panel, done),
         solver_fallbacks=weighed.fallbacks,
     )  # fmt: skip
+
+
+def _through_events(result: SimulationResult, config: EngineConfig, *, fills: bool) -> PanelResult:
+    """What the event-driven simulation found, as the compiled account tells it."""
+    paid, received, held = ({symbol: Decimal(0) for symbol in config.symbols} for _ in range(3))
+    trips = []
+
+    def book(symbol: str, change: Decimal, spent: Decimal, gained: Decimal) -> None:
+        paid[symbol] += spent
+        received[symbol] += gained
+        held[symbol] += change
+        if not held[symbol] and paid[symbol]:
+            trips.append((received[symbol] - paid[symbol], received[symbol] / paid[symbol] - 1))
+            paid[symbol] = received[symbol] = Decimal(0)
+
+    for f in result.fills:
+        if f.action == BUY:
+            book(f.symbol, f.quantity, f.notional + f.commission, Decimal(0))
+        else:
+            book(f.symbol, -f.quantity, Decimal(0), f.notional - f.commission - f.fees)
+    prices = result.state.prices
+    for symbol in config.symbols:  # what is open at the end is sold at the last close
+        if held[symbol]:
+            book(symbol, -held[symbol], Decimal(0), sell_proceeds(held[symbol], prices[symbol], config.rules))
+    names = [one.name for one in dataclasses.fields(PanelFill)]
+    told: list[dict[str, Any]] = [{n: _number(getattr(f, n)) for n in names} for f in result.fills] if fills else []
+    return PanelResult(
+        equity=result.equity, cash=result.cash, closed_equity=float(result.closed_equity),
+        notional=float(sum(f.notional for f in result.fills)), num_fills=len(result.fills),
+        trades=np.array(trips, np.float64).reshape(-1, 2), solver_fallbacks=result.solver_fallbacks,
+        fills=tuple(PanelFill(**row) for row in told),
+    )  # fmt: skip
+
+
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, Decimal) else value
 
 
 def _rules_array(rules: AccountRules) -> FloatArray:

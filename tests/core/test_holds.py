@@ -24,8 +24,10 @@ from algo_royale.engine import (
 )
 from algo_royale.errors import BadConfiguration
 from algo_royale.holds import TRANSITIONS, Hold, HoldEvent, HoldRules, SymbolHold, move, of_facts, passed
+from algo_royale.market import Timeframe
 from algo_royale.orders import Fill
 from algo_royale.portfolio.sizing import TRADER_RULES
+from algo_royale.portfolio.weights import WeightConfig
 from algo_royale.risk import RefusalCode
 from algo_royale.sessions import calendar
 
@@ -146,11 +148,13 @@ def test_events_and_facts_lead_to_the_same_hold(rules: HoldRules, events: list[t
 
 # --- in the engine ---
 
+MINUTES = WeightConfig(bars_per_year=Timeframe.MIN_5.bars_per_year)
+
 
 def config(**rules: Any) -> EngineConfig:
     return EngineConfig(
         ledger_id="test", symbols=("A",), strategy="EqualWeightPortfolioStrategy",
-        rules=dataclasses.replace(TRADER_RULES, holds=HoldRules(**rules)),
+        rules=dataclasses.replace(TRADER_RULES, holds=HoldRules(**rules)), weights=MINUTES,
     )  # fmt: skip
 
 
@@ -256,6 +260,14 @@ def test_a_restart_holds_back_what_an_uninterrupted_run_does(minute: int) -> Non
 
 
 def test_rules_that_make_no_sense_are_refused() -> None:
-    for wrong in ({"post_fill_delay_s": -1}, {"settlement_days": -1}):
+    for wrong in ({"post_fill_delay_s": -1}, {"post_fill_delay_s": 23_401}, {"settlement_days": -1}):
         with pytest.raises(BadConfiguration):
             HoldRules(**wrong)  # type: ignore[arg-type]
+
+
+def test_holds_that_cannot_come_to_bear_on_daily_bars_are_not_kept() -> None:
+    """Research of a cash account stays in compiled code; two days to settlement do bear on a daily bar's order."""
+    for rules, bears in (({"settlement_days": 1}, False), ({"settlement_days": 2}, True), ({"no_day_trades": True}, False),
+                         ({"post_fill_delay_s": 23_400}, False), ({"one_way": True}, True)):  # fmt: skip
+        assert HoldRules(**rules).matters(is_daily=True) == bears
+        assert HoldRules(**rules).matters(is_daily=False)

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from algo_royale.costs import CostRules
 from algo_royale.engine import EngineConfig
 from algo_royale.errors import BadInput
+from algo_royale.holds import HoldRules
 from algo_royale.market import Bars, CorporateAction, Timeframe
-from algo_royale.portfolio.sizing import TRADER_RULES, AccountRules
+from algo_royale.portfolio.sizing import TRADER_RULES, AccountRules, OrderPolicy, OrderType
 from algo_royale.portfolio.weights import PORTFOLIOS, WeightConfig
-from algo_royale.research.panel import Panel, PanelResult, panel, simulate_panel
+from algo_royale.research.panel import Panel, PanelResult, _through_events, panel, simulate_panel
 from algo_royale.research.simulate import FillRow, SimulationResult, SymbolInput, prepare, simulate
 from algo_royale.sessions import calendar
 from markets import daily, day_ns, random_symbol, traded
@@ -72,6 +73,43 @@ def worlds(draw: st.DrawFn) -> tuple[dict[str, SymbolInput], dict[str, Any], int
         "viability": {s: draw(st.sampled_from([0.3, 1.0])) for s in inputs}, "max_stale_bars": draw(st.integers(0, 3)),
     }  # fmt: skip
     return inputs, config, day_ns(draw(st.sampled_from([0, 10, 25])))
+
+
+@settings(deadline=None, max_examples=40)
+@given(worlds())
+def test_what_goes_through_events_is_told_as_the_arrays_tell_it(world: tuple[Any, Any, int]) -> None:
+    """Round trips, their order, costs and what is sold at the end, for rules that both know."""
+    inputs, config, since = world
+    market = prepare(inputs, since, 2**62)
+    engine = EngineConfig(**{"ledger_id": "t", "symbols": tuple(inputs), "strategy": EQUAL, **config})
+    fast = simulate_panel(panel(market), engine, float(CASH), fills=True)
+
+    slow = _through_events(simulate(market, engine, CASH), engine, fills=True)
+
+    np.testing.assert_allclose(slow.trades, fast.trades, rtol=1e-6, atol=1e-4)
+    assert [dataclasses.astuple(f)[:3] for f in slow.fills] == [dataclasses.astuple(f)[:3] for f in fast.fills]
+    assert slow.notional == pytest.approx(fast.notional, rel=1e-9)
+    assert slow.closed_equity == pytest.approx(fast.closed_equity, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"policy": OrderPolicy(type=OrderType.MARKETABLE_LIMIT, collar_bps=D(10), round_limits=False)},
+        {"policy": OrderPolicy(type=OrderType.CLOSING_AUCTION)},
+        {"holds": HoldRules(one_way=True)},
+        {"holds": HoldRules(settlement_days=2), "account": "cash", "settlement_days": 2},
+    ],
+)
+def test_research_honours_what_only_the_simulation_knows(changes: dict[str, Any]) -> None:
+    """A policy or a hold gives what `simulate` gives, and not what market orders without holds give."""
+    inputs = {s: random_symbol(s, 5 + i, 120, flips=0.4) for i, s in enumerate("AB")}
+    plain, _ = both(inputs, 0, rebalance="every_bar", rules=AccountRules(drift_band=D(0)))
+    slow, fast = both(inputs, 0, rebalance="every_bar", rules=AccountRules(**{"drift_band": D(0), **changes}))
+
+    assert [float(f.price) for f in slow.fills] == [f.price for f in fast.fills]
+    np.testing.assert_array_equal(fast.equity, slow.equity)
+    assert [f.price for f in plain.fills] != [f.price for f in slow.fills]
 
 
 @settings(deadline=None, max_examples=120)
@@ -197,14 +235,15 @@ def test_sessions_end_in_cash_in_the_arrays_too() -> None:
     assert [(f.action, (f.timestamp - days[1].label_ns) // HOUR_NS) for f in fast.fills] == [("buy", 10), ("sell", 15)]
 
 
-def test_what_only_the_events_know_is_refused() -> None:
+def test_what_only_the_events_know_is_refused_of_arrays_that_came_from_no_market() -> None:
     config = EngineConfig(ledger_id="t", symbols=("A",), strategy=EQUAL)
     laid_out = panel(prepare({"A": random_symbol("A", 1, 5)}, 0, 2**62))
     split = CorporateAction(symbol="A", ex_date=dt.date(2010, 1, 2), ratio=2.0)
     one = dataclasses.replace(random_symbol("A", 1, 5), actions=(split,))
 
-    with pytest.raises(BadInput, match="no price tick and no borrowing"):
-        simulate_panel(laid_out, dataclasses.replace(config, rules=TRADER_RULES), 1.0)
+    with pytest.raises(BadInput, match="no price tick, no borrowing"):
+        arrays = dataclasses.replace(laid_out, market=None)
+        simulate_panel(arrays, dataclasses.replace(config, rules=TRADER_RULES), 1.0)
     with pytest.raises(BadInput, match="the market has"):
         simulate_panel(laid_out, dataclasses.replace(config, symbols=("B",)), 1.0)
     with pytest.raises(BadInput, match="event-driven"):
