@@ -10,7 +10,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from functools import lru_cache
 from importlib import metadata
@@ -29,6 +29,8 @@ OPTIMIZATION, EVALUATION, SUMMARY = "optimization_result.json", "evaluation_resu
 MANIFEST, SIDECAR, FINAL = "run_manifest.json", "trials.npz", "final_result.json"
 # What cannot change a result: the shells around the core.
 _NOT_RESEARCH = ("app", "broker", "exchange")
+# What signals and weights are made by.
+_STRATEGIES = ("strategies", "features.py", "portfolio")
 
 
 def plain(value: Any) -> Any:
@@ -77,19 +79,30 @@ def digest(document: Mapping[str, Any]) -> str:
     return content_hash(identity(document))
 
 
-@lru_cache(maxsize=1)
-def code_version() -> str:
-    """Release and a digest of the sources that results depend on, so that changed code never reuses an old result."""
+def _sources_digest(counts: Callable[[str], bool]) -> str:
+    """First 12 hex digits over the sources of those top-level parts of the core."""
     root = Path(algo_royale.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py"), key=lambda p: p.relative_to(root).as_posix()):
-        if path.relative_to(root).parts[0] not in _NOT_RESEARCH:
+        if counts(path.relative_to(root).parts[0]):
             digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+@lru_cache(maxsize=1)
+def strategies_version() -> str:
+    """A digest of what makes signals and weights: the version of every strategy that comes with the program."""
+    return _sources_digest(lambda part: part in _STRATEGIES)
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """Release and a digest of the sources that results depend on, so that changed code never reuses an old result."""
     try:
         release = metadata.version("algo-royale")
     except metadata.PackageNotFoundError:  # run from a checkout that is not installed
         release = "0"
-    return f"{release}+s{digest.hexdigest()[:12]}"
+    return f"{release}+s{_sources_digest(lambda part: part not in _NOT_RESEARCH)}"
 
 
 def npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:

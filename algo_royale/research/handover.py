@@ -12,7 +12,7 @@ import numpy as np
 from algo_royale.data.adjust import forward_adjusted
 from algo_royale.data.catalog import Catalog
 from algo_royale.engine import EngineConfig
-from algo_royale.errors import ArtifactError, BadInput, InsufficientHistory
+from algo_royale.errors import AlgoRoyaleError, ArtifactError, BadInput, InsufficientHistory
 from algo_royale.market import Timeframe
 from algo_royale.portfolio.sizing import TRADER_RULES, AccountRules
 from algo_royale.portfolio.weights import WeightConfig, lookback
@@ -20,7 +20,7 @@ from algo_royale.research import artifacts
 from algo_royale.research.simulate import SimulationResult, SymbolInput, prepare, simulate
 from algo_royale.risk import RiskLimits
 from algo_royale.sessions import calendar, new_york_ns, warmup_session
-from algo_royale.strategies import build, loading
+from algo_royale.strategies import build, loading, strategy_id
 from algo_royale.strategies.combined import CombinedSignal
 
 
@@ -86,12 +86,13 @@ def load_plan(root: Path, *, symbols: Sequence[str] | None = None, strategy_path
     where the backtest had them.
 
     Raises BadStrategy when one of those is not there or not what was judged; ArtifactError, saying what to do, when nothing is
-    viable, the portfolio stage found nothing, or a file is missing, corrupt or of another schema. A symbol that is not viable
-    is in `skipped` with the reason.
+    viable, the portfolio stage found nothing, or a file is missing, corrupt, of another schema or another length of bar, or of
+    strategies that have changed since. A symbol that is not viable is in `skipped` with the reason.
     """
     manifest = artifacts.read(root / "run_manifest.json")
-    versions = manifest.get("settings", {}).get("strategy_versions", {})
-    paths = tuple(strategy_path or manifest.get("settings", {}).get("strategy_path", ())) if versions else ()
+    _refuse_other_code(root / "run_manifest.json", manifest)
+    own = manifest.get("settings", {}).get("strategy_versions", {})
+    paths = tuple(strategy_path or manifest.get("settings", {}).get("strategy_path", ())) if own else ()
     universe_symbols = [str(s) for s in manifest["symbols"]]
     plans, skipped, warmup, last = [], {}, 0, ""
     for symbol in sorted(symbols if symbols is not None else universe_symbols):
@@ -99,7 +100,7 @@ def load_plan(root: Path, *, symbols: Sequence[str] | None = None, strategy_path
         if not path.exists():
             skipped[symbol] = "the backtest has no summary for it"
             continue
-        summary = artifacts.read(path)
+        summary = _read(path, manifest)
         unfinished = _unfinished(manifest, root, path)
         if unfinished:
             skipped[symbol] = unfinished
@@ -109,13 +110,13 @@ def load_plan(root: Path, *, symbols: Sequence[str] | None = None, strategy_path
             skipped[symbol] = f"not viable (best: {summary['strategy']}, score {summary['viability_score']:.2f})"
             continue
         viability = max(v["viability_score"] for v in voters)
-        members = tuple(_member(root, symbol, voter, versions, paths) for voter in voters)
+        members = tuple(_member(root, symbol, voter, manifest, paths) for voter in voters)
         plans.append(SymbolPlan(symbol=symbol, viability=viability, members=members))
     if not plans:
         reasons = "; ".join(f"{symbol}: {why}" for symbol, why in skipped.items())
         raise ArtifactError(f"nothing is viable in {root}: {reasons}. Run `run-backtest` with other data or thresholds")
     path = artifacts.portfolio_summary_path(root, universe_symbols)
-    portfolio = artifacts.read(path)
+    portfolio = _read(path, manifest)
     if unfinished := _unfinished(manifest, root, path):
         raise ArtifactError(f"no portfolio in {root}: {unfinished}. Run `run-backtest` again")
     if not portfolio["is_viable"]:
@@ -184,18 +185,55 @@ def _difference(traded: TradingPlan, found: TradingPlan) -> str:
 
 
 def _member(
-    root: Path, symbol: str, voter: Mapping[str, Any], versions: Mapping[str, str], paths: Sequence[str]
+    root: Path, symbol: str, voter: Mapping[str, Any], manifest: Mapping[str, Any], paths: Sequence[str]
 ) -> Member:  # fmt: skip
-    """A voter with its arguments; one of the user's own only in the version that was judged."""
-    name = voter["strategy"]
+    """A voter with its arguments; one of the user's own only in the version that was judged, and any only as the strategy that its
+    identifier names."""
+    name, versions = voter["strategy"], manifest.get("settings", {}).get("strategy_versions", {})
     if name in versions:
         loading.load(paths)
         loading.require(name, versions[name])
-    evaluation = artifacts.read(artifacts.evaluation_path(root, symbol, name))
+    path = artifacts.evaluation_path(root, symbol, name)
+    params = _read(path, manifest)["best_params"]
+    try:
+        found = strategy_id(name, params, Timeframe(manifest["timeframe"]))
+    except AlgoRoyaleError as error:
+        raise ArtifactError(
+            f"{path}: {name} cannot be built as it was judged: {error}. Run `run-backtest` again"
+        ) from error
+    if found != voter["strategy_id"]:
+        raise ArtifactError(
+            f"{path}: {name} with these arguments is {found}, the backtest judged {voter['strategy_id']}; run `run-backtest` again"
+        )
     return Member(
-        strategy=name, strategy_id=voter["strategy_id"], weight=voter["weight"], params=evaluation["best_params"],
-        version=versions.get(name, ""),
+        strategy=name, strategy_id=found, weight=voter["weight"], params=params, version=versions.get(name, "")
     )  # fmt: skip
+
+
+def _refuse_other_code(path: Path, manifest: Mapping[str, Any]) -> None:
+    """What the program's strategies do may have changed since they were judged, without any of their arguments."""
+    known = [timeframe.value for timeframe in Timeframe]
+    if manifest["timeframe"] not in known:
+        raise ArtifactError(
+            f"{path} is of {manifest['timeframe']} bars, none of {', '.join(known)}; run `run-backtest` again"
+        )
+    judged, now = manifest.get("strategies_version"), artifacts.strategies_version()
+    if judged is not None and judged != now:
+        raise ArtifactError(
+            f"the program's strategies have changed since the backtest (version {now}, it was {judged}): run `run-backtest` "
+            f"again, or use the release that made {path.parent}"
+        )
+
+
+def _read(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """An artifact of this run's length of bar."""
+    document = artifacts.read(path)
+    timeframe = document["meta"].get("timeframe", manifest["timeframe"])
+    if timeframe != manifest["timeframe"]:
+        raise ArtifactError(
+            f"{path} is of {timeframe} bars, the last backtest was of {manifest['timeframe']}; run `run-backtest` again"
+        )
+    return document
 
 
 def _unfinished(manifest: Mapping[str, Any], root: Path, path: Path) -> str:

@@ -94,6 +94,7 @@ def write_manifest(
         "config_hash": planning.config_hash(config, "portfolio", (the_plan.start, the_plan.end)),
         "data_fingerprint": the_plan.data_fingerprint,
         "code_version": the_plan.code_version,
+        "strategies_version": artifacts.strategies_version(),
         "holdout_reads": _holdout_reads(config),
         "units": units,
         "meta": {"created_at": created_at, "run_time_sec": run_time_sec},

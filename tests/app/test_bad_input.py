@@ -316,6 +316,7 @@ def test_a_second_instance_is_told_who_is_there(tmp_path: Path, command: str) ->
 # --- what an earlier run left --------------------------------------------------------------------------------------------
 
 SUMMARY, PORTFOLIO = "signal/MSFT/summary_result.json", "portfolio/AAPL_MSFT/summary_result.json"
+EVALUATION = "signal/MSFT/RSIStrategy/evaluation_result.json"
 
 
 @pytest.fixture(scope="module")
@@ -365,6 +366,18 @@ ARTIFACTS: list[tuple[str, str, Callable[[Path], object], str]] = [
     ("nothing viable", SUMMARY, _not_viable, "nothing is viable in"),
     ("corrupt manifest", "run_manifest.json", _truncate, "run_manifest.json is corrupt"),
     ("an older manifest", "run_manifest.json", _rewrite(lambda d: d.update(schema_version=0)), "has schema version 0"),
+    ("another length of bar", SUMMARY, _rewrite(lambda d: d["meta"].update(timeframe="15Min")), "is of 15Min bars, the last backtest was of 1Day"),
+    ("another portfolio's", PORTFOLIO, _rewrite(lambda d: d["meta"].update(timeframe="1Min")), "is of 1Min bars, the last backtest was of 1Day"),
+    ("no length of bar", "run_manifest.json", _rewrite(lambda d: d.update(timeframe="2Min")), "is of 2Min bars, none of 1Min"),
+    (
+        "other strategies", "run_manifest.json", _rewrite(lambda d: d.update(strategies_version="0123456789ab")),
+        "the program's strategies have changed since the backtest (version ",
+    ),
+    (
+        "other arguments", EVALUATION, _rewrite(lambda d: d["best_params"]["entry_conditions"][0]["RSIEntry"].update(oversold=21)),
+        "the backtest judged ",
+    ),
+    ("arguments of none", EVALUATION, _rewrite(lambda d: d.update(best_params={"wings": 2})), "RSIStrategy cannot be built as it was judged"),
     (
         "interrupted", "run_manifest.json", _rewrite(lambda d: d["units"][PORTFOLIO].update(status="pending")),
         "the last backtest did not finish it (pending)",
