@@ -34,7 +34,7 @@ from algo_royale.data.catalog import open_catalog
 from algo_royale.errors import BadConfiguration, BadInput
 from algo_royale.market import Timeframe
 from algo_royale.research import artifacts
-from algo_royale.research.handover import TradingPlan, engine_config, watch_research
+from algo_royale.research.handover import TradingPlan, compile_ahead, engine_config, watch_research
 from algo_royale.risk import BY_CONTRADICTION, TradingState
 from algo_royale.sessions import calendar, new_york_date
 from db.store import Facts, Reader, Store
@@ -268,6 +268,7 @@ def _run(
         streams=streams, keys=endpoints.keys, store=store, log_health=lambda: _health(log), pace=system.pace,
         beside=(notices.spec,) if tell else (),
     )  # fmt: skip
+    compile_ahead(plan, parts.engine)
     system.start(tree(parts, system))
     logger.info(fact("started", run=place.run_id, environment=config.environment, symbols=",".join(plan.names)))
     if tell:

@@ -15,8 +15,9 @@ from algo_royale.engine import EngineConfig
 from algo_royale.errors import AlgoRoyaleError, ArtifactError, BadInput, InsufficientHistory
 from algo_royale.market import Timeframe
 from algo_royale.portfolio.sizing import TRADER_RULES, AccountRules
-from algo_royale.portfolio.weights import WeightConfig, lookback
+from algo_royale.portfolio.weights import WeightConfig, allocate, lookback
 from algo_royale.research import artifacts
+from algo_royale.research.checks import rough_bars
 from algo_royale.research.simulate import SimulationResult, SymbolInput, prepare, simulate
 from algo_royale.risk import RiskLimits
 from algo_royale.sessions import calendar, new_york_ns, warmup_session
@@ -79,6 +80,19 @@ class TradingPlan(msgspec.Struct, frozen=True, kw_only=True):
             for m in plan.members:
                 loading.require(m.strategy, m.version)
         return CombinedSignal([(build(m.strategy, m.params, timeframe), m.weight) for m in plan.members])
+
+
+def compile_ahead(plan: TradingPlan, config: EngineConfig) -> None:
+    """Have everything compiled that the plan's first bar will need: on a machine that never did, that takes longer than an
+    actor may be silent before its supervisor thinks that it hangs."""
+    bars, count = rough_bars(1, 3, Timeframe(plan.timeframe)), len(config.symbols)
+    for symbol in plan.names:
+        combined = plan.combined(symbol)
+        combined.explain(bars, combined.init())
+        combined.update(bars, combined.init())
+    returns = np.random.default_rng(1).normal(0.0, 0.01, (config.lookback, count))
+    some = np.ones(count)
+    allocate(config.strategy, config.params, returns, some > 0, some, config.viability_array, config.weights)
 
 
 def load_plan(root: Path, *, symbols: Sequence[str] | None = None, strategy_path: Sequence[str] = ()) -> TradingPlan:
