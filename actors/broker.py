@@ -39,8 +39,6 @@ DUPLICATE_TEXT = "client_order_id must be unique"
 CALL_S = 60.0  # how long one protected block of REST calls may take before the actor counts as hung
 SNAPSHOT_TRIES = 3
 SNAPSHOT_REQUESTS = 4  # at least: orders, positions, account, activities
-# An order may fill days after it was sent (submitted before a long weekend), so orders are asked for further back than fills.
-ORDERS_LOOKBACK_NS = 7 * 86_400 * 1_000_000_000
 
 
 class BrokerActor(Actor[BrokerMessage]):
@@ -293,7 +291,7 @@ class BrokerActor(Actor[BrokerMessage]):
         all four are of one instant; otherwise everything is read again.
         """
         for _ in range(SNAPSHOT_TRIES):
-            listed = self._broker.orders(status="all", after_ns=max(0, message.since_ns - ORDERS_LOOKBACK_NS))
+            listed = self._broker.orders(status="all", after_ns=max(0, message.orders_after_ns))
             positions, account = self._broker.positions(), wire.parse_account(self._broker.account())
             activities = self._broker.activities(after_ns=message.since_ns)
             self._budget.spend(

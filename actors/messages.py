@@ -558,10 +558,11 @@ class TradeUpdated(Message):
 
 
 class BrokerSnapshotRequested(Message):
-    """The order dispatcher wants the broker's truth."""
+    """The order dispatcher wants the broker's truth: what moved since, and the orders submitted after `orders_after_ns`."""
 
     cause_of: str
     since_ns: int
+    orders_after_ns: int
 
 
 class BrokerSnapshot(Message):

@@ -43,7 +43,12 @@ from algo_royale.sessions import Calendar, send_window
 
 UNCERTAIN_RETRY_S = 2.0
 UNCERTAIN_TRIES = 8
-LOOKBACK_NS = 7 * 86_400 * 1_000_000_000
+DAY_NS = 86_400 * 1_000_000_000
+LOOKBACK_NS = 7 * DAY_NS
+# An order may fill days after it was sent (submitted before a long weekend), so orders are asked for further back than fills.
+ORDERS_LOOKBACK_NS = LOOKBACK_NS
+# A periodic comparison overlaps with what the one before has seen: entries carry dates, and come a day late.
+OVERLAP_NS, ORDERS_OVERLAP_NS = 2 * DAY_NS, 3_600_000_000_000
 
 FINAL_STATUSES = frozenset(status.value for status in FINAL)
 # What a snapshot's status says has happened; the two of fills say nothing, for fills are told apart with their numbers.
@@ -95,6 +100,7 @@ class OrdersActor(Actor[OrdersMessage]):
         self._asked_for = "start"
         self._jobs: list[SessionJobDue] = []  # of the session: comparisons that somebody waits for
         self._seen_ns = 0  # when the broker was last looked at
+        self._compared_ns = 0  # the latest look that the ledger agreed with
 
     def started(self) -> None:
         self.tell(self._ledger, SnapshotRequested(at_ns=self.now_ns, reply_to=self.path))
@@ -118,6 +124,7 @@ class OrdersActor(Actor[OrdersMessage]):
                 self._on_snapshot(message)
             case Reconciled():
                 self._reconciled, self._blind, self._doubt_ns = True, False, None
+                self._compared_ns = 0 if message.differences else self._seen_ns
                 self._held = {p.symbol: p.quantity for p in message.positions}
                 self._canceling.clear()
                 self._answer_jobs(message)
@@ -144,6 +151,7 @@ class OrdersActor(Actor[OrdersMessage]):
             case SessionPhaseChanged(phase="open"):
                 self._blind = not self._reconciled
             case SessionPhaseChanged(phase="closed"):
+                self._forget()
                 if self._blind:  # it would look alive and neither trade nor know what it holds
                     raise Halt(f"the broker could not be reconciled with during the session of {message.session_date}")
             case TimerFired(name="send"):
@@ -162,9 +170,24 @@ class OrdersActor(Actor[OrdersMessage]):
         if self._orders is None:
             return  # the ledger's answer will ask
         self._asked_for = cause
-        self.tell(
-            self._broker, BrokerSnapshotRequested(at_ns=self.now_ns, cause_of=cause, since_ns=self.now_ns - LOOKBACK_NS)
+        since_ns = self.now_ns - LOOKBACK_NS
+        orders_after_ns = since_ns - ORDERS_LOOKBACK_NS
+        if cause == "periodic" and self._compared_ns - OVERLAP_NS > since_ns:
+            since_ns = self._compared_ns - OVERLAP_NS
+            oldest_ns = min((order.bar_end_ns for order in self._orders.values()), default=self._compared_ns)
+            orders_after_ns = min(oldest_ns, self._compared_ns) - ORDERS_OVERLAP_NS
+        request = BrokerSnapshotRequested(
+            at_ns=self.now_ns, cause_of=cause, since_ns=since_ns, orders_after_ns=orders_after_ns
         )
+        self.tell(self._broker, request)
+
+    def _forget(self) -> None:
+        """Once a session: what ended so long ago that no snapshot will tell of it again."""
+        since_ns = self.now_ns - LOOKBACK_NS - ORDERS_LOOKBACK_NS - DAY_NS
+        self._ended = {k: order for k, order in self._ended.items() if order.bar_end_ns > since_ns}
+        known = {*self._ended, *(self._orders or ()), *self._adopted}
+        self._heard = {told for told in self._heard if told[0] in known}
+        self._said = {told for told in self._said if told[0] in known}
 
     def _on_snapshot(self, snapshot: BrokerSnapshot) -> None:
         """Bring the ledger up to the broker's truth event by event, then have both sides compared."""
@@ -217,7 +240,7 @@ class OrdersActor(Actor[OrdersMessage]):
 
     def _on_disagreed(self) -> None:
         """Send nothing and look again; a comparison that something else asks for meanwhile is one too early."""
-        self._reconciled = False
+        self._reconciled, self._compared_ns = False, 0
         if self._doubt_ns is None:
             self._doubt_ns = self.now_ns
             timer = TimerFired(at_ns=self.now_ns, name="second look")

@@ -24,6 +24,7 @@ from actors.messages import (
     SubmitOrder,
     TradeUpdated,
 )
+from actors.orders import LOOKBACK_NS
 from algo_royale.broker.connection import Reconnect
 from algo_royale.errors import BrokerRejected, BrokerUnavailable
 from twins import KEY, SECRET, SESSIONS, small_exchange
@@ -125,7 +126,7 @@ def submit(n: int = 1, *, lookup_first: bool = False, **other: Any) -> SubmitOrd
 
 
 def snapshot_request(since_ns: int = 0) -> BrokerSnapshotRequested:
-    return BrokerSnapshotRequested(at_ns=1, cause_of="start", since_ns=since_ns)
+    return BrokerSnapshotRequested(at_ns=1, cause_of="start", since_ns=since_ns, orders_after_ns=since_ns - LOOKBACK_NS)
 
 
 # --- submitting ---
