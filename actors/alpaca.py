@@ -7,7 +7,7 @@ where that is asked for.
 
 import json
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -20,7 +20,7 @@ from alpaca.common.rest import RESTClient
 from alpaca.data.enums import Adjustment, CorporateActionsType, DataFeed
 from alpaca.data.historical.corporate_actions import CorporateActionsClient
 from alpaca.data.historical.stock import StockHistoricalDataClient
-from alpaca.data.requests import CorporateActionsRequest, StockBarsRequest
+from alpaca.data.requests import CorporateActionsRequest, StockBarsRequest, StockSnapshotRequest
 from alpaca.data.timeframe import TimeFrame, TimeFrameUnit
 from alpaca.trading.client import TradingClient
 from requests.adapters import HTTPAdapter
@@ -130,6 +130,11 @@ class AlpacaRest(TradingApi):
         bars = many(answer.get(symbol) or [])
         # the API's end is inclusive and its times are cut to microseconds: this is the half-open range that was asked for
         return [bar for bar in bars if start_ns <= alpaca_wire.parse_time_ns(bar.get("t", "")) < end_ns]
+
+    def snapshots(self, *, symbols: Sequence[str]) -> Wire:
+        self.asked += 1
+        request = StockSnapshotRequest(symbol_or_symbols=list(symbols), feed=self._feed)
+        return one(_call(lambda: self._stocks.get_stock_snapshot(request)))
 
     def corporate_actions(self, *, symbol: str, start: str, end: str) -> Wire:
         self.asked += 1

@@ -78,6 +78,9 @@ class DirectBroker(TradingApi):
         pages = self._pages("/v2/stocks/bars", "bars", query)
         return [bar for page in pages for bar in many(page.get(symbol) or [])]
 
+    def snapshots(self, *, symbols: Sequence[str]) -> Wire:
+        return one(self._handle("GET", "/v2/stocks/snapshots", {"symbols": ",".join(symbols)}))
+
     def corporate_actions(self, *, symbol: str, start: str, end: str) -> Wire:
         query = {"symbols": symbol, "start": start, "end": end, "limit": 1000}
         found: Wire = {}

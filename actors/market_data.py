@@ -21,6 +21,9 @@ from actors.messages import (
     HistoryUnavailable,
     MarketDataMessage,
     PortfolioMessage,
+    PricesRequested,
+    PricesSeen,
+    SeenPrice,
     SessionJobDone,
     SessionJobDue,
     SessionPhaseChanged,
@@ -34,7 +37,7 @@ from algo_royale.broker.port import MarketDataPort, StreamPort
 from algo_royale.broker.staleness import Freshness, Patience
 from algo_royale.data.forming import FormingBars
 from algo_royale.data.resample import resample
-from algo_royale.errors import AlgoRoyaleError, BrokerUnavailable
+from algo_royale.errors import AlgoRoyaleError, BrokerRejected, BrokerUnavailable
 from algo_royale.market import Bar, Bars, Timeframe
 from algo_royale.phases import Job
 from algo_royale.sessions import Calendar, bar_at, bar_before, warmup_session
@@ -127,6 +130,8 @@ class MarketDataActor(Actor[MarketDataMessage]):
                 self._line.on_connection(message)
             case HistoryRequested():
                 self._on_history(message)
+            case PricesRequested():
+                self._on_prices(message)
             case SessionPhaseChanged(phase="closed"):
                 self._expect_bars()
             case SessionJobDue():
@@ -350,6 +355,19 @@ class MarketDataActor(Actor[MarketDataMessage]):
         """Where the broker said that we ask too often, ask for no history until it will hear us again."""
         if error.retry_after_s is not None:
             self._budget.pause(self.now_ns + round(error.retry_after_s * SECOND_NS))
+
+    def _on_prices(self, message: PricesRequested) -> None:
+        """Whoever asks is about to decide and does not wait long: no answer is an empty one."""
+        seen: list[SeenPrice] = []
+        try:
+            with self.protected(30.0):
+                wire = self._data.snapshots(symbols=self._symbols)
+            for symbol, (trade, spread) in alpaca_wire.seen(wire).items():
+                seen.append(SeenPrice(symbol=symbol, trade_usd=trade, spread=spread))
+        except (BrokerUnavailable, BrokerRejected, alpaca_wire.BadWire):
+            self._others["prices unavailable"] += 1
+        answer = PricesSeen(at_ns=self.now_ns, bar_end_ns=message.bar_end_ns, prices=tuple(seen))
+        self.tell(self._portfolio, answer)
 
     # --- history ---
 

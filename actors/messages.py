@@ -334,6 +334,27 @@ class SignalReported(Message):
     split_ratio: float = 1.0  # new shares per old one, where the symbol splits in the bar's session
 
 
+class PricesRequested(Message):
+    """Before the decision for a bar time: what does the market look like now?"""
+
+    bar_end_ns: int
+
+
+class SeenPrice(Part):
+    """The last trade of a symbol and the spread of its last quote, (ask - bid) / middle; None: not known."""
+
+    symbol: str
+    trade_usd: Decimal | None = None
+    spread: Decimal | None = None
+
+
+class PricesSeen(Message):
+    """The answer; without a symbol where nobody could say."""
+
+    bar_end_ns: int
+    prices: tuple[SeenPrice, ...]
+
+
 # --- decisions and the ledger ----------------------------------------------------------------------------------------
 
 
@@ -612,11 +633,12 @@ NotifierMessage = Noticed | HeartbeatDue | NotificationDelivered | TimerFired
 SessionMessage = JobDue | SessionJobDone | TimerFired
 ClockMessage = TimerFired
 MarketDataMessage = (
-    FrameReceived | ConnectionChanged | HistoryRequested | SessionPhaseChanged | SessionJobDue | TimerFired
-)
+    FrameReceived | ConnectionChanged | HistoryRequested | PricesRequested | SessionPhaseChanged | SessionJobDue | TimerFired
+)  # fmt: skip
 SignalMessage = FeedStarted | HistoryLoaded | HistoryUnavailable | BarClosed | BarCorrected | SessionJobDue | TimerFired
 PortfolioMessage = (
-    SymbolWarmed
+    PricesSeen
+    | SymbolWarmed
     | SessionJobDue
     | FeedHealthChanged
     | SignalReported

@@ -10,14 +10,18 @@ from actors.messages import (
     JobDue,
     LedgerMessage,
     LedgerSnapshot,
+    MarketDataMessage,
     OrderChanged,
     OrderIntent,
     OrdersMessage,
     PortfolioMessage,
+    PricesRequested,
+    PricesSeen,
     Reconciled,
     RecordDecision,
     RecordSessionClose,
     Refusal,
+    SeenPrice,
     SessionJobDone,
     SessionJobDue,
     SessionPhaseChanged,
@@ -53,8 +57,13 @@ class PortfolioActor(Actor[PortfolioMessage]):
 
     def __init__(
         self, config: EngineConfig, calendar: Calendar, *, ledger: Ref[LedgerMessage], orders: Ref[OrdersMessage],
+        market_data: Ref[MarketDataMessage] | None = None,
         timeframe: Timeframe = Timeframe.DAY_1, watermark_s: float = 5.0,
     ) -> None:  # fmt: skip
+        self._market_data = market_data
+        self._looks = market_data is not None and config.limits.spread_fraction is not None
+        self._looking = self._looked = 0  # the bar time for which the market is being looked at, and has been
+        self._market = engine.NOTHING_SEEN
         self._config, self._calendar, self._timeframe, self._watermark_s = config, calendar, timeframe, watermark_s
         self._ledger, self._orders = ledger, orders
         self._state: EngineState | None = None
@@ -104,6 +113,10 @@ class PortfolioActor(Actor[PortfolioMessage]):
                 self._on_job(message)
             case TradingStateChanged():
                 self._on_state(TradingState(message.state), message.reason)
+            case PricesSeen():
+                self._on_prices(message.bar_end_ns, message.prices)
+            case TimerFired(name="prices"):
+                self._on_prices(int(message.key), ())
             case TimerFired():
                 self._on_watermark(int(message.key))
 
@@ -204,10 +217,11 @@ class PortfolioActor(Actor[PortfolioMessage]):
         if self._state is None:
             self._ask()
             return
-        if self._checked < end_ns and self._in_time(end_ns):
+        if (self._checked < end_ns or (self._looks and self._looked < end_ns)) and self._in_time(end_ns):
             if self._checking < end_ns:
                 self._checking = end_ns
                 self.tell(self._orders, JobDue(at_ns=self.now_ns, job="reconcile"))
+                self._look(end_ns)
             return
         for bar_end_ns in sorted(end for end in self._reports if end <= end_ns):
             event = self._event(bar_end_ns, self._reports.pop(bar_end_ns))
@@ -217,18 +231,42 @@ class PortfolioActor(Actor[PortfolioMessage]):
                 self._record(self._apply(event))
             self._close_session(bar_end_ns)
 
+    def _look(self, bar_end_ns: int) -> None:
+        """Ask what the market looks like, where a limit wants to know; no answer in time is one that knows nothing."""
+        if self._looks and self._market_data is not None and self._looking < bar_end_ns:
+            self._looking = bar_end_ns
+            self.tell(self._market_data, PricesRequested(at_ns=self.now_ns, bar_end_ns=bar_end_ns))
+            timer = TimerFired(at_ns=self.now_ns, name="prices", key=str(bar_end_ns))
+            self.later(self._watermark_s, timer, key=f"prices {bar_end_ns}")
+
+    def _on_prices(self, bar_end_ns: int, prices: tuple[SeenPrice, ...]) -> None:
+        if bar_end_ns != self._looking or self._looked >= bar_end_ns:
+            return
+        self._looked = bar_end_ns
+        trades = {p.symbol: p.trade_usd for p in prices if p.trade_usd is not None}
+        spreads = {p.symbol: p.spread for p in prices if p.spread is not None}
+        self._market = engine.MarketSeen(trades, spreads)
+        self._apply(self._market)
+        self._decide_if_complete()
+
     def _rebuild(self, snapshot: LedgerSnapshot) -> None:
         """The ledger answered: with the reports at hand, stand where the last bar left us, and decide it if it is ours."""
         last = self._ready()
         if not self._reconciled or not last or snapshot.cash_usd is None or self._state is not None:
             return
+        if self._looks and self._looked < last and self._in_time(last):
+            self._look(last)
+            return
         for bar_end_ns in sorted(end for end in self._reports if end <= last):
             event = self._event(bar_end_ns, self._reports.pop(bar_end_ns))
             if self._state is None:
                 decide = bar_end_ns == last and self._in_time(last)
-                self._state, decisions = engine.rebuild(self._config, snapshot, self._closes, event, decide=decide)
+                self._state, decisions = engine.rebuild(
+                    self._config, snapshot, self._closes, event, decide=decide, seen=self._market
+                )
                 self._record(decisions)
             elif bar_end_ns == last and self._in_time(last) and last > snapshot.last_decision_bar_end_ns:
+                self._apply(self._market)
                 self._record(self._apply(event))
             else:
                 self._state = engine.observe(self._state, event, self._config)

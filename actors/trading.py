@@ -97,7 +97,7 @@ def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], An
             second_look_s=trader.second_look_s * pace,
         ),
         f"{TRADING}/portfolio": partial(
-            PortfolioActor, trader.engine, trader.calendar, ledger=ledger, orders=orders,
+            PortfolioActor, trader.engine, trader.calendar, ledger=ledger, orders=orders, market_data=market_data,
             timeframe=trader.timeframe, watermark_s=trader.watermark_s * pace,
         ),
         f"{TRADING}/session": partial(

@@ -171,6 +171,18 @@ class BarsClosed(msgspec.Struct, frozen=True, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
+class MarketSeen:
+    """What the market looks like just before a decision: last trades in US dollars, and (ask - bid) / middle. It counts for the
+    next decision alone, and only for risk: what is ordered does not depend on it."""
+
+    trades_usd: Mapping[str, Decimal]
+    spreads: Mapping[str, Decimal]
+
+
+NOTHING_SEEN = MarketSeen({}, {})
+
+
+@dataclass(frozen=True, slots=True)
 class SessionStarted:
     """A session begins: proceeds that settle today may be spent."""
 
@@ -233,7 +245,7 @@ class Flatten:
 
 
 Event = (
-    BarsClosed | SessionStarted | FillApplied | OrderEnded | OrderAdopted | AccountReconciled | SymbolSplit | StateSet | Flatten
+    BarsClosed | SessionStarted | FillApplied | OrderEnded | OrderAdopted | AccountReconciled | SymbolSplit | StateSet | Flatten | MarketSeen
 )  # fmt: skip
 
 
@@ -292,6 +304,7 @@ class EngineState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     stale: frozenset[str] = _NOBODY  # whose feed was quiet at the last bar
     trading: TradingState = TradingState.TRADING
     trading_reason: str = ""
+    seen: MarketSeen = NOTHING_SEEN
     splits_done: frozenset[tuple[str, str]] = frozenset()  # (symbol, session) of the splits that the goals have
     holds: Mapping[str, SymbolHold] = {}  # of symbols that were traded, held or ordered, where there are holds at all
     ignored_fills: int = 0
@@ -325,7 +338,8 @@ def step(state: EngineState, event: Event, config: EngineConfig) -> tuple[Engine
             tightened = None
             if config.limits.guards_equity:
                 state, tightened = _guard(state, config.limits)
-            return _decide(state, event, config, tightened)
+            state, decisions = _decide(state, event, config, tightened)
+            return (state if state.seen is NOTHING_SEEN else replaced(state, seen=NOTHING_SEEN)), decisions
         case FillApplied():
             return _fill(state, event.fill, config), ()
         case OrderEnded():
@@ -344,6 +358,8 @@ def step(state: EngineState, event: Event, config: EngineConfig) -> tuple[Engine
             return _set(state, event), ()
         case Flatten():
             return _flatten(state, event, config)
+        case MarketSeen():
+            return replaced(state, seen=event), ()
 
 
 def _set(state: EngineState, event: StateSet) -> EngineState:
@@ -711,7 +727,8 @@ def _risk_snapshot(
         prices_usd=prices, stale=stale, open_buys=open_buys, open_sells=open_sells, peak_equity_usd=state.peak_equity,
         known_orders=frozenset(orders) if orders else _NOBODY, orders_recent_ns=state.recent_ns, buying_power_usd=power,
         orders_today=state.orders_today, session_ns=_session_ns(state.bar_end_ns) if config.limits.minds_the_hour else None,
-        trading=state.trading, trading_reason=state.trading_reason, holds=_holds(state),
+        trading=state.trading, trading_reason=state.trading_reason,
+        trades_usd=state.seen.trades_usd, spreads=state.seen.spreads, holds=_holds(state),
     )  # fmt: skip
 
 
@@ -867,11 +884,12 @@ def rebuild(
     last: BarsClosed,
     *,
     decide: bool,
+    seen: MarketSeen = NOTHING_SEEN,
 ) -> tuple[EngineState, tuple[Decision, ...]]:
     """The state after the bar time `last` from committed facts, and its decision where it is still to be made.
 
     `closes` may or may not contain the bars of `last`. `decide`: the session that `last`'s orders would fill in has not opened.
-    A decision that the ledger has already is never made twice. Raises BadConfiguration while the ledger knows no cash.
+    A decision that the ledger has already is never made twice. `seen`: as by a `MarketSeen` before it. Raises BadConfiguration while the ledger knows no cash.
     """
     if snapshot.cash_usd is None:
         raise BadConfiguration("the ledger knows no cash yet; reconcile with the broker first")
@@ -896,7 +914,7 @@ def rebuild(
     )  # fmt: skip
     if not decide or last.bar_end_ns <= snapshot.last_decision_bar_end_ns:
         return observe(state, last, config), ()
-    return step(state, last, config)
+    return step(state if seen is NOTHING_SEEN else replaced(state, seen=seen), last, config)
 
 
 def _traded_before(trades: Sequence[TradeFacts], rules: HoldRules) -> dict[str, SymbolHold]:

@@ -180,7 +180,7 @@ class RiskLimits:
 class RiskSnapshot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a verdict is based on, at one instant. `in_flight` is the signed quantity of each symbol's open orders.
 
-    `prices_usd` are last trades; `spreads` (ask - bid) / middle where quotes are known. `orders_recent_ns` are the times of
+    `prices_usd` are last closes, `trades_usd` last trades and `spreads` (ask - bid) / middle where the market was looked at. `orders_recent_ns` are the times of
     earlier orders, `orders_today` how many this session has had. `session_ns` is the open and the close of the session that
     `at_ns` lies in, None outside of one. `buying_power_usd` None where the account fills what it can pay.
     """
@@ -192,6 +192,7 @@ class RiskSnapshot(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     peak_equity_usd: Decimal | None = None
     in_flight: Mapping[str, Decimal] = {}
     prices_usd: Mapping[str, Decimal] = {}
+    trades_usd: Mapping[str, Decimal] = {}
     spreads: Mapping[str, Decimal] = {}
     stale: frozenset[str] = frozenset()
     open_buys: frozenset[str] = frozenset()
@@ -309,7 +310,7 @@ def _permission(intent: OrderIntent, snapshot: RiskSnapshot, limits: RiskLimits)
 
 def _collar(intent: OrderIntent, snapshot: RiskSnapshot, fraction: Decimal) -> _Finding | None:
     """Both prices an order may carry: the one it was sized at and its limit."""
-    last = snapshot.prices_usd[intent.symbol]
+    last = snapshot.trades_usd.get(intent.symbol, snapshot.prices_usd[intent.symbol])
     for price in (intent.reference_price_usd, intent.limit_price_usd):
         if price is not None and abs(price - last) > fraction * last:
             limit = last + (fraction if price > last else -fraction) * last

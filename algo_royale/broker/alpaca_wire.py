@@ -152,6 +152,19 @@ def format_time(at_ns: int) -> str:
     return f"{text}{fraction}Z"
 
 
+def seen(wire: Wire) -> dict[str, tuple[Decimal | None, Decimal | None]]:
+    """Of each symbol of a snapshot answer the last trade's price and the spread of the last quote over its middle; None where
+    there is none that means something (one side empty, or crossed)."""
+    out = {}
+    for symbol, found in wire.items():
+        trade, quote = ((found or {}).get(name) or {} for name in ("latestTrade", "latestQuote"))
+        price = decimal(trade, "p") if trade else None
+        bid, ask = (decimal(quote, name) if quote else Decimal(0) for name in ("bp", "ap"))
+        spread = (ask - bid) * 2 / (ask + bid) if 0 < bid <= ask else None
+        out[symbol] = (price if price else None, spread)
+    return out
+
+
 def decimal(wire: Wire, field: str) -> Decimal:
     """A number that must be there, sent as string (trading) or number; never NaN."""
     value = optional_decimal(wire, field)

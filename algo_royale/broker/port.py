@@ -4,7 +4,7 @@ Answers are the broker's own JSON objects (`dict`), decoded by `algo_royale.brok
 `BrokerUnavailable` when we do not know what happened and `BrokerRejected` when the broker said no.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -39,7 +39,7 @@ class BrokerPort(Protocol):
 
 
 class MarketDataPort(Protocol):
-    """Historical bars and corporate actions."""
+    """Bars, corporate actions, and what the market looks like now."""
 
     def bars(self, *, symbol: str, timeframe: str, start_ns: int, end_ns: int) -> list[Wire]:
         """Closed raw bars with start in [start_ns, end_ns), oldest first, all pages."""
@@ -47,6 +47,10 @@ class MarketDataPort(Protocol):
 
     def corporate_actions(self, *, symbol: str, start: str, end: str) -> Wire:
         """Splits and cash dividends with ex-date in [start, end] (ISO dates)."""
+        ...
+
+    def snapshots(self, *, symbols: Sequence[str]) -> Wire:
+        """By symbol its latestTrade and latestQuote, as far as there are any."""
         ...
 
 

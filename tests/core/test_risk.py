@@ -115,6 +115,11 @@ BOUNDARIES: list[tuple[RefusalCode, Case, object, object, Case]] = [
         RefusalCode.PRICE_COLLAR, (SELL_60, snapshot(prices_usd={"A": D(8)}), RiskLimits(collar_fraction=D("0.24"))),
         D("9.92"), 10, (SELL_60, snapshot(prices_usd={"A": D(8)}), RiskLimits(collar_fraction=D("0.25"))),
     ),
+    (  # the close was at 10; the last trade, where it is known, is what counts
+        RefusalCode.PRICE_COLLAR,
+        (SELL_60, snapshot(trades_usd={"A": D(8)}), RiskLimits(collar_fraction=D("0.24"))), D("9.92"), 10,
+        (SELL_60, snapshot(trades_usd={"A": D(8)}), RiskLimits(collar_fraction=D("0.25"))),
+    ),
     (
         RefusalCode.ORDER_RATE, (SELL_60, snapshot(orders_recent_ns=RECENT), RiskLimits(orders_per_minute=2)), 2, 3,
         (SELL_60, snapshot(orders_recent_ns=RECENT), RiskLimits(orders_per_minute=3)),
@@ -390,6 +395,8 @@ def _permuted(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 def test_a_verdict_does_not_depend_on_the_order_in_which_facts_were_put_together(
     intent: OrderIntent, facts: RiskSnapshot, limits: RiskLimits
 ) -> None:
+    thirds = {symbol: price / 3 for symbol, price in facts.prices_usd.items()}  # sums of these are rounded
+    facts = replace(facts, prices_usd=thirds)
     verdicts = {
         repr(check(intent, replace(facts, held=held, in_flight=flying, prices_usd=prices), limits))
         for held, flying, prices in zip(

@@ -73,6 +73,7 @@ def test_network_and_direct_transport_say_the_same(served: Served) -> None:
         lambda b: b.activities(after_ns=0),
         lambda b: b.order_by_client_id("ar-1"),
         lambda b: b.order_by_client_id("nobody"),
+        lambda b: b.snapshots(symbols=["AAPL", "IBM"]),
         lambda b: b.corporate_actions(symbol="AAPL,IBM", start="2012-11-12", end="2012-11-30"),
         lambda b: b.bars(symbol="IBM", timeframe="1Day", start_ns=0, end_ns=served.exchange.now_ns),
         lambda b: b.bars(symbol="IBM", timeframe="1Day", start_ns=SESSIONS[1].label_ns, end_ns=SESSIONS[2].label_ns),

@@ -271,3 +271,18 @@ def test_a_split_without_its_rates_is_refused() -> None:
     """Left out, the next bar would look like a crash and be traded on."""
     with pytest.raises(BadWire, match="new_rate"):
         wire.actions({"forward_splits": [{"symbol": "AAPL", "ex_date": "2005-02-28", "old_rate": 1}]})
+
+
+def test_a_snapshot_tells_the_last_trade_and_the_spread_over_the_middle() -> None:
+    """A side that is empty, a crossed quote and nothing at all say nothing."""
+    told = {
+        "A": {"latestTrade": {"p": 10.5}, "latestQuote": {"bp": 9, "ap": 11}},
+        "B": {"latestTrade": {"p": 0}, "latestQuote": {"bp": 0, "ap": 11}},
+        "C": {"latestQuote": {"bp": 11, "ap": 9}}, "D": {"latestTrade": None}, "E": None,
+    }  # fmt: skip
+
+    assert wire.seen(told) == {
+        "A": (D("10.5"), D("0.2")), "B": (None, None), "C": (None, None), "D": (None, None), "E": (None, None),
+    }  # fmt: skip
+    with pytest.raises(wire.BadWire):
+        wire.seen({"A": {"latestTrade": {"p": "x"}}})

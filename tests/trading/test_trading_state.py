@@ -1,6 +1,7 @@
 """Halt, resume, flatten and limits on losses, on the whole trader over the twin: what is committed is what is obeyed."""
 
 import dataclasses
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -12,6 +13,7 @@ from actors.kernel import EXIT_HALTED, Faults
 from actors.messages import FlattenRequested, HaltTrading, ResumeTrading
 from algo_royale.app.stepped import HOUR_NS, SteppedTrader
 from algo_royale.data.catalog import bundled
+from algo_royale.errors import BrokerUnavailable
 from algo_royale.research.handover import engine_config, simulate_plan
 from algo_royale.risk import OnBreach, RiskLimits, TradingState
 from algo_royale.sessions import calendar
@@ -241,6 +243,51 @@ def test_peak_session_start_and_latch_survive_a_restart_every_session() -> None:
         assert parts.run(until_ns=session.close_ns + HOUR_NS) == 0
 
     assert ledger_of(parts) == ledger_of(whole)
+
+
+class Quoted(DirectBroker):
+    """The twin's data, with a market of its own: GOOG has a wide spread, AAPL a trade far away, nobody quotes IBM."""
+
+    fails = False
+    asked = 0
+
+    def snapshots(self, *, symbols: Sequence[str]) -> Any:
+        self.asked += 1
+        if self.fails:
+            raise BrokerUnavailable("injected")
+        return {
+            "GOOG": {"latestTrade": {"p": 690}, "latestQuote": {"bp": 680, "ap": 700}},  # 20 of 690: 2.9 %
+            "AAPL": {"latestTrade": {"p": 500}, "latestQuote": {"bp": 0, "ap": 609}},  # against 609.84 at the close
+            "IBM": {"latestQuote": None}, "MSFT": {},
+        }  # fmt: skip
+
+
+def quoted(limits: RiskLimits, *, fails: bool = False) -> tuple[SteppedTrader, Quoted]:
+    account = under(limits, trader(2, start=BUSY))
+    data = Quoted(account.exchange, key=account.keys[0], secret=account.keys[1], faults=account.streams.faults)
+    data.fails = fails
+    assert account.run(changes={"data": data}) == 0
+    return account, data
+
+
+def test_the_market_is_looked_at_before_a_decision_where_a_limit_on_the_spread_is_set() -> None:
+    """GOOG is to be bought on the 18th; on the 19th AAPL and IBM are."""
+    limits = RiskLimits(spread_fraction=Decimal("0.02"), collar_fraction=Decimal("0.1"))
+
+    account, data = quoted(limits)
+
+    rows = execute(account.store.database, "SELECT symbol, code, limit_value, actual_value FROM refusal ORDER BY seq")
+    assert [row[:2] for row in rows] == [("GOOG", "spread_wide"), ("AAPL", "price_collar"), ("GOOG", "spread_wide")]
+    assert float(str(rows[0][3])) == pytest.approx(20 / 690) and float(str(rows[1][2])) == 550
+    assert data.asked == 2 and set(held(account)) == set()
+
+
+def test_a_market_that_nobody_can_see_holds_nothing_back() -> None:
+    seen, data = quoted(RiskLimits(spread_fraction=Decimal("0.02")), fails=True)
+    without, other = quoted(RiskLimits())
+
+    assert (data.asked, other.asked) == (2, 0) and refusals(seen) == set()
+    assert recorded_orders(seen.store.database.connection()) == recorded_orders(without.store.database.connection())
 
 
 class Lagging(DirectBroker):
