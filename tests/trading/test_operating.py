@@ -109,8 +109,8 @@ def test_halt_resume_and_flatten_of_a_running_trader_are_committed_before_the_co
 
 
 def test_without_a_trader_the_word_is_committed_for_the_next_one(tmp_path: Path) -> None:
-    """In the order in which one may say it."""
-    prepared(tmp_path, BUSY)
+    """In the order in which one may say it; a trader that starts halted stays up and sends nothing until it is resumed."""
+    directory = prepared(tmp_path, BUSY)
     said = [document(tmp_path, *words.split(), "--by", "ada") for words in ("halt --reduce", "halt", "flatten --yes")]
     assert [(one["running"], one["state"]) for one in said] == [
         (False, "reducing"),
@@ -118,6 +118,16 @@ def test_without_a_trader_the_word_is_committed_for_the_next_one(tmp_path: Path)
         (False, "reducing"),
     ]
     assert document(tmp_path, "resume", "--reason", "fine", "--by", "ada")["state"] == "trading"
+    document(tmp_path, "halt", "--by", "ada")
+
+    with twin(BUSY, 3) as endpoints, running(spawn(tmp_path, endpoints)) as life:
+        code, out, err = ended(life)
+        truth = twin_truth(endpoints)
+
+    assert code == 0, err
+    assert json.loads(out)["orders"]["submitted"] == 0 and truth["orders"] == []
+    with ledger(directory) as database:
+        assert database.execute("SELECT count(*) FROM decision").fetchone()[0] > 0
 
 
 def test_flatten_asks_first_and_nothing_is_done_after_a_no(tmp_path: Path) -> None:
