@@ -240,6 +240,15 @@ class AlpacaStreams:
         return handle
 
 
+def _own_socket(url: str) -> socket.socket | None:
+    """A socket to our own machine, with no proxy in between: where the environment names one, the library would use it, for its
+    own list of exceptions counts only where that names none."""
+    parts = urlsplit(url)
+    if parts.hostname not in LOOPBACK or parts.scheme != "ws":
+        return None
+    return socket.create_connection((parts.hostname, parts.port or 80), timeout=CONNECT_TIMEOUT_S)
+
+
 class _Socket:
     """One websocket and its reader."""
 
@@ -287,7 +296,9 @@ class _Socket:
 
     def _serve(self) -> None:
         try:
-            ws = websocket.create_connection(self._url, timeout=CONNECT_TIMEOUT_S, enable_multithread=True)
+            ws = websocket.create_connection(
+                self._url, timeout=CONNECT_TIMEOUT_S, enable_multithread=True, socket=_own_socket(self._url)
+            )
         except websocket.WebSocketBadStatusException as error:
             status = error.status_code
             self._lost(f"handshake: http {status}", fatal=400 <= status < 500 and status not in (408, 429))
