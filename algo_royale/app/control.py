@@ -352,7 +352,8 @@ class Desk:
         actors = []
         for row in self._system.tree():
             records, took_us = self._gauges.handled.get(str(row["path"]), (0, 0))
-            actors.append({**row, "records": records, "took_us": took_us})
+            observed = self._system.glance(str(row["path"])) if row["path"] in CONNECTIONS.values() else None
+            actors.append({**row, "records": records, "took_us": took_us, "observed": observed})
         return {"run_id": self._about.get("run_id"), "at_ns": self._system.stopwatch(), "actors": actors}
 
     def _tell(self, path: str, message: Any) -> Document:

@@ -101,7 +101,7 @@ def test_ledger_and_broker_are_compared_at_the_start_every_thirty_seconds_and_af
     connected_ns = [m.at_ns for m in trace if isinstance(m, BrokerStateChanged) and m.connected]
 
     assert len(connected_ns) == 4
-    assert {m.cause_of for m in compared} == {"reconnect", "periodic"}  # the first connection's is the start's
+    assert {m.cause_of for m in compared} >= {"reconnect", "periodic"}  # the first connection's is the start's
     assert max(b.at_ns - a.at_ns for a, b in itertools.pairwise(compared)) <= 32 * SECOND_NS
     for at_ns in connected_ns:
         assert at_ns in [m.at_ns for m in compared]  # at once

@@ -51,6 +51,19 @@ def test_status_top_and_stop_of_a_trader_that_waits_in_real_time(tmp_path: Path)
     assert live["run_id"] == json.loads(out)["run_id"]
     assert {row["actor"] for row in top["actors"]} >= {"root/trading/ledger", "root/trading/signals/signal:AAPL"}
     assert {row["state"] for row in top["actors"]} == {"running"}
+    seen = {row["actor"]: row["observed"] for row in top["actors"]}
+    counters = {
+        "state",
+        "connections",
+        "failures",
+        "last_frame_age_s",
+        "lag_s",
+        "lag_max_s",
+        "requests_left",
+        "delayed",
+    }
+    assert counters | {"unheard", "lookups", "bad_frames"} <= set(seen["root/trading/broker"])
+    assert counters | {"stale", "silences", "late", "doubles", "others"} <= set(seen["root/trading/market_data"])
     assert not (directory / "control.sock").exists()
     after = document(tmp_path, "status")
     assert (after["running"], after["trader"]) == (False, None)

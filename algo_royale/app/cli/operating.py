@@ -444,6 +444,7 @@ def rates(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str,
                 "actor": row["path"], "state": row["state"], "mailbox": row["mailbox"],
                 "messages_per_s": round(records / seconds, 1), "mean_us": round(took_us / records, 1) if records else None,
                 "handled": row["handled"], "restarts": row["restarts"], "last_error": row["last_error"],
+                "observed": row.get("observed"),
             }
         )  # fmt: skip
     return rows
