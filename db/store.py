@@ -8,13 +8,11 @@ the store refuses to work until it has loaded again from the file.
 
 import hashlib
 import json
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import date, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -27,7 +25,18 @@ from algo_royale.orders import Fill, Order, OrderEvent, OrderIntent, OrderStatus
 from algo_royale.risk import TradingState
 from algo_royale.sessions import new_york_date
 from db import models
-from db.database import exact, execute, open_database, to_text
+from db.database import (
+    DRIVER_ERRORS,
+    Database,
+    Place,
+    exact,
+    execute,
+    first_line,
+    open_database,
+    take_writer_lock,
+    to_text,
+    transaction,
+)
 from db.migrations import SESSION_SUMS, TABLES, migrate, migration_states
 
 CASH_TOLERANCE_USD = Decimal("0.01")
@@ -212,7 +221,7 @@ def fresh_ledger_id(run_id: str, now_ns: int) -> str:
 class Store:
     """The single writer. It keeps the open orders and the account in memory, moved only after a commit."""
 
-    def __init__(self, database: peewee.SqliteDatabase, *, run_id: str, is_memory: bool) -> None:
+    def __init__(self, database: Database, *, run_id: str, is_memory: bool) -> None:
         self._database, self._run_id, self._is_memory = database, run_id, is_memory
         self._broken = False
         self._data_version = 0
@@ -224,16 +233,17 @@ class Store:
 
     @classmethod
     def open(
-        cls, path: Path | None, *, run_id: str, now_ns: int, live_start_ns: int, ledger_id: str | None = None
+        cls, place: Place, *, run_id: str, now_ns: int, live_start_ns: int, ledger_id: str | None = None
     ) -> "Store":
-        """Open (or create) and migrate the ledger at `path`, None for memory, and enter this run in it.
+        """Open (or create) and migrate the ledger at `place`, None for memory, and enter this run in it.
 
         `ledger_id` and `live_start_ns` count only for a new ledger; an old one keeps its own.
         """
-        database = open_database(path)
+        database = open_database(place, name=run_id)
         try:
+            take_writer_lock(database, name=run_id)
             migrate(database, now_ns=now_ns)
-            store = cls(database, run_id=run_id, is_memory=path is None)
+            store = cls(database, run_id=run_id, is_memory=place is None)
             store._enter(now_ns, live_start_ns, ledger_id or fresh_ledger_id(run_id, now_ns))
         except BaseException:
             database.close()
@@ -241,9 +251,9 @@ class Store:
         return store
 
     @classmethod
-    def before_run(cls, path: Path, run_id: str) -> "Store":
-        """`as_of` on a file that is only read, so that a trader that is using it does not notice."""
-        database = open_database(path, read_only=True)
+    def before_run(cls, place: Place, run_id: str) -> "Store":
+        """`as_of` on a ledger that is only read, so that a trader that is using it does not notice."""
+        database = open_database(place, read_only=True)
         try:
             return cls(database, run_id=run_id, is_memory=False).as_of(run_id)
         finally:
@@ -256,7 +266,7 @@ class Store:
                 self._insert("INSERT INTO run (run_id, started_ns) VALUES (?, ?)", self._run_id, now_ns)
             if not self._rows("SELECT 1 FROM meta"):
                 self._insert(
-                    "INSERT INTO meta (run_id, ledger_id, created_ns, live_start_ns) VALUES (?, ?, ?, ?)",
+                    "INSERT INTO meta (seq, run_id, ledger_id, created_ns, live_start_ns) VALUES (1, ?, ?, ?, ?)",
                     self._run_id, ledger_id, now_ns, live_start_ns,
                 )  # fmt: skip
         self.load()
@@ -266,7 +276,7 @@ class Store:
         return self._facts_ledger_id
 
     @property
-    def database(self) -> peewee.SqliteDatabase:
+    def database(self) -> Database:
         return self._database
 
     def close(self) -> None:
@@ -285,8 +295,8 @@ class Store:
                 "SELECT count(*) FROM fill WHERE at_ns > "
                 "(SELECT coalesce(max(at_ns), 0) FROM reconciliation WHERE agreed = 1)"
             )
-        except (peewee.PeeweeException, sqlite3.Error) as error:
-            raise LedgerError(f"the ledger cannot be read: {error}") from error
+        except DRIVER_ERRORS as error:
+            raise LedgerError(f"the ledger cannot be read: {first_line(error)}") from error
         self._broken = False
 
     # --- decisions ---
@@ -758,8 +768,8 @@ class Store:
                 "WHERE d.session_date = ?", latest[0][1] if latest else "",
             )  # fmt: skip
             latched = latch(self._database)
-        except (peewee.PeeweeException, sqlite3.Error) as error:
-            raise LedgerError(f"the ledger cannot be read: {error}") from error
+        except DRIVER_ERRORS as error:
+            raise LedgerError(f"the ledger cannot be read: {first_line(error)}") from error
         account = self._account
         return Facts(
             ledger_id=self._facts_ledger_id,
@@ -825,7 +835,7 @@ class Store:
         copy = open_database(None)
         migrate(copy, now_ns=started_ns)
         before = "SELECT run_id FROM run WHERE seq < ?"
-        with copy.atomic("IMMEDIATE"):
+        with transaction(copy):
             for table in TABLES:
                 rows = self._rows(f"SELECT * FROM {table} WHERE run_id IN ({before}) ORDER BY seq", run_seq)
                 for row in rows:
@@ -923,16 +933,15 @@ class Store:
         )  # fmt: skip
 
     def _insert(self, sql: str, *parameters: object) -> None:
-        self._connection().execute(sql, parameters)
+        execute(self._database, sql, parameters)
 
     def _rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
-        return self._connection().execute(sql, parameters).fetchall()
-
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection = self._database.connection()  # type: ignore[no-untyped-call]
-        return connection
+        return execute(self._database, sql, parameters)
 
     def _read_version(self) -> int:
+        """Changes when another connection has committed; in PostgreSQL none can while we hold the writer's lock."""
+        if isinstance(self._database, peewee.PostgresqlDatabase):
+            return 0
         return int(self._rows("PRAGMA data_version")[0][0])
 
     @contextmanager
@@ -942,26 +951,27 @@ class Store:
         if self._broken:
             raise LedgerError("the ledger failed before; it must be loaded again first")
         try:
-            with self._database.atomic("IMMEDIATE"):
+            with transaction(self._database):
                 if not self._is_memory and self._read_version() != self._data_version:
                     raise LedgerError("someone else has written to the ledger while it was ours")
                 yield
-        except (peewee.PeeweeException, sqlite3.Error) as error:
+        except DRIVER_ERRORS as error:
             self._broken = True
-            raise LedgerError(f"the ledger cannot be written: {error}") from error
+            raise LedgerError(f"the ledger cannot be written: {first_line(error)}") from error
 
 
-def positions_now(database: peewee.SqliteDatabase) -> dict[str, Position]:
+def positions_now(database: Database) -> dict[str, Position]:
     """Positions that are not flat, from the newest entry of each symbol."""
     rows = execute(
         database,
         "SELECT symbol, quantity, average_cost_usd FROM position_entry "
-        "WHERE seq IN (SELECT max(seq) FROM position_entry GROUP BY symbol) ORDER BY symbol",
+        "WHERE seq IN (SELECT max(seq) FROM position_entry GROUP BY symbol)",
     )
-    return {symbol: Position(Decimal(q), Decimal(cost)) for symbol, q, cost in rows if Decimal(q)}
+    held = {symbol: Position(Decimal(q), Decimal(cost)) for symbol, q, cost in rows if Decimal(q)}
+    return dict(sorted(held.items()))  # whatever alphabet the database sorts by
 
 
-def latch(database: peewee.SqliteDatabase) -> Latch:
+def latch(database: Database) -> Latch:
     """The trading state as last committed."""
     rows = execute(database, "SELECT state, reason, set_by, at_ns FROM trading_state ORDER BY seq DESC LIMIT 1")
     return (
@@ -1067,15 +1077,15 @@ class LedgerSummary:
 
 
 class Reader:
-    """Read-only queries on a ledger file, also while a trader writes to it."""
+    """Read-only queries on a ledger, also while a trader writes to it."""
 
-    def __init__(self, path: Path) -> None:
-        self._database = open_database(path, read_only=True)
+    def __init__(self, place: Place) -> None:
+        self._database = open_database(place, read_only=True)
         try:
             if not self._database.table_exists("meta"):
-                raise LedgerError(f"{path} is not a ledger of this program")
+                raise LedgerError(f"there is no ledger of this program at {place}")
             if any(state.applied_ns is None for state in migration_states(self._database)):
-                raise LedgerError(f"{path} is of an older program; `algo-royale db migrate` brings it up to date")
+                raise LedgerError(f"{place} is of an older program; `algo-royale db migrate` brings it up to date")
         except BaseException:
             self._database.close()
             raise
@@ -1092,8 +1102,8 @@ class Reader:
     def _all(self, query: Any) -> list[dict[str, Any]]:
         try:
             return [dict(row) for row in query.dicts().execute(self._database)]
-        except peewee.PeeweeException as error:
-            raise LedgerError(f"the ledger cannot be read: {error}") from error
+        except DRIVER_ERRORS as error:
+            raise LedgerError(f"the ledger cannot be read: {first_line(error)}") from error
 
     def orders(
         self, *, since_ns: int = 0, symbol: str | None = None, status: str | None = None, limit: int | None = None

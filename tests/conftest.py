@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from databases import place as place  # a fixture: each engine that a ledger may be in
+
 ROOT = Path(__file__).parent.parent
 
 # Examples are derived from the test, not from the clock, so that a run that failed can be run again; no deadline, because

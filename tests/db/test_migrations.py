@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from algo_royale.errors import LedgerError
-from db.database import execute, open_database
+from db.database import PostgresUrl, execute, open_database
 from db.migrations import MIGRATIONS, TABLES, Migration, migrate, migration_states
 from db.models import MODELS
 from db.store import Reader
@@ -14,21 +14,21 @@ NEWEST = len(MIGRATIONS)
 GOOD = Migration(NEWEST + 1, "a table more", ("CREATE TABLE extra (x INTEGER) STRICT",))
 
 
-def test_a_new_ledger_gets_every_migration_once(tmp_path: Path) -> None:
+def test_a_new_ledger_gets_every_migration_once(place: Path | PostgresUrl) -> None:
     """The second call finds nothing to do, also through another connection."""
-    database = open_database(tmp_path / "ledger.db")
+    database = open_database(place)
 
     assert migrate(database, now_ns=7) == list(MIGRATIONS)
-    assert migrate(open_database(tmp_path / "ledger.db"), now_ns=8) == []
+    assert migrate(open_database(place), now_ns=8) == []
     assert [state.applied_ns for state in migration_states(database)] == [7] * len(MIGRATIONS)
 
 
-def test_a_failing_migration_is_rolled_back_whole(tmp_path: Path) -> None:
+def test_a_failing_migration_is_rolled_back_whole(place: Path | PostgresUrl) -> None:
     """Its first statement worked, and yet nothing of it stays; the migration before it does."""
-    database = open_database(tmp_path / "ledger.db")
+    database = open_database(place)
     broken = Migration(NEWEST + 2, "breaks", ("CREATE TABLE half (x INTEGER)", "CREATE TABLE half (x INTEGER)"))
 
-    with pytest.raises(LedgerError, match="half already exists"):
+    with pytest.raises(LedgerError, match='half"? already exists'):
         migrate(database, now_ns=1, migrations=(*MIGRATIONS, GOOD, broken))
 
     assert database.table_exists("extra")
@@ -38,16 +38,16 @@ def test_a_failing_migration_is_rolled_back_whole(tmp_path: Path) -> None:
     ]
 
 
-def test_a_ledger_of_a_newer_program_is_refused(tmp_path: Path) -> None:
-    database = open_database(tmp_path / "ledger.db")
+def test_a_ledger_of_a_newer_program_is_refused(place: Path | PostgresUrl) -> None:
+    database = open_database(place)
     migrate(database, now_ns=1, migrations=(*MIGRATIONS, GOOD))
 
     with pytest.raises(LedgerError, match=f"schema version {NEWEST + 1}; this program knows up to {NEWEST}"):
         migrate(database, now_ns=2)
 
 
-def test_an_edited_migration_is_refused(tmp_path: Path) -> None:
-    database = open_database(tmp_path / "ledger.db")
+def test_an_edited_migration_is_refused(place: Path | PostgresUrl) -> None:
+    database = open_database(place)
     migrate(database, now_ns=1, migrations=(*MIGRATIONS, GOOD))
     edited = Migration(NEWEST + 1, "a table more", ("CREATE TABLE extra (x INTEGER, y INTEGER) STRICT",))
 
@@ -55,28 +55,27 @@ def test_an_edited_migration_is_refused(tmp_path: Path) -> None:
         migrate(database, now_ns=2, migrations=(*MIGRATIONS, edited))
 
 
-def test_a_migration_that_orphans_rows_is_refused(tmp_path: Path) -> None:
+def test_a_migration_that_orphans_rows_is_refused(place: Path | PostgresUrl) -> None:
     """Rows must still have what they refer to when a migration ends."""
-    database = open_database(tmp_path / "ledger.db")
+    database = open_database(place)
     orphan = Migration(
         NEWEST + 1,
         "orphans",
         (
             "CREATE TABLE parent (id INTEGER PRIMARY KEY)",
-            "PRAGMA defer_foreign_keys = ON",
-            "CREATE TABLE child (id INTEGER REFERENCES parent (id))",
+            "CREATE TABLE child (id INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)",
             "INSERT INTO child VALUES (1)",
         ),
     )
 
-    with pytest.raises(LedgerError, match="without what they refer to"):
+    with pytest.raises(LedgerError, match="without what they refer to|violates foreign key constraint"):
         migrate(database, now_ns=1, migrations=(*MIGRATIONS, orphan))
     assert not database.table_exists("child")
 
 
-def test_the_halts_of_an_older_ledger_become_its_trading_states(tmp_path: Path) -> None:
+def test_the_halts_of_an_older_ledger_become_its_trading_states(place: Path | PostgresUrl) -> None:
     """Each row with its run, time and reason; a ledger that was halted still is."""
-    database = open_database(tmp_path / "ledger.db")
+    database = open_database(place)
     migrate(database, now_ns=1, migrations=MIGRATIONS[:1])
     execute(database, "INSERT INTO run (run_id, started_ns) VALUES ('r-1', 1), ('r-2', 5)")
     execute(
@@ -86,7 +85,7 @@ def test_the_halts_of_an_older_ledger_become_its_trading_states(tmp_path: Path) 
     )
 
     with pytest.raises(LedgerError, match="is of an older program; `algo-royale db migrate` brings it up to date"):
-        Reader(tmp_path / "ledger.db")
+        Reader(place)
     migrate(database, now_ns=8)
 
     assert execute(database, "SELECT run_id, at_ns, state, reason, set_by FROM trading_state ORDER BY seq") == [
