@@ -444,6 +444,12 @@ class Notify(Section):
     heartbeat_minutes: Annotated[float, Field(strict=True, gt=0, le=1440, allow_inf_nan=False)]
 
 
+class Database(Section):
+    """[database]: where the ledger is kept. An empty url: a SQLite file in the environment's folder."""
+
+    url: SecretStr = SecretStr("")  # it may hold a password, and shows itself to nobody
+
+
 class Config(Section):
     """Everything that can be set. `environment` is chosen by --env, not by a file."""
 
@@ -459,6 +465,7 @@ class Config(Section):
     exchange: Exchange
     log: Log
     notify: Notify
+    database: Database = Database()
 
     def patience(self, timeframe: "Timeframe") -> "Patience":
         """How long an open exchange may be silent. A twin that replays sessions says nothing between the open and the close."""
@@ -474,6 +481,11 @@ class Config(Section):
         self._check_orders()
         if self.environment != "dev_integration" and self.broker.is_twin:
             raise ValueError(f"{self.environment} needs the broker's addresses ([broker] trading_url and the others)")
+        if self.environment == "dev_integration" and self.database.url.get_secret_value():
+            raise ValueError(
+                "database.url is for prod_paper and prod_live; in dev_integration each start has an account of its own, "
+                "and so a ledger file of its own"
+            )
         if self.environment != "prod_live" and self.broker.real_money:
             raise ValueError(f"{self.environment} must not have broker.real_money = true")
         if self.environment == "prod_live" and not self.broker.real_money:
@@ -656,7 +668,10 @@ def _explain(error: ValidationError, origins: Mapping[str, str]) -> list[str]:
             sentences[key] = f"{origin}: {key} is a section and holds {', '.join(keys(path))}; it is no value"
         else:
             said = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            given = "" if isinstance(item["input"], Mapping | BaseModel) else f" (it is {item['input']!r})"
+            hidden = isinstance(item["input"], Mapping | BaseModel) or path[:1] == [
+                "database"
+            ]  # it may hold a password
+            given = "" if hidden else f" (it is {item['input']!r})"
             where = f"{origin}: {key}: " if key else f"{origin}: "
             sentences.setdefault(key, f"{where}{said}{given}")
     return list(sentences.values())

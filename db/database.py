@@ -72,6 +72,11 @@ class PostgresUrl:
         return f"postgresql://{user}{host}{f':{parts.port}' if parts.port else ''}/{self.name}"
 
 
+def place_of(url: str, directory: Path) -> Path | PostgresUrl:
+    """Where an environment's ledger is: at `url` ([database] url), or in a file of its folder where that is empty."""
+    return PostgresUrl(url) if url else directory / "ledger.db"
+
+
 Place = Path | PostgresUrl | None  # None: in memory, for the stepped system and for tests
 
 

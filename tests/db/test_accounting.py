@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from algo_royale.errors import LedgerError
 from algo_royale.ledger import Position
 from algo_royale.orders import Fill, OrderEvent, OrderIntent, OrderStatus
+from databases import new_schema
 from db.admin import check
-from db.database import execute
+from db.database import Place, execute
 from db.store import NewDecision, NewEntry, SessionClose, Store
 
 MONDAY = date(2012, 1, 2)
@@ -71,8 +72,8 @@ class Model:
 class Bench:
     """A store and the model beside it, told the same."""
 
-    def __init__(self) -> None:
-        self.store = Store.open(None, run_id="r", now_ns=NOON_NS - DAY_NS, live_start_ns=0, ledger_id="l")
+    def __init__(self, place: Place = None) -> None:
+        self.store = Store.open(place, run_id="r", now_ns=NOON_NS - DAY_NS, live_start_ns=0, ledger_id="l")
         self.model = Model(held_first={"B": (F(40), F(40) * F(7))})
         self.day, self.count = 0, 0
         self.fills: list[Fill] = []
@@ -213,7 +214,17 @@ STEPS = st.lists(
 @given(STEPS)
 def test_every_figure_is_what_fractions_say_whatever_happens_in_whatever_order(steps: list[tuple[object, ...]]) -> None:
     """Trades through zero, splits, dividends, deposits, fees, busts and corrections of any earlier fill, restarts."""
-    bench = Bench()
+    follow(Bench(), steps)
+
+
+@settings(max_examples=8, deadline=None)
+@given(STEPS)
+def test_every_figure_is_the_same_on_a_server(steps: list[tuple[object, ...]]) -> None:
+    follow(Bench(new_schema()), steps)
+
+
+def follow(bench: Bench, steps: list[tuple[object, ...]]) -> None:
+    """Tell store and model the same, and compare at each close and at the end."""
     for name, *arguments in [*steps, ("close", {"A": D("3.5")})]:
         match name, arguments:
             case "trade", [symbol, side, quantity, price, fee]:
@@ -235,11 +246,14 @@ def test_every_figure_is_what_fractions_say_whatever_happens_in_whatever_order(s
     facts, spelled = bench.store.facts(now_ns=bench.now_ns), repr(bench.store.facts(now_ns=bench.now_ns))
     bench.store.load()
     assert (facts.cash_usd, spelled) == (facts.cash_usd, repr(bench.store.facts(now_ns=bench.now_ns)))
+    bench.store.close()
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
-    yield Bench()
+def bench(place: Place) -> Iterator[Bench]:
+    made = Bench(place)
+    yield made
+    made.store.close()
 
 
 def test_a_bust_is_an_entry_of_its_own_and_counts_once(bench: Bench) -> None:

@@ -4,19 +4,22 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from decimal import Decimal as D
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from algo_royale.app.cli import root
+from algo_royale.app.cli import _loaded, root
 from algo_royale.app.cli.ledger import is_locked
 from algo_royale.app.lock import single_instance
 from algo_royale.orders import Fill, OrderEvent, OrderIntent
 from algo_royale.risk import TradingState
 from conftest import ROOT
-from db.database import execute, open_database
+from databases import PASSWORD, new_schema, server
+from db.database import PostgresUrl, execute, open_database, transaction
+from db.migrations import TABLES
 from db.store import NewDecision, Reader, Store
 
 NOON_NS = 1_325_610_000_000_000_000  # 2012-01-03 12:00 in New York
@@ -92,6 +95,96 @@ def test_status_says_what_runs_and_what_is_held(home: Path) -> None:
 
 def test_status_before_the_first_run_is_an_answer_too(tmp_path: Path) -> None:
     assert "none yet" in run(tmp_path, "status").stdout
+
+
+@pytest.fixture
+def set_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Sets [database] url by its variable; a configuration is read once per process otherwise."""
+
+    def set_to(url: str) -> None:
+        monkeypatch.setenv("ALGO_ROYALE__DATABASE__URL", url)
+        _loaded.cache_clear()
+
+    yield set_to
+    _loaded.cache_clear()
+
+
+def test_every_command_does_the_same_on_a_server(home: Path, set_url: Callable[[str], None]) -> None:
+    """The ledger of the file, copied to PostgreSQL: the same rows, and nowhere the password of its address."""
+    commands = ("orders", "fills", "positions", "equity", "differences")
+    of_file = {command: run(home, "--json", command).stdout for command in commands}
+    url = new_schema()
+    set_url(url.text)
+    paper, shown = ("--env", "prod_paper"), []
+
+    def on_server(*args: str, given: str | None = None) -> Result:
+        result = run(home, *paper, *args, given=given)
+        shown.append(result.output + result.stderr)
+        return result
+
+    where = f"postgresql://trader@{server().folder / 's'}/ledgers"
+    assert on_server("orders").stderr == f"error: there is no ledger at {where}; `run-trader` makes one\n"
+    assert "none yet" in on_server("status").stdout
+    assert on_server("db", "status").stderr == f"error: there is no ledger at {where}\n"
+    assert on_server("db", "migrate").stdout.startswith("applied 1: the ledger's tables, append-only\napplied 2: ")
+    assert on_server("db", "migrate").stdout == f"{where} is up to date\n"
+    copy_ledger(home / "dev_integration" / "ledger.db", url)
+
+    assert {command: on_server("--json", command).stdout for command in commands} == of_file
+    assert "AAPL" in of_file["fills"]
+    state = on_server("db", "status")
+    assert (state.exit_code, state.stdout.splitlines()[-1]) == (0, "everything adds up")
+    store = Store.open(url, run_id="trader-2", now_ns=NOON_NS, live_start_ns=0)
+    store.set_state(TradingState.HALTED, "a stray position", by="ledger", now_ns=NOON_NS)
+    assert "another process writes" in on_server("db", "resume", "--reason", "x").stderr
+    store.close()
+    assert "a stray position" in on_server("db", "resume", "--reason", "sold it", "--by", "ann").stdout
+    assert on_server("config", "show", "database").stdout == 'database.url = "**********"\n'
+
+    wrong = on_server("db", "drop", given="prod_paper/ledger\n")
+    assert "the database's name is 'ledgers', not 'prod_paper/ledger'; nothing was deleted" in wrong.stderr
+    assert on_server("db", "drop", given="ledgers\n").exit_code == 0
+    assert "there is no ledger" in on_server("db", "status").stderr
+    assert [text for text in shown if PASSWORD in text] == []
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (f"mysql://u:{PASSWORD}@h/x", "database] url is not of the form postgresql://"),
+        (f"postgresql://u:{PASSWORD}@h:{PASSWORD}/x", "database] url is not of the form postgresql://"),
+        (f"postgresql://u:{PASSWORD}@127.0.0.1:1/x", "the ledger at postgresql://u@127.0.0.1:1/x cannot be opened: "),
+        (f"postgresql://u:{PASSWORD}@/x?host=/nowhere&password={PASSWORD}", "the ledger at postgresql://u@/nowhere/x cannot"),
+        (f"postgresql://u@h/x?{PASSWORD}=1&password={PASSWORD}", "the ledger at postgresql://u@h/x cannot be opened"),
+        (f'["postgresql://u:{PASSWORD}@h/x"]', "ALGO_ROYALE__DATABASE__URL: database.url: "),
+    ],
+)  # fmt: skip
+def test_a_bad_address_is_one_line_without_its_password(
+    tmp_path: Path, set_url: Callable[[str], None], url: str, said: str
+) -> None:
+    set_url(url)
+    result = run(tmp_path, "--env", "prod_paper", "orders")
+
+    assert result.exit_code in (1, 5) and said in result.stderr
+    assert len(result.stderr.splitlines()) == 1 and PASSWORD not in result.stderr
+
+
+def test_development_keeps_its_ledgers_in_files(tmp_path: Path, set_url: Callable[[str], None]) -> None:
+    set_url(f"postgresql://u:{PASSWORD}@h/x")
+
+    assert "database.url is for prod_paper and prod_live" in (said := run(tmp_path, "orders").stderr)
+    assert PASSWORD not in said
+
+
+def copy_ledger(path: Path, place: PostgresUrl) -> None:
+    """Row by row, as they are."""
+    source, target = open_database(path, read_only=True), open_database(place)
+    with transaction(target):
+        for table in TABLES:
+            for row in execute(source, f"SELECT * FROM {table} ORDER BY seq"):
+                execute(target, f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+            execute(target, f"SELECT setval(pg_get_serial_sequence('{table}', 'seq'), 1000)")
+    source.close(), target.close()
 
 
 def test_a_pid_without_the_lock_is_not_believed(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from algo_royale.app.cli.ledger import ledger_path, running_trader
+from algo_royale.app.cli.ledger import has_ledger, ledger_place, running_trader
 from algo_royale.app.cli.messages import print_json, print_table, when
 from algo_royale.errors import BadInput
 
 if TYPE_CHECKING:
     from algo_royale.app.cli import Settings
+    from db.database import PostgresUrl
 
 
 @click.group("db")
@@ -27,12 +28,12 @@ def db_group() -> None:
     """
 
 
-def _not_while_trading(settings: "Settings") -> Path:
-    """The ledger's path, unless a trader writes to it: two writers would halt it."""
+def _not_while_trading(settings: "Settings") -> "Path | PostgresUrl":
+    """Where the ledger is, unless a trader writes to it: two writers would halt it."""
     pid = running_trader(settings.directory)
     if pid is not None:
         raise BadInput(f"a trader is running in {settings.directory} (process {pid}); stop it first")
-    return ledger_path(settings)
+    return ledger_place(settings)
 
 
 @db_group.command("migrate")
@@ -47,15 +48,15 @@ def migrate_command(settings: "Settings") -> None:
     from algo_royale.clock import WallClock
     from db.admin import migrate_file
 
-    path = _not_while_trading(settings)
-    applied = migrate_file(path, now_ns=WallClock().now_ns())
+    place = _not_while_trading(settings)
+    applied = migrate_file(place, now_ns=WallClock().now_ns())
     if settings.json:
-        print_json({"path": str(path), "applied": [{"version": m.version, "name": m.name} for m in applied]})
+        print_json({"path": str(place), "applied": [{"version": m.version, "name": m.name} for m in applied]})
         return
     for migration in applied:
         click.echo(f"applied {migration.version}: {migration.name}")
     if not applied:
-        click.echo(f"{path} is up to date")
+        click.echo(f"{place} is up to date")
 
 
 @db_group.command("status")
@@ -70,7 +71,7 @@ def db_status_command(settings: "Settings") -> int:
     """
     from db.admin import status
 
-    found = status(ledger_path(settings))
+    found = status(ledger_place(settings))
     migrations = [
         {"version": s.migration.version, "name": s.migration.name, "applied": when(s.applied_ns or 0)}
         for s in found.migrations
@@ -78,12 +79,12 @@ def db_status_command(settings: "Settings") -> int:
     if settings.json:
         print_json(
             {
-                "path": str(found.path), "size_bytes": found.size_bytes, "migrations": migrations, "rows": found.rows,
+                "path": found.place, "size_bytes": found.size_bytes, "migrations": migrations, "rows": found.rows,
                 "problems": found.problems,
             }
         )  # fmt: skip
     else:
-        click.echo(f"{found.path}, {found.size_bytes:,} bytes")
+        click.echo(f"{found.place}, {found.size_bytes:,} bytes")
         print_table(("migration", "name", "applied"), [tuple(row.values()) for row in migrations])
         click.echo()
         print_table(("table", "rows"), list(found.rows.items()), right=("rows",))
@@ -112,16 +113,16 @@ def resume_command(settings: "Settings", reason: str, by: str | None) -> None:
     from algo_royale.risk import TradingState
     from db.store import Reader, Store
 
-    path = _not_while_trading(settings)
-    if not path.is_file():
-        raise BadInput(f"there is no ledger at {path}")
-    with Reader(path) as reader:
+    place = _not_while_trading(settings)
+    if not has_ledger(settings):
+        raise BadInput(f"there is no ledger at {place}")
+    with Reader(place) as reader:
         was = reader.summary().latch
     if was.state is TradingState.TRADING:
         raise BadInput("trading is not halted")
     who = by or login_name()
     now_ns = WallClock().now_ns()
-    store = Store.open(path, run_id=f"resume-{now_ns}-{os.getpid()}", now_ns=now_ns, live_start_ns=now_ns)
+    store = Store.open(place, run_id=f"resume-{now_ns}-{os.getpid()}", now_ns=now_ns, live_start_ns=now_ns)
     try:
         store.resume(reason, by=who, now_ns=now_ns)
     finally:
@@ -153,13 +154,15 @@ def drop_command(settings: "Settings", name: str | None) -> None:
     """
     from db.admin import database_name, drop
 
-    path = _not_while_trading(settings)
-    if not path.is_file():
-        raise BadInput(f"there is no ledger at {path}")
+    place = _not_while_trading(settings)
+    if not has_ledger(settings):
+        raise BadInput(f"there is no ledger at {place}")
     if name is None:
-        name = click.prompt(f"This deletes {path}. Type the database's name, {database_name(path)}, to go on", err=True)
-    drop(path, name=name)
+        name = click.prompt(
+            f"This deletes {place}. Type the database's name, {database_name(place)}, to go on", err=True
+        )
+    drop(place, name=name)
     if settings.json:
-        print_json({"dropped": str(path)})
+        print_json({"dropped": str(place)})
     else:
-        click.echo(f"deleted {path}")
+        click.echo(f"deleted {place}")

@@ -14,6 +14,7 @@ from algo_royale.errors import BadInput
 
 if TYPE_CHECKING:
     from algo_royale.app.cli import Settings
+    from db.database import PostgresUrl
     from db.store import Reader
 
 INSTANCE = "run-trader"
@@ -54,10 +55,21 @@ def is_locked(path: Path, *, locks: Path = Path("/proc/locks")) -> bool | None:
     return any(len(fields) > 5 and fields[5].rpartition(":")[2] == inode for fields in held) if held else None
 
 
-def ledger_path(settings: "Settings") -> Path:
-    """The environment's ledger, or the one of its latest dry run."""
-    dry = settings.directory / "dry-run"
-    return max(dry.glob("*.db"), default=dry / "none.db") if settings.dry_run else settings.directory / "ledger.db"
+def ledger_place(settings: "Settings") -> "Path | PostgresUrl":
+    """The environment's ledger, or the one of its latest dry run, which is always a file."""
+    from db.database import place_of
+
+    if settings.dry_run:
+        dry = settings.directory / "dry-run"
+        return max(dry.glob("*.db"), default=dry / "none.db")
+    return place_of(settings.config.database.url.get_secret_value(), settings.directory)
+
+
+def has_ledger(settings: "Settings") -> bool:
+    """Whether there is one already."""
+    from db.admin import exists
+
+    return exists(ledger_place(settings))
 
 
 def _of_dry_run(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -73,12 +85,12 @@ dry_run_option = click.option(
 def open_reader(settings: "Settings") -> "Reader":
     from db.store import Reader
 
-    path = ledger_path(settings)
-    if not path.is_file():
+    place = ledger_place(settings)
+    if not has_ledger(settings):
         raise BadInput(
-            f"there is no ledger at {path}; `run-trader{' --dry-run' if settings.dry_run else ''}` makes one"
+            f"there is no ledger at {place}; `run-trader{' --dry-run' if settings.dry_run else ''}` makes one"
         )
-    return Reader(path)
+    return Reader(place)
 
 
 def summary_of(reader: "Reader") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 from zoneinfo import ZoneInfo
 
 import click
@@ -25,6 +25,8 @@ from algo_royale.errors import BadInput, UnknownName
 if TYPE_CHECKING:
     from actors.kernel.journal import ActorState, Entry, LogReader, Run, TraceLine
     from actors.kernel.replay import Factory, ReplayReport, ReplayRuntime
+    from algo_royale.app.cli import Settings
+    from db.database import PostgresUrl
 
 NEW_YORK = ZoneInfo("America/New_York")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -612,8 +614,13 @@ _REPLAYERS = {"trader": f"{__name__}:trader_factories"}
 """By the kind of a run: a function of (folder of the run, header, runtime) that gives the factories of its actors."""
 
 
-def trader_factories(folder: Path, header: "Run", runtime: "ReplayRuntime") -> "Mapping[str, Factory]":
-    """Everything of a trader's tree but the two actors at the network edge, on the ledger as it was before that run."""
+def trader_factories(
+    folder: Path, header: "Run", runtime: "ReplayRuntime", ledger: "Path | PostgresUrl | None" = None
+) -> "Mapping[str, Factory]":
+    """Everything of a trader's tree but the two actors at the network edge, on the ledger as it was before that run.
+
+    `ledger`: the environment's, where it is not a file of the folder.
+    """
     import msgspec
 
     from actors.trading import TRADING, factories
@@ -625,7 +632,7 @@ def trader_factories(folder: Path, header: "Run", runtime: "ReplayRuntime") -> "
         record = msgspec.json.decode(header.config, type=TraderRecord)
     except msgspec.MsgspecError as error:
         raise BadInput(f"run {header.id} did not record how it was set up: {error}") from error
-    before = Store.before_run(_ledger_of(folder.parents[1], record.ledger_id), header.id)
+    before = Store.before_run(_ledger_of(folder.parents[1], record.ledger_id, ledger), header.id)
     parts = trader_parts(
         record.plan, Config.model_validate(record.config), ledger_id=record.ledger_id,
         live_start_ns=record.live_start_ns, broker=None, data=None, streams=None, keys=("", ""), store=lambda: before,
@@ -634,16 +641,18 @@ def trader_factories(folder: Path, header: "Run", runtime: "ReplayRuntime") -> "
     return {path: make for path, make in factories(parts, runtime).items() if path not in edges}
 
 
-def _ledger_of(home: Path, ledger_id: str) -> Path:
-    """The file of that ledger: the environment's, or one that was set aside for a newer twin's."""
+def _ledger_of(home: Path, ledger_id: str, configured: "Path | PostgresUrl | None") -> "Path | PostgresUrl":
+    """Where that ledger is: the environment's, or a file that was set aside for a newer twin's."""
     from db.store import Reader
 
     kept = [*sorted((home / "ledgers").glob("*.db")), *sorted((home / "dry-run").glob("*.db"))]
-    paths = [path for path in (home / "ledger.db", *kept) if path.is_file()]
-    for path in paths:
-        with Reader(path) as reader:
+    places: list[Path | PostgresUrl] = [path for path in (home / "ledger.db", *kept) if path.is_file()]
+    if configured is not None and not isinstance(configured, Path):
+        places.insert(0, configured)
+    for place in places:
+        with Reader(place) as reader:
             if reader.summary().ledger_id == ledger_id:
-                return path
+                return place
     raise BadInput(f"the ledger {ledger_id} is not in {home} any more; without it the run cannot be replayed")
 
 
@@ -664,6 +673,7 @@ def replay_command(options: Globals, run: str, actor: str | None, until: str | N
     from importlib import import_module
 
     from actors.kernel.replay import ReplayRuntime, replay
+    from algo_royale.app.cli.ledger import ledger_place
     from algo_royale.research.artifacts import code_version
 
     path = find_log(options, run)
@@ -672,7 +682,8 @@ def replay_command(options: Globals, run: str, actor: str | None, until: str | N
         if header.kind not in _REPLAYERS:
             raise BadInput(f"runs of kind {header.kind!r} cannot be replayed; these can: {', '.join(_REPLAYERS)}")
         module, function = _REPLAYERS[header.kind].split(":")
-        factories = getattr(import_module(module), function)(path.parent, header, runtime)
+        settings = cast("Settings", options)
+        factories = getattr(import_module(module), function)(path.parent, header, runtime, ledger_place(settings))
         until_ns = to_ns(until) if until else None
         report = replay(reader, factories, actor, runtime=runtime, until_ns=until_ns)
         if actor is not None:

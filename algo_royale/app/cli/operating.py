@@ -15,7 +15,8 @@ from algo_royale.app.cli.ledger import (
     INSTANCE,
     POSITIONS,
     dry_run_option,
-    ledger_path,
+    has_ledger,
+    ledger_place,
     open_reader,
     running_trader,
     show_rows,
@@ -72,7 +73,7 @@ def status_command(settings: "Settings") -> None:
             document["trader"] = _live(ask_trader(settings, "status", timeout_s=STATUS_WITHIN_S))
     if document["trader"] and document["trader"]["dry_run"]:
         settings = replace(settings, dry_run=True)  # what it decides is in a ledger of its own
-    if ledger_path(settings).is_file():
+    if has_ledger(settings):
         with closing(open_reader(settings)) as reader:
             document["ledger"] = summary_of(reader)
             document["positions"] = reader.positions()
@@ -346,15 +347,15 @@ def _commit_offline(settings: "Settings", command: str, reason: str, by: str, st
     from algo_royale.risk import STATE_TRANSITIONS, StateEvent, TradingState, flatten_reason
     from db.store import Store
 
-    path = ledger_path(settings)
-    if not path.is_file():
-        raise BadInput(f"no trader is running, and there is no ledger at {path}; `run-trader` makes one")
+    place = ledger_place(settings)
+    if not has_ledger(settings):
+        raise BadInput(f"no trader is running, and there is no ledger at {place}; `run-trader` makes one")
     _refuse_idle(command, _latch(settings))
     event = {"resume": StateEvent.PERSON_RESUMES, "flatten": StateEvent.PERSON_FLATTENS}.get(command)
     event = event or StateEvent.of_halt(TradingState(state), by)
     now_ns = WallClock().now_ns()
     with single_instance(settings.directory, INSTANCE):
-        store = Store.open(path, run_id=f"{command}-{now_ns}-{os.getpid()}", now_ns=now_ns, live_start_ns=now_ns)
+        store = Store.open(place, run_id=f"{command}-{now_ns}-{os.getpid()}", now_ns=now_ns, live_start_ns=now_ns)
         try:
             before = store.latch.state
             after = STATE_TRANSITIONS[before][event]
