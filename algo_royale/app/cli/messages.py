@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from zoneinfo import ZoneInfo
 
 import click
@@ -25,7 +25,6 @@ from algo_royale.errors import BadInput, UnknownName
 if TYPE_CHECKING:
     from actors.kernel.journal import ActorState, Entry, LogReader, Run, TraceLine
     from actors.kernel.replay import Factory, ReplayReport, ReplayRuntime
-    from algo_royale.app.cli import Settings
     from db.database import PostgresUrl
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -673,6 +672,7 @@ def replay_command(options: Globals, run: str, actor: str | None, until: str | N
     from importlib import import_module
 
     from actors.kernel.replay import ReplayRuntime, replay
+    from algo_royale.app.cli import Settings
     from algo_royale.app.cli.ledger import ledger_place
     from algo_royale.research.artifacts import code_version
 
@@ -682,8 +682,8 @@ def replay_command(options: Globals, run: str, actor: str | None, until: str | N
         if header.kind not in _REPLAYERS:
             raise BadInput(f"runs of kind {header.kind!r} cannot be replayed; these can: {', '.join(_REPLAYERS)}")
         module, function = _REPLAYERS[header.kind].split(":")
-        settings = cast("Settings", options)
-        factories = getattr(import_module(module), function)(path.parent, header, runtime, ledger_place(settings))
+        where = {"ledger": ledger_place(options)} if isinstance(options, Settings) else {}
+        factories = getattr(import_module(module), function)(path.parent, header, runtime, **where)
         until_ns = to_ns(until) if until else None
         report = replay(reader, factories, actor, runtime=runtime, until_ns=until_ns)
         if actor is not None:
