@@ -31,7 +31,7 @@ ignored.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Protocol
 
@@ -296,6 +296,7 @@ class EngineState(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     bar_end_ns: int = 0
     session: str = ""
     session_index: int = 0
+    started: str = ""  # the session that `session_index` counts to, once one was told to begin
     session_start_equity: Decimal | None = None
     equity: Decimal | None = None  # at the last bar
     peak_equity: Decimal | None = None  # highest at a bar since the start, or since trading was last resumed
@@ -348,8 +349,7 @@ def step(state: EngineState, event: Event, config: EngineConfig) -> tuple[Engine
         case OrderAdopted():
             return replaced(state, orders={**state.orders, event.order.client_order_id: event.order}), ()
         case SessionStarted():
-            index = state.session_index + 1
-            return replaced(state, session_index=index, account=state.account.settle(index)), ()
+            return _begin(state, event.session), ()
         case AccountReconciled():
             return _reconcile(state, event, config), ()
         case SymbolSplit():
@@ -384,6 +384,14 @@ def _guard(state: EngineState, limits: RiskLimits) -> tuple[EngineState, StateSe
     return replaced(state, trading=after, trading_reason=found.reason), tightened
 
 
+def _begin(state: EngineState, session: str) -> EngineState:
+    """A session begins, once; a fill of it may be told before its start is."""
+    if state.started and session <= state.started:
+        return state
+    index = state.session_index + 1
+    return replaced(state, started=session, session_index=index, account=state.account.settle(index))
+
+
 def _fill(state: EngineState, fill: Fill, config: EngineConfig) -> EngineState:
     order = state.orders.get(fill.client_order_id)
     change = None if order is None else apply(order, OrderEvent.FILL, fill=fill)
@@ -396,6 +404,9 @@ def _fill(state: EngineState, fill: Fill, config: EngineConfig) -> EngineState:
     if config.keeps_holds:
         holds = {**holds, fill.symbol: _traded(holds.get(fill.symbol, SymbolHold()), fill, config.rules.holds)}
     later = config.rules.account == "cash" and fill.side == SELL and config.rules.settlement_days > 0
+    if later and (known := state.started or state.session):
+        traded = new_york_date(fill.at_ns).isoformat()
+        state = _begin(state, traded) if traded > known else state
     settles_at = state.session_index + config.rules.settlement_days if later else None
     return replaced(state, orders=orders, holds=holds, account=state.account.apply_fill(fill, settles_at=settles_at))
 
@@ -429,7 +440,9 @@ def _held_back(state: EngineState, rules: HoldRules) -> dict[str, SymbolHold]:
 def _reconcile(state: EngineState, event: AccountReconciled, config: EngineConfig) -> EngineState:
     """What a person moved at the broker is no shortfall: a target that was met stays met. A split is another thing: an order of
     before may have filled in new shares, so the target follows the ratio, and not whatever is held."""
-    account = replace(state.account, cash=event.cash_usd, positions=dict(event.positions), unsettled=())
+    account = replace(
+        state.account, cash=event.cash_usd, positions=dict(event.positions)
+    )  # settlement is our own count
     goals = tuple(
         account.quantity(symbol) if goal == state.account.quantity(symbol) and symbol not in event.split else goal
         for symbol, goal in zip(config.symbols, state.goals, strict=True)
@@ -461,6 +474,8 @@ def observe(state: EngineState, event: BarsClosed, config: EngineConfig) -> Engi
 def _observe(state: EngineState, event: BarsClosed, config: EngineConfig, *, mark: bool) -> EngineState:
     if event.splits:
         state = _split_goals(state, event, config)
+    if state.started and event.session > state.started and config.rules.account == "cash":
+        state = _begin(state, event.session)  # nobody told: bars that a restarted trader takes in again
     last, missed, history = event.bars, config.none_missed, state.history
     try:
         closes = tuple([last[symbol].adjusted_close for symbol in config.symbols])
@@ -781,6 +796,15 @@ class OrderFacts(Protocol):
     def reference_price_usd(self) -> Decimal: ...
 
 
+class UnsettledFacts(Protocol):
+    """What `actors.messages.Unsettled` says."""
+
+    @property
+    def settles_on(self) -> str: ...
+    @property
+    def amount_usd(self) -> Decimal: ...
+
+
 class TradeFacts(Protocol):
     """What `actors.messages.LastTrade` says."""
 
@@ -840,6 +864,8 @@ class LedgerFacts(Protocol):
     def last_session_date(self) -> str: ...
     @property
     def last_trades(self) -> Sequence[TradeFacts]: ...
+    @property
+    def unsettled(self) -> Sequence[UnsettledFacts]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -901,7 +927,9 @@ def rebuild(
     # a symbol without a bar in `last` keeps the state that the last decision knew: had it changed, there would be a later one
     decided = tuple(t.state_in if t else q > 0 for t, q in zip(known, held, strict=True))
     state = EngineState(
-        account=Account(cash=snapshot.cash_usd, positions=positions), history=_rows(history), missed=missed,
+        account=Account(
+            cash=snapshot.cash_usd, positions=positions, unsettled=_unsettled(snapshot.unsettled, last.session, config.rules)
+        ), started=last.session, history=_rows(history), missed=missed,
         last=_as_decided(config, targets, decided, closes, history), decided=decided,
         weights=tuple(t.weight if t else 0.0 for t in known),
         goals=_goals(config, targets, held, closes, snapshot.last_targets_date, last.session),
@@ -910,17 +938,29 @@ def rebuild(
         session_start_equity=snapshot.session_start_equity_usd, equity=snapshot.last_equity_usd,
         recent_ns=tuple(snapshot.orders_recent_ns), peak_equity=snapshot.peak_equity_usd,
         orders_today=snapshot.orders_session_count, trading=TradingState(snapshot.state),
-        trading_reason=snapshot.state_reason, holds=_traded_before(snapshot.last_trades, config.rules.holds),
+        trading_reason=snapshot.state_reason, holds=_traded_before(snapshot.last_trades, config),
     )  # fmt: skip
     if not decide or last.bar_end_ns <= snapshot.last_decision_bar_end_ns:
         return observe(state, last, config), ()
     return step(state if seen is NOTHING_SEEN else replaced(state, seen=seen), last, config)
 
 
-def _traded_before(trades: Sequence[TradeFacts], rules: HoldRules) -> dict[str, SymbolHold]:
+def _unsettled(parts: Sequence[UnsettledFacts], session: str, rules: AccountRules) -> tuple[tuple[int, Decimal], ...]:
+    """What has not settled by `session`, by how many sessions after it that happens."""
+    out = []
+    for part in parts if rules.account == "cash" else ():
+        if part.settles_on > session:
+            after = date.fromisoformat(session) + timedelta(days=1)
+            count = len(calendar().sessions(after, date.fromisoformat(part.settles_on)))
+            out.append((count, part.amount_usd))
+    return tuple(out)
+
+
+def _traded_before(trades: Sequence[TradeFacts], config: EngineConfig) -> dict[str, SymbolHold]:
     """Holds as the last trades alone have them; what is held and open, and the time that passed, the next decision adds."""
     out: dict[str, SymbolHold] = {}
-    for trade in sorted(trades, key=lambda one: one.at_ns) if rules.active else ():
+    rules = config.rules.holds
+    for trade in sorted(trades, key=lambda one: one.at_ns) if config.keeps_holds else ():
         before = out.get(trade.symbol, SymbolHold())
         now = replaced(before, bought_ns=trade.at_ns) if trade.side == BUY else replaced(before, sold_ns=trade.at_ns)
         out[trade.symbol] = holding.of_facts(now, rules, trade.at_ns, new_york_date(trade.at_ns).isoformat())

@@ -80,6 +80,31 @@ def test_the_policies_are_not_all_the_same() -> None:
     )
 
 
+ACCOUNTS: dict[str, dict[str, Any]] = {
+    "fractions of a share": {"trader_lot": Decimal("0.001")},
+    "cash, settled the next session": {"kind": "cash"},
+    "cash, settled after three sessions": {"kind": "cash", "settlement_days": 3},
+}
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("account", ACCOUNTS)
+def test_simulation_and_trader_agree_for_every_kind_of_account(account: str, restarts: bool) -> None:
+    """Unsettled proceeds are not spent, and a trader that is started anew every day knows of them from its ledger."""
+    cfg, end = configured(), last_session(BUSY, 20)
+    cfg = cfg.model_copy(update={"account": cfg.account.model_copy(update=ACCOUNTS[account])})
+    expected = simulate_plan(plan(), bundled(), rules_of(plan(), cfg), start=BUSY, end=end, cash_usd=cfg.account.cash)
+    live = SteppedTrader(plan(), cfg, _replay(plan().names, end), start=BUSY)
+    for session in calendar().sessions(BUSY, end)[:-1] if restarts else ():
+        assert live.run(until_ns=session.close_ns + 3_600_000_000_000) == 0
+
+    assert live.run() == 0
+    assert recorded_orders(live.store.database.connection()) == simulated_orders(expected)
+    assert fills_of(live) == sorted((f.fill_id.rpartition(".")[0], f.quantity, f.price) for f in expected.fills)
+    assert live.exchange.account.cash == expected.state.account.cash
+    assert len(expected.fills) > 10
+
+
 # --- within the day ---
 
 WITHIN: dict[str, dict[str, Any]] = {
