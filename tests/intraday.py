@@ -85,15 +85,19 @@ def _replay(symbols: tuple[str, ...], catalog: Catalog, end: date) -> MarketRepl
     return market_replay(plan("1Min", symbols), catalog, end)  # the same market for every length of bar
 
 
-def trader(the_plan: TradingPlan, catalog: Catalog, start: date, end: date, **options: Any) -> SteppedTrader:
+def trader(
+    the_plan: TradingPlan, catalog: Catalog, start: date, end: date, cfg: Config | None = None, **options: Any
+) -> SteppedTrader:  # fmt: skip
     """A stepped trader over the sessions from `start` to `end`; the twin's replay is shared between equal ones."""
     replay = _replay(the_plan.names, catalog, end)
-    return SteppedTrader(the_plan, config(), replay, start=start, **options)
+    return SteppedTrader(the_plan, cfg or config(), replay, start=start, **options)
 
 
-def simulated(the_plan: TradingPlan, catalog: Catalog, start: date, end: date) -> SimulationResult:
+def simulated(
+    the_plan: TradingPlan, catalog: Catalog, start: date, end: date, cfg: Config | None = None
+) -> SimulationResult:  # fmt: skip
     """The research side of parity: the same plan, rules, limits and cash through `research.simulate`."""
-    cfg = config()
+    cfg = cfg or config()
     rules = engine_config(
         the_plan, ledger_id="0123456789ab", rules=cfg.trader_rules(), limits=cfg.risk.limits(),
         weights=cfg.account.weights(bars_per_year=Timeframe(the_plan.timeframe).bars_per_year),

@@ -51,7 +51,7 @@ def within_the_day(last: date = HALF) -> SteppedTrader:
 @pytest.mark.prove
 def test_a_crash_at_any_message_within_a_session_changes_nothing_in_the_ledger(proving: bool) -> None:
     """The same on bars of a quarter of an hour, which are made of the stream's minutes: what a crash loses of a bar under way comes
-    from history. Every 3rd message (every 100th in the suite)."""
+    from history. Every 7th message (every 100th in the suite)."""
     undisturbed = within_the_day()
     assert undisturbed.run() == 0
     assert undisturbed.system is not None
@@ -59,7 +59,7 @@ def test_a_crash_at_any_message_within_a_session_changes_nothing_in_the_ledger(p
     assert len(expected["fill"]) >= 5 and messages > 600
 
     wrong = []
-    for index in range(3, messages, 3 if proving else 100):
+    for index in range(3, messages, 7 if proving else 100):
         account = within_the_day()
         when = "before" if index % 2 else "after"
         exit_code = account.run(faults=CrashAt(index, when))

@@ -147,6 +147,25 @@ def test_within_the_day_too_they_order_the_same_to_the_last_cent(
     assert bars[-1] == calendar().sessions(end, end)[0].close_ns
 
 
+@pytest.mark.parametrize("timeframe", ["15Min", "1Hour"])
+def test_who_is_flat_at_every_close_is_so_in_both(timeframe: str) -> None:
+    """Sold at the open of the session's last bar, also on a half day, and bought again in the next session at the earliest."""
+    cfg = config().model_copy(update={"orders": config().orders.model_copy(update={"flatten_at_close": True})})
+    end = HALF if timeframe == "15Min" else date(2012, 11, 28)
+    the_plan, catalog = intraday.plan(timeframe, strategies=intraday.BUSY), intraday.seeded(gaps=0.05, seed=5)
+    expected = intraday.simulated(the_plan, catalog, BEFORE, end, cfg)
+    live = intraday.trader(the_plan, catalog, BEFORE, end, cfg)
+
+    assert live.run() == 0
+    assert recorded_orders(live.store.database.connection()) == simulated_orders(expected)
+    assert live.exchange.account.cash == expected.final_equity  # nothing is held
+    closes = [session.close_ns for session in calendar().sessions(BEFORE, end)]
+    at_close = np.isin(expected.bar_end_ns, closes)
+    assert (expected.cash[at_close] == expected.equity[at_close]).all()
+    assert (expected.cash != expected.equity).any()
+    assert len(expected.orders) >= 8
+
+
 RECORDED = [
     ("1Min", ("AIG", "BAC", "IBM", "SPY"), date(2013, 10, 7), date(2013, 10, 7)),  # AIG lacks a minute
     ("15Min", ("AIG", "BAC", "IBM", "SPY"), date(2013, 10, 8), date(2013, 10, 10)),
