@@ -78,7 +78,13 @@ class LedgerActor(Actor[LedgerMessage]):
                 case m.SessionJobDue():
                     self._on_session_job(store, message)
                 case m.RecordSessionJob():
-                    pass
+                    store.record_session_job(
+                        message.session_date, message.phase, message.job, ok=message.ok, detail=message.detail,
+                        now_ns=self.now_ns,
+                    )  # fmt: skip
+                case m.SessionJobsRequested():
+                    jobs = m.SessionJobsKnown(at_ns=self.now_ns, jobs=store.session_jobs(message.since))
+                    self.tell(self.ref(message.reply_to), jobs)
         except LedgerError as error:
             self._on_error(store, str(error))
 

@@ -198,6 +198,19 @@ class SessionJobDone(Message):
         )  # fmt: skip
 
 
+class SessionJobsRequested(Message):
+    """Ask the ledger which jobs of the sessions since a date are on record."""
+
+    since: str
+    reply_to: str
+
+
+class SessionJobsKnown(Message):
+    """Jobs on record, as (session, phase, job, ended well), oldest first."""
+
+    jobs: tuple[tuple[str, str, str, bool], ...]
+
+
 class RecordSessionJob(Message):
     """Commit how a job of a session ended, once all who had a part in it have answered, or not in time."""
 
@@ -630,7 +643,7 @@ class NotificationDelivered(Message):
 
 
 NotifierMessage = Noticed | HeartbeatDue | NotificationDelivered | TimerFired
-SessionMessage = JobDue | SessionJobDone | TimerFired
+SessionMessage = JobDue | SessionJobDone | SessionJobsKnown | TimerFired
 ClockMessage = TimerFired
 MarketDataMessage = (
     FrameReceived | ConnectionChanged | HistoryRequested | PricesRequested | SessionPhaseChanged | SessionJobDue | TimerFired
@@ -656,7 +669,7 @@ OrdersMessage = (
 )  # fmt: skip
 LedgerMessage = (
     RecordDecision | RecordOrderEvent | RecordReconciliation | RecordSessionClose | SnapshotRequested | HaltTrading
-    | ResumeTrading | FlattenRequested | SessionJobDue | RecordSessionJob
+    | ResumeTrading | FlattenRequested | SessionJobDue | SessionJobsRequested | RecordSessionJob
 )  # fmt: skip
 BrokerMessage = SubmitOrder | CancelOrder | BrokerSnapshotRequested | FrameReceived | ConnectionChanged | TimerFired
 

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
 from actors.kernel import Actor, Ref
@@ -10,16 +11,20 @@ from actors.messages import (
     RecordSessionJob,
     SessionJobDone,
     SessionJobDue,
+    SessionJobsKnown,
+    SessionJobsRequested,
     SessionMessage,
     SessionPhaseChanged,
     TimerFired,
 )
 from algo_royale.phases import JOBS, Job, Moment, Phase, PhaseTimes, moment_after, moment_at, moments
-from algo_royale.sessions import Calendar, Session
+from algo_royale.sessions import Calendar, Session, new_york_date
 
 SECOND_NS = 1_000_000_000
 ANNOUNCED = (Phase.PRE_MARKET, Phase.OPEN, Phase.CLOSED)
 PATIENCE_S = 60.0
+LOOKBACK_NS = 10 * 86_400 * SECOND_NS  # further back than the exchange was ever closed
+MISSED = "session"  # in the place of a job: the session as a whole
 
 
 class SessionActor(Actor[SessionMessage]):
@@ -28,7 +33,8 @@ class SessionActor(Actor[SessionMessage]):
 
     The clock wakes it when a phase begins. What it does follows from the moments since the last that it handled, so it stands
     right after a start in the middle of a session and after a clock that jumped: the jobs after the close of a session that was
-    attended are still done, once; a session that was missed whole is recorded as missed. Nothing here orders.
+    attended are still done, once; a session that was missed whole is recorded as missed. What is done already is what the ledger
+    has on record, so that a restart goes on with what is left. Nothing here orders.
     """
 
     def __init__(
@@ -40,6 +46,10 @@ class SessionActor(Actor[SessionMessage]):
         self._ledger, self._doers, self._patience_s = ledger, doers, patience_s
         self._handled_ns = 0
         self._attended: set[str] = set()
+        self._missed: set[str] = set()
+        self._done: set[tuple[str, str, str]] | None = (
+            None  # (session, phase, job) that ended well; None: not known yet
+        )
         self._todo: deque[SessionJobDue] = deque()
         self._doing: SessionJobDue | None = None
         self._waiting: set[str] = set()
@@ -49,9 +59,8 @@ class SessionActor(Actor[SessionMessage]):
         current = moment_at(self._calendar, self._times, self.now_ns)
         self._handled_ns = self.now_ns
         self._announce(current)
-        if current.phase in (Phase.PRE_MARKET, Phase.OPEN):
-            self._attend(current.session)
-        self._next()
+        since = new_york_date(self.now_ns - LOOKBACK_NS).isoformat()
+        self.tell(self._ledger, SessionJobsRequested(at_ns=self.now_ns, since=since, reply_to=self.path))
 
     def observe(self) -> dict[str, object]:
         doing = self._doing
@@ -64,37 +73,58 @@ class SessionActor(Actor[SessionMessage]):
         match message:
             case SessionJobDone():
                 self._on_done(message)
+            case SessionJobsKnown():
+                self._resume(message)
             case TimerFired(name="job"):
                 self._give_up(message.key)
-            case _:
+            case _ if self._done is not None:
                 self._catch_up()
         self._next()
 
     # --- the day ---
 
+    def _resume(self, known: SessionJobsKnown) -> None:
+        """Go on where the record ends: with what is left of the session that was attended last, and with the one at hand."""
+        if self._done is not None:
+            return
+        self._done = {(day, phase, job) for day, phase, job, ok in known.jobs if ok}
+        self._missed = {day for day, _, job, _ in known.jobs if job == MISSED}
+        attended = max((day for day, phase, _, _ in known.jobs if phase == Phase.PRE_MARKET), default="")
+        last = self._calendar.session_on(date.fromisoformat(attended)) if attended else None
+        current = moment_at(self._calendar, self._times, self._handled_ns)
+        if last is not None:
+            self._attended.add(attended)
+            self._pass(moments(self._calendar, self._times, last.close_ns - 1, self._handled_ns), announce=False)
+        if current.phase in (Phase.PRE_MARKET, Phase.OPEN):
+            self._attended.discard(current.session.date.isoformat())
+            self._attend(current.session)
+        self._catch_up()
+
     def _catch_up(self) -> None:
         """Let everything that began since the last look count now, in order."""
         passed = moments(self._calendar, self._times, self._handled_ns, self.now_ns)
         self._handled_ns = max(self._handled_ns, self.now_ns)
+        self._pass(passed, announce=True)
+
+    def _pass(self, passed: Sequence[Moment], *, announce: bool) -> None:
         for moment in passed:
             session, over = moment.session, self.now_ns >= moment.session.close_ns
             day = session.date.isoformat()
             match moment.phase:
                 case Phase.PRE_MARKET | Phase.OPEN:
-                    if not over:
+                    if announce and not over:
                         self._announce(moment)
                         self._attend(session)
                 case Phase.CLOSED:
-                    if day in self._attended or moment is passed[-1]:
+                    if announce and (day in self._attended or moment is passed[-1]):
                         self._announce(moment)
                 case Phase.AFTER_CLOSE if day in self._attended:
                     self._enqueue(session, Phase.AFTER_CLOSE)
                     self._attended.discard(day)
-                case Phase.AFTER_CLOSE:
+                case Phase.AFTER_CLOSE if day not in self._missed:
+                    self._missed.add(day)
                     self._record(
-                        self._task(session, moment.phase, "session"),
-                        ok=False,
-                        detail="nobody was here: it was slept over",
+                        self._task(session, moment.phase, MISSED), ok=False, detail="nobody was here: it was slept over"
                     )
 
     def _attend(self, session: Session) -> None:
@@ -119,7 +149,8 @@ class SessionActor(Actor[SessionMessage]):
     # --- its jobs ---
 
     def _enqueue(self, session: Session, phase: Phase) -> None:
-        self._todo.extend(self._task(session, phase, job.value) for job in JOBS[phase])
+        tasks = (self._task(session, phase, job.value) for job in JOBS[phase])
+        self._todo.extend(task for task in tasks if (task.session_date, task.phase, task.job) not in (self._done or ()))
 
     def _task(self, session: Session, phase: Phase, job: str) -> SessionJobDue:
         return SessionJobDue(

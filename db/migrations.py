@@ -195,10 +195,22 @@ MIGRATIONS: tuple[Migration, ...] = (
             *_append_only("difference"),
         ),
     ),
+    Migration(
+        7,
+        "the jobs of each session",
+        (
+            f"CREATE TABLE session_job ({_ROW}, session_date TEXT NOT NULL, phase TEXT NOT NULL, job TEXT NOT NULL, "
+            "ok INTEGER NOT NULL CHECK (ok IN (0, 1)), detail TEXT NOT NULL) STRICT",
+            "CREATE INDEX session_job_by_date ON session_job (session_date)",
+            *_append_only("session_job"),
+        ),
+    ),
 )
 
 # Tables in an order that satisfies their references; the copy of `Store.as_of` follows it.
-TABLES = (*(name for name in _TABLES if name != "halt"), "trading_state", "reversal", "session_close", "difference")
+TABLES = (
+    *(name for name in _TABLES if name != "halt"), "trading_state", "reversal", "session_close", "difference", "session_job",
+)  # fmt: skip
 
 
 def applied(database: Database) -> dict[int, tuple[str, int]]:

@@ -210,6 +210,19 @@ class Difference(Entry):
     resolution = peewee.TextField()
 
 
+class SessionJob(Entry):
+    """How a job of a session's phase ended."""
+
+    session_date = peewee.TextField()
+    phase = peewee.TextField()
+    job = peewee.TextField()
+    ok = peewee.IntegerField()
+    detail = peewee.TextField()
+
+    class Meta:
+        table_name = "session_job"
+
+
 class TradingStateRow(Entry):
     """What trading may do from here on, who said so and why."""
 
@@ -223,5 +236,5 @@ class TradingStateRow(Entry):
 
 MODELS: tuple[type[Row], ...] = (
     Run, Meta_, Decision, Order, OrderEvent, Fill, RefusalRow, CashEntry, PositionEntry, SessionEquity, Reconciliation,
-    TradingStateRow, Reversal, SessionClose, Difference,
+    TradingStateRow, Reversal, SessionClose, Difference, SessionJob,
 )  # fmt: skip

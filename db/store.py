@@ -563,6 +563,23 @@ class Store:
             )  # fmt: skip
         return close
 
+    def record_session_job(
+        self, session_date: str, phase: str, job: str, *, ok: bool, detail: str, now_ns: int
+    ) -> None:  # fmt: skip
+        """Commit how a job of a session ended."""
+        with self._write():
+            self._insert(
+                "INSERT INTO session_job (run_id, at_ns, session_date, phase, job, ok, detail) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                self._run_id, now_ns, session_date, phase, job, int(ok), detail,
+            )  # fmt: skip
+
+    def session_jobs(self, since: str) -> tuple[tuple[str, str, str, bool], ...]:
+        """(session, phase, job, ended well) of the sessions since that date, in the order in which they were recorded."""
+        rows = self._rows(
+            "SELECT session_date, phase, job, ok FROM session_job WHERE session_date >= ? ORDER BY seq", since
+        )
+        return tuple((day, phase, job, bool(ok)) for day, phase, job, ok in rows)
+
     def session_close(self, session_date: str) -> SessionClose | None:
         """What was committed at the end of that session."""
         columns = [f"{name}_usd" for name in SESSION_SUMS]

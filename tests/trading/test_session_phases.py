@@ -11,7 +11,14 @@ import pytest
 from actors.clock import ClockActor, ClockedScheduler, _naive_utc, _ns
 from actors.kernel import Actor, ChildSpec, Ref, SteppedSystem, Supervisor
 from actors.kernel.record import Record
-from actors.messages import RecordSessionJob, SessionJobDone, SessionJobDue, SessionPhaseChanged
+from actors.messages import (
+    RecordSessionJob,
+    SessionJobDone,
+    SessionJobDue,
+    SessionJobsKnown,
+    SessionJobsRequested,
+    SessionPhaseChanged,
+)
 from actors.session import SessionActor
 from actors.trading import tree
 from algo_royale.app.pacing import DirectMarket, run_paced, settle
@@ -117,6 +124,11 @@ class Ledger(Actor[Any]):
     def receive(self, message: Any) -> None:
         if isinstance(message, RecordSessionJob):
             self._outcomes.append(message)
+        elif isinstance(message, SessionJobsRequested):
+            known = tuple(
+                (o.session_date, o.phase, o.job, o.ok) for o in self._outcomes if o.session_date >= message.since
+            )
+            self.tell(self.ref(message.reply_to), SessionJobsKnown(at_ns=self.now_ns, jobs=known))
         elif isinstance(message, SessionJobDue):
             self._asked.append(message)
             if message.job not in self._silent:
@@ -134,8 +146,11 @@ class Listener(Actor[Any]):
 class Day:
     """Clock and session actors with everyone else played by the test."""
 
-    def __init__(self, start_ns: int, *, silent: tuple[str, ...] = ()) -> None:
-        self.outcomes: list[RecordSessionJob] = []
+    def __init__(
+        self, start_ns: int, *, silent: tuple[str, ...] = (), before: "Day | None" = None
+    ) -> None:  # fmt: skip
+        """`before`: the process that was here before, on the same ledger."""
+        self.outcomes: list[RecordSessionJob] = [] if before is None else before.outcomes
         self.asked: list[SessionJobDue] = []
         self.heard: list[tuple[int, str, str]] = []
         system = self.system = SteppedSystem(start_ns)
@@ -251,6 +266,32 @@ def test_sessions_that_were_slept_over_whole_are_recorded_as_missed_and_have_no_
     assert [o.ok for o in day.outcomes if o.job == "session"] == [False, False]
 
 
+def test_a_process_that_comes_back_does_what_is_left_and_nothing_twice() -> None:
+    first = Day(at(date(2012, 11, 14), 8), silent=("warm_up",))
+    first.to(at(date(2012, 11, 14), 9, 10))
+    second = Day(at(date(2012, 11, 14), 10), before=first)
+    second.to(at(date(2012, 11, 14), 16))  # it ends between the close and the jobs after it
+    third = Day(at(date(2012, 11, 14), 18), before=second)
+    fourth = Day(at(date(2012, 11, 14), 19), before=third)
+    done = [(o.session_date, o.phase, o.job) for o in fourth.outcomes if o.ok]
+
+    assert sorted(done) == sorted(whole("2012-11-14"))
+    assert [o.job for o in fourth.outcomes if not o.ok] == ["warm_up"]
+    assert done[-len(AFTER) :] == [("2012-11-14", "after_close", j.value) for j in AFTER]
+    assert {phase for *_, phase in third.heard} == {"closed"}
+
+
+def test_sessions_without_a_process_are_recorded_as_missed_once_however_often_it_starts() -> None:
+    first = Day(at(date(2012, 11, 14), 12))
+    second = Day(at(date(2012, 11, 19), 12), before=first)
+    third = Day(at(date(2012, 11, 19), 13), before=second)
+    third.to(at(date(2012, 11, 19), 17))
+    jobs = third.jobs()
+
+    assert [day for day, _, job in jobs if job == "session"] == ["2012-11-15", "2012-11-16"]
+    assert sorted(j for j in jobs if j[2] != "session") == sorted(whole("2012-11-14") + whole("2012-11-19"))
+
+
 def test_a_job_that_nobody_answers_is_recorded_as_failed_and_the_next_one_is_done() -> None:
     day = Day(at(date(2012, 11, 14), 8), silent=("reconcile",))
     day.to(at(date(2012, 11, 14), 9, 30))
@@ -319,3 +360,18 @@ def test_a_trader_that_slept_over_a_close_orders_nothing_late_and_trades_on() ->
     assert busy.close_ns in due and busy.close_ns not in made
     assert made and min(made) == following.close_ns
     assert truth_errors(account) == []
+
+
+def test_over_restarts_of_the_process_each_job_is_in_the_ledger_once() -> None:
+    account = trader(6, start=BUSY)
+    sessions = [calendar().offset(BUSY, n) for n in range(6)]
+    for until_ns in (sessions[1].open_ns, sessions[2].close_ns - 1, sessions[4].close_ns + 3600 * 1_000_000_000):
+        account.run(until_ns=until_ns)
+    account.run()
+    rows = account.store.database.connection().execute(
+        "SELECT session_date, phase, job, ok FROM session_job ORDER BY seq"
+    )
+    found = rows.fetchall()
+
+    assert [row[:3] for row in found] == [job for session in sessions for job in whole(session.date.isoformat())]
+    assert all(ok for *_, ok in found)
