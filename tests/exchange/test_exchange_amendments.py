@@ -133,6 +133,8 @@ def test_with_a_share_of_amended_trades_bars_are_what_the_stream_said_about_trad
                 case {"S": "IBM", "T": "x"}:
                     del trades[m["i"]]
                 case {"S": "IBM", "T": "b" | "u"}:
+                    so_far = [t["s"] for t in trades.values() if t["t"][:16] == m["t"][:16]]
+                    assert m["v"] == sum(so_far), "a bar is made of what was told before it"
                     bars[m["t"]] = {k: v for k, v in m.items() if k not in ("T", "S")}
                 case {"S": "IBM", "T": "d"}:
                     daily = {k: v for k, v in m.items() if k not in ("T", "S")}
@@ -297,3 +299,5 @@ def test_the_days_regulatory_fees_are_told_once_as_an_activity(start: Any) -> No
     assert Decimal(fee["net_amount"]) == -expected and expected > 0
     assert (fee["date"], fee["description"]) == ("2012-11-14", "Regulatory fees of 2 sales")
     assert client.exchange.truth()["fees"] == str(expected)
+    client.step(2)
+    assert client.get("/v2/account/activities/FEE") == [fee]

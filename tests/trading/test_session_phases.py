@@ -283,7 +283,9 @@ def test_a_process_that_comes_back_does_what_is_left_and_nothing_twice() -> None
 
 def test_sessions_without_a_process_are_recorded_as_missed_once_however_often_it_starts() -> None:
     first = Day(at(date(2012, 11, 14), 12))
-    second = Day(at(date(2012, 11, 19), 12), before=first)
+    saturday = Day(at(date(2012, 11, 17), 12), before=first)
+    sunday = Day(at(date(2012, 11, 18), 12), before=saturday)
+    second = Day(at(date(2012, 11, 19), 12), before=sunday)
     third = Day(at(date(2012, 11, 19), 13), before=second)
     third.to(at(date(2012, 11, 19), 17))
     jobs = third.jobs()
