@@ -70,6 +70,9 @@ class OrdersActor(Actor[OrdersMessage]):
     While trading is reducing or halted, only what that allows is sent, and what it does not allow is taken back (`cancels`)
     or left at the broker; a wish to flatten takes back everything that is open.
 
+    `buys_wait`: purchases are sent once the sales of the same decision have ended, because the broker counts their proceeds as
+    buying power only then.
+
     A difference between ledger and broker is looked at again after `second_look_s`, and nothing is sent meanwhile: only one
     that is still there counts.
     """
@@ -77,12 +80,12 @@ class OrdersActor(Actor[OrdersMessage]):
     def __init__(
         self, calendar: Calendar, *, ledger: Ref[LedgerMessage], broker: Ref[BrokerMessage],
         timeframe: Timeframe = Timeframe.DAY_1, retry_s: float = UNCERTAIN_RETRY_S, cancels: bool = True,
-        second_look_s: float = 0.0,
+        second_look_s: float = 0.0, buys_wait: bool = False,
     ) -> None:  # fmt: skip
         self._second_look_ns = round(second_look_s * 1e9)
         self._doubt_ns: int | None = None  # when a difference was seen first
         self._calendar, self._timeframe, self._retry_s, self._cancels = calendar, timeframe, retry_s, cancels
-        self._ledger, self._broker = ledger, broker
+        self._ledger, self._broker, self._buys_wait = ledger, broker, buys_wait
         self._orders: dict[str, OrderRecord] | None = None
         self._reconciled = False
         self._trading = TradingState.TRADING
@@ -361,6 +364,8 @@ class OrdersActor(Actor[OrdersMessage]):
         order = (self._orders or {}).get(client_order_id)
         if order is None or order.status in FINAL_STATUSES or not self._allows(order):
             return
+        if self._waits(order):
+            return
         from_ns, until_ns = send_window(order.time_in_force, order.bar_end_ns, self._timeframe, self._calendar)
         if self.now_ns < from_ns:
             timer = TimerFired(at_ns=self.now_ns, name="send", key=client_order_id)
@@ -372,6 +377,13 @@ class OrdersActor(Actor[OrdersMessage]):
         self._sent.add(client_order_id)
         self._fresh.discard(client_order_id)
         self.tell(self._broker, SubmitOrder(at_ns=self.now_ns, order=order, lookup_first=lookup_first))
+
+    def _waits(self, order: OrderRecord) -> bool:
+        """Whether a purchase that was not sent yet needs the proceeds of a sale that is still open."""
+        if not self._buys_wait or order.side != BUY or order.status != OrderStatus.RECORDED.value:
+            return False
+        others = (self._orders or {}).values()
+        return any(o.decision_id == order.decision_id and o.side != BUY for o in others)
 
     def _on_answer(self, message: OrderAccepted | OrderRejected | SubmissionUncertain) -> None:
         match message:
@@ -456,6 +468,8 @@ class OrdersActor(Actor[OrdersMessage]):
             self._ended[message.order.client_order_id] = message.order
             self._sent.discard(message.order.client_order_id)
             self._tries.pop(message.order.client_order_id, None)
+            if self._buys_wait and message.order.side != BUY:
+                self._send_recorded()
         else:
             self._orders[message.order.client_order_id] = message.order
 

@@ -58,6 +58,7 @@ class Trader:
     log_health: Callable[[], Mapping[str, object]] = dict
     watermark_s: float = 5.0
     close_grace_s: float = 0.0
+    buys_wait: bool = False  # for the sales of the same decision, whose proceeds they need
     patience: Patience = FOR_EVER  # with a quiet feed; virtual seconds
     requests_per_minute: int | None = None  # to each of the broker's two hosts
     reconcile_every_s: int = 30
@@ -94,7 +95,7 @@ def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], An
         f"{TRADING}/orders": partial(
             OrdersActor, trader.calendar, ledger=ledger, broker=broker, timeframe=trader.timeframe,
             retry_s=UNCERTAIN_RETRY_S * pace, cancels=trader.cancels_on_halt,
-            second_look_s=trader.second_look_s * pace,
+            second_look_s=trader.second_look_s * pace, buys_wait=trader.buys_wait,
         ),
         f"{TRADING}/portfolio": partial(
             PortfolioActor, trader.engine, trader.calendar, ledger=ledger, orders=orders, market_data=market_data,

@@ -267,6 +267,7 @@ class Orders(Section):
     type: Literal["market", "marketable_limit", "opening_auction", "closing_auction"]
     collar_bps: Annotated[Money, Field(lt=10_000)]
     flatten_at_close: Flag
+    wait_for_sells: Flag
     one_way: Flag
     post_fill_delay_s: Annotated[int, Field(strict=True, ge=0, le=23_400)]
     settlement_hold: Literal["auto", "on", "off"]
@@ -506,6 +507,10 @@ class Config(Section):
             )
         if self.orders.flatten_at_close and is_daily:
             raise ValueError("orders.flatten_at_close needs bars within a session: a daily bar ends with it")
+        if self.orders.wait_for_sells and "auction" in wished:
+            raise ValueError(
+                f"orders.wait_for_sells cannot be with orders.type {wished}: after its sales, an auction is over"
+            )
         whole = "auction" in wished or (wished == "marketable_limit" and not is_daily)
         if whole and self.account.trader_lot % 1:
             raise ValueError(

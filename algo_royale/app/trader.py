@@ -114,6 +114,7 @@ def trader_parts(plan: TradingPlan, config: Config, *, ledger_id: str, live_star
         live_start_ns=live_start_ns,
         calendar=calendar(),
         watermark_s=config.trader.watermark_s,
+        buys_wait=config.orders.wait_for_sells,
         close_grace_s=config.trader.close_grace_s,
         requests_per_minute=config.broker.requests_per_minute,
         patience=config.patience(Timeframe(plan.timeframe)),

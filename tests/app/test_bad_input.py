@@ -143,6 +143,7 @@ CONFIGURATION = [
     ("[orders]\nflatten_at_close = true", "orders.flatten_at_close needs bars within a session"),
     ("[orders]\ntype = 'closing_auction'\n[research]\ntimeframe = '5Min'", "needs research.timeframe 1Day"),
     ("[orders]\ntype = 'opening_auction'\n[account]\ntrader_lot = 0.5", "takes whole shares only"),
+    ("[orders]\ntype = 'opening_auction'\nwait_for_sells = true", "after its sales, an auction is over"),
     ("[orders]\npost_fill_delay_s = -1", "should be greater than or equal to 0"),
     ("[orders]\nsettlement_hold = true", "should be 'auto', 'on' or 'off'"),
     ("[research]\ntrials = ", "not TOML"),

@@ -108,6 +108,19 @@ def ranged(symbol: str, opened: tuple[float, float, float]) -> Bars:
     return dataclasses.replace(bars, high=np.array([100.0, opened[1]]), low=np.array([100.0, opened[2]]))
 
 
+@pytest.mark.parametrize(("lot", "bought"), [("1", "897"), ("0.001", "897.308")])
+@pytest.mark.parametrize("account", ["cash", "margin"])
+def test_the_cash_buffer_is_never_spent(account: str, lot: str, bought: str) -> None:
+    """A tenth of 100,000 dollars stays: 90,000 at 100.30 dollars a share are 897.308 shares, floored to the lot."""
+    bars = daily("A", [1, 2], [100.3, 100.3], [100.3, 100.3])
+    rules = AccountRules(lot=D(lot), costs=FREE, account=account, shortfall="borrow")
+
+    result = run({"A": traded(bars, [True, True])}, rules=rules, weights=WeightConfig(max_weight=1.0, cash_buffer=0.1))
+
+    assert [f.quantity for f in result.fills] == [D(bought)]
+    assert result.fills[0].cash_after >= 10_000
+
+
 LIMITED = [
     # open, high, low of the day after a close of 100 with a collar of 1 %: price, or None where it does not fill
     ("within the collar at the open", (100.5, 101, 90), "100.55025"),  # 5 bp worse than the open

@@ -105,6 +105,27 @@ def test_simulation_and_trader_agree_for_every_kind_of_account(account: str, res
     assert len(expected.fills) > 10
 
 
+def with_multiplier_1(**orders: Any) -> tuple[SimulationResult, SteppedTrader]:
+    """An account that the broker lends nothing, over sessions in which sales pay for purchases."""
+    cfg, end = configured(**orders), last_session(BUSY, 20)
+    cfg = cfg.model_copy(update={"exchange": cfg.exchange.model_copy(update={"multiplier": 1})})
+    expected = simulate_plan(plan(), bundled(), rules_of(plan(), cfg), start=BUSY, end=end, cash_usd=cfg.account.cash)
+    live = SteppedTrader(plan(), cfg, _replay(plan().names, end), start=BUSY)
+    assert live.run() == 0 and truth_errors(live) == []
+    return expected, live
+
+
+def test_purchases_that_need_the_proceeds_of_sales_wait_for_them() -> None:
+    """Sent together, the broker refuses some for want of buying power; one after the other, all fill as decided."""
+    _, together = with_multiplier_1()
+    expected, after = with_multiplier_1(wait_for_sells=True)
+
+    refused = [row for row in recorded_orders(together.store.database.connection()) if row[4] == "rejected"]
+    assert refused and all(side == "buy" for _, _, side, _, _ in refused)
+    assert recorded_orders(after.store.database.connection()) == simulated_orders(expected)
+    assert fills_of(after) == sorted((f.fill_id.rpartition(".")[0], f.quantity, f.price) for f in expected.fills)
+
+
 # --- within the day ---
 
 WITHIN: dict[str, dict[str, Any]] = {
