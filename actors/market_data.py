@@ -47,6 +47,8 @@ RETRY_S = 5.0
 GRACE = 0.25  # of the patience with a quiet feed: so much longer it may stay stale before its connection is given up
 FOR_EVER = Patience()
 SILENT_LOOKS = 8
+HISTORY_LAG_S = 20  # how much later than the stream history may know a bar
+UNBROKEN_S = 120  # a line that is live so long has told the minute before this one
 HISTORY_REQUESTS = 2  # bars and corporate actions
 OTHERS_MAX = 20
 USEFUL_NS = 30 * 86_400 * SECOND_NS  # a streamed bar older than this is a mistake; gaps are filled from history
@@ -407,9 +409,21 @@ class MarketDataActor(Actor[MarketDataMessage]):
         self.tell(
             signal,
             HistoryLoaded(
-                at_ns=self.now_ns, symbol=message.symbol, after_ns=message.after_ns, bars=bars, actions=known
+                at_ns=self.now_ns,
+                symbol=message.symbol,
+                after_ns=message.after_ns,
+                bars=bars,
+                actions=known,
+                known_until_ns=self._known_until_ns(),
             ),
         )
+
+    def _known_until_ns(self) -> int:
+        """Up to when history may be believed to hold all there is: it lags behind the stream, and what was streamed while the line was
+        down may be in neither yet."""
+        live_ns = self._line.connection.live_ns
+        unbroken = live_ns and self.now_ns - live_ns >= UNBROKEN_S * SECOND_NS
+        return self.now_ns if unbroken else self.now_ns - HISTORY_LAG_S * SECOND_NS
 
     def _ended_bars(self, symbol: str, wire: Sequence[object], start_ns: int) -> tuple[BarRow, ...]:
         """Bars of our length that start at `start_ns` or later and are over. Minutes from outside of the sessions' hours count for

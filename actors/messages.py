@@ -291,6 +291,7 @@ class HistoryLoaded(Message):
     after_ns: int
     bars: tuple[BarRow, ...]
     actions: tuple[ActionRecord, ...]
+    known_until_ns: int = 0  # every bar that had ended by then is in it; 0: by at_ns
 
 
 class HistoryUnavailable(Message):

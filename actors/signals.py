@@ -141,7 +141,7 @@ class SignalActor(Actor[SignalMessage]):
             self._adjuster = ForwardAdjuster([])
         self._learn(message.actions)
         waiting, self._waiting = self._waiting or [], None
-        self._known_until_ns = message.at_ns
+        self._known_until_ns = message.known_until_ns or message.at_ns
         rows = {row.start_ns: row for row in message.bars}
         for late in waiting:  # a source may know a bar by the stream before it has it in its history
             self._learn(late.actions)

@@ -12,6 +12,7 @@ from actors.market_data import FOR_EVER, MarketDataActor
 from actors.messages import BarRow, FeedHealthChanged
 from actors.signals import SignalActor
 from algo_royale.app.pacing import DirectMarket, run_paced
+from algo_royale.broker.alpaca_wire import parse_time_ns
 from algo_royale.broker.staleness import Patience
 from algo_royale.data.catalog import bundled
 from algo_royale.errors import BrokerUnavailable
@@ -70,7 +71,7 @@ class Ear(Actor[Any]):
 
 
 class Data(DirectBroker):
-    """The twin's REST; nobody answers while its time is in `down`, and bars are known `late_ns` after their end."""
+    """The twin's REST; nobody answers while its time is in `down`, and bars are known `late_ns` after their minute."""
 
     down: Container[int] = range(0)
     asked = late_ns = 0
@@ -84,7 +85,8 @@ class Data(DirectBroker):
         self.asked += 1
         if self._twin.now_ns in self.down and self.of in (None, asked["symbol"]):
             raise BrokerUnavailable("nobody answers")
-        return super().bars(**{**asked, "end_ns": asked["end_ns"] - self.late_ns})
+        known_ns = self._twin.now_ns - self.late_ns - MINUTE_NS
+        return [bar for bar in super().bars(**asked) if not self.late_ns or parse_time_ns(bar["t"]) <= known_ns]
 
 
 class Feed:
