@@ -132,14 +132,16 @@ def test_a_halt_outlives_the_process_and_only_a_person_lifts_it() -> None:
     assert truth_errors(account) == []
 
 
-def test_while_reducing_buys_are_taken_back_and_sells_go_on() -> None:
-    """The undisturbed run sells and buys within these sessions; this one only sells."""
+def test_while_reducing_open_buys_are_taken_back_and_open_sells_go_on() -> None:
+    """GOOG is being sold, AAPL and IBM are being bought when it is told; afterwards only sells are recorded."""
     account = trader(SESSIONS, start=BUSY)
 
-    assert run(account, (AFTER_OPEN, halt(REDUCING))) == 0
+    assert run(account, (at("10-22 09:00"), halt(REDUCING))) == 0
 
-    later = execute(account.store.database, f"SELECT DISTINCT side FROM orders WHERE at_ns > {AFTER_OPEN}")
-    assert later == [("sell",)] and "reducing" in refusals(account)
+    ended = {(row[1], row[2]): row[4] for row in recorded_orders(account.store.database.connection())[1:4]}
+    assert ended == {("GOOG", "sell"): "filled", ("AAPL", "buy"): "canceled", ("IBM", "buy"): "canceled"}
+    later = execute(account.store.database, f"SELECT DISTINCT side FROM orders WHERE at_ns > {at('10-22 09:00')}")
+    assert later in ([("sell",)], []) and "reducing" in refusals(account)
     assert truth_errors(account) == []
 
 
