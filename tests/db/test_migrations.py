@@ -99,6 +99,37 @@ def test_the_halts_of_an_older_ledger_become_its_trading_states(place: Path | Po
             execute(database, change)
 
 
+def test_fills_keep_their_rows_when_their_table_is_made_anew(place: Path | PostgresUrl) -> None:
+    """And are append-only afterwards; two executions may then stand at one cumulative quantity, as a correction needs."""
+    database = open_database(place)
+    migrate(database, now_ns=1, migrations=MIGRATIONS[:3])
+    for statement in (
+        "INSERT INTO run (run_id, started_ns) VALUES ('r', 1)",
+        "INSERT INTO decision (run_id, at_ns, decision_id, bar_end_ns, session_date, equity_usd, cash_usd, strategy, targets, "
+        "missing) VALUES ('r', 1, 'd', 1, '2012-01-03', '1', '1', 's', '[]', '[]')",
+        "INSERT INTO orders (run_id, at_ns, client_order_id, decision_id, bar_end_ns, symbol, side, quantity, order_type, "
+        "time_in_force, reference_price_usd) VALUES ('r', 1, 'o', 'd', 1, 'A', 'buy', '2', 'market', 'day', '9')",
+    ):
+        execute(database, statement)
+    book = (
+        "INSERT INTO fill (run_id, at_ns, execution_id, client_order_id, broker_order_id, symbol, side, quantity, "
+        "cumulative_quantity, price_usd, fees_usd, filled_ns) VALUES ('r', 1, ?, 'o', 'b', 'A', 'buy', '1', ?, '9', '0', 1)"
+    )
+    execute(database, book, ("e-1", "1"))
+    execute(database, book, ("e-2", "2"))
+
+    migrate(database, now_ns=2)
+
+    execute(database, book, ("e-3", "2"))
+    found = execute(database, "SELECT execution_id, cumulative_quantity FROM fill ORDER BY seq")
+    assert found == [("e-1", "1"), ("e-2", "2"), ("e-3", "2")]
+    for change in ("UPDATE fill SET quantity = '3'", "DELETE FROM fill"):
+        with pytest.raises(Exception, match="append-only"):
+            execute(database, change)
+    with pytest.raises(Exception, match="(?i)unique"):
+        execute(database, book, ("e-3", "3"))
+
+
 @pytest.mark.parametrize("table", TABLES)
 def test_every_row_says_which_run_wrote_it(table: str) -> None:
     database = open_database(None)
