@@ -491,3 +491,13 @@ def test_the_documented_table_is_the_enum() -> None:
     rows = "\n".join(f"| `{code.value}` | {code.sentence} |" for code in RefusalCode)
 
     assert f"| code | meaning |\n|---|---|\n{rows}\n" in page
+
+
+def test_the_documented_moves_of_the_trading_state_are_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "risk.md").read_text()
+    rows = [
+        f"| `{s}` | " + " | ".join(f"`{STATE_TRANSITIONS[s][event]}`" for event in StateEvent) + " |"
+        for s in TradingState
+    ]
+
+    assert "\n".join(rows) in page
