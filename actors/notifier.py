@@ -9,18 +9,19 @@ from actors.kernel import Actor
 from actors.messages import HeartbeatDue, Noticed, NotificationDelivered, NotifierMessage, TimerFired
 
 HEARTBEAT = "heartbeat"
-SUMMARY_AFTER_S = 60.0  # what a session leaves comes in the moments after its close
 
 
 class NotifierActor(Actor[NotifierMessage]):
     """Hands what is wanted to `send(event, text)`, which never blocks and says False when its queue is full.
 
     A lost connection is told after `disconnect_s` seconds, and its return only if the loss was told. The heartbeat is left out
-    while any actor is down: its silence is the alarm.
+    while any actor is down: its silence is the alarm. A session's summary is told `summary_s` seconds after its close.
     """
 
-    def __init__(self, send: Callable[[str, str], bool], *, events: frozenset[str], disconnect_s: float) -> None:
-        self._send, self._events, self._disconnect_s = send, events, disconnect_s
+    def __init__(
+        self, send: Callable[[str, str], bool], *, events: frozenset[str], disconnect_s: float, summary_s: float
+    ) -> None:
+        self._send, self._events, self._disconnect_s, self._summary_s = send, events, disconnect_s, summary_s
         self._lost: dict[str, tuple[int, str, bool]] = {}  # what -> since when, why, whether it has been told
         self._counts = dict.fromkeys(("delivered", "failed", "dropped", "heartbeats", "heartbeats_withheld"), 0)
 
@@ -38,7 +39,7 @@ class NotifierActor(Actor[NotifierMessage]):
                 self._found(message.key)
             case Noticed(event="summary"):
                 self.later(
-                    SUMMARY_AFTER_S, TimerFired(at_ns=self.now_ns, name="summary", key=message.text), key="summary"
+                    self._summary_s, TimerFired(at_ns=self.now_ns, name="summary", key=message.text), key="summary"
                 )
             case Noticed():
                 self._tell(message.event, message.text)

@@ -140,7 +140,8 @@ def tree(trader: Trader, addresses: Addresses) -> ChildSpec:
     def child(path: str, **options: Any) -> ChildSpec:
         return ChildSpec(id=path.rsplit("/", 1)[1], factory=make[path], **options)
 
-    signals = [child(path, mailbox=stale) for path in make if path.startswith(SIGNALS)]
+    # A stop may come while the first history of all is being loaded, for which kernels are compiled.
+    signals = [child(path, mailbox=stale, shutdown=15.0) for path in make if path.startswith(SIGNALS)]
     trading = [
         child(f"{TRADING}/ledger", on_poison=Poison.DROP),
         child(f"{TRADING}/broker", mailbox=edge, hang_after=120.0),

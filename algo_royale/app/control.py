@@ -279,7 +279,7 @@ class Gauges:
         self._log.close()
 
 
-LEDGER = "root/trading/ledger"
+LEDGER, NOTIFIER = "root/trading/ledger", "root/notifier"
 CONNECTIONS = {"trading": "root/trading/broker", "data": "root/trading/market_data"}  # whose `observe` says "state"
 
 
@@ -345,6 +345,7 @@ class Desk:
             "actors_down": [row["path"] for row in rows if row["state"] != "running"],
             "restarts": sum(int(str(row["restarts"])) for row in rows),
             "dead_letters": self._system.dead_letter_count,
+            "notifications": dict(self._system.glance(NOTIFIER)) or None,
         }
 
     def _top(self) -> Document:

@@ -118,11 +118,12 @@ class Notifications:
     """The three parts for one trader, wired: `sink` and `spec` before the system is made, `open` once it stands."""
 
     def __init__(
-        self, notify: Notify, to: Addressees, *, name: str, summary: Callable[[], str], pace: float = 1.0
-    ) -> None:
-        """`name` begins every title; `summary()` says how the account stands, from what is committed. Raises what it likes."""
+        self, notify: Notify, to: Addressees, *, name: str, summary: Callable[[], str], summary_s: float = 60.0,
+        pace: float = 1.0,
+    ) -> None:  # fmt: skip
+        """`name` begins every title; `summary()` says how the account stands, asked `summary_s` seconds after a close."""
         self._notify, self._services, self._heartbeat = notify, to.services, to.heartbeat
-        self._name, self._summary, self._pace = name, summary, pace
+        self._name, self._summary, self._summary_s, self._pace = name, summary, summary_s, pace
         self._thread: Any = None
         self._queue: Queue[tuple[str, str] | None] = Queue(WAITING_MAX)
         self._ref: Ref[Any] | None = None
@@ -138,7 +139,7 @@ class Notifications:
             id=PATH.rpartition("/")[2], restart=Restart.TEMPORARY,
             factory=partial(
                 NotifierActor, self._send, events=frozenset(self._notify.events),
-                disconnect_s=self._notify.disconnect_s * self._pace,
+                disconnect_s=self._notify.disconnect_s * self._pace, summary_s=self._summary_s * self._pace,
             ),
             mailbox=MailboxSpec(capacity=MAILBOX, overflow=Overflow.DROP_OLDEST),
         )  # fmt: skip

@@ -308,7 +308,8 @@ def _drive(
 def _notifications(config: Config, tell: Addressees, place: Place, clock: Clock) -> Notifications:
     return Notifications(
         config.notify, tell, name=f"AlgoRoyale {config.environment}{' dry run' if place.dry_run else ''}",
-        summary=partial(_standing, place.ledger), pace=clock.speed if isinstance(clock, ScaledClock) else 1.0,
+        summary=partial(_standing, place.ledger), summary_s=config.trader.after_close_s + 30.0,
+        pace=clock.speed if isinstance(clock, ScaledClock) else 1.0,
     )  # fmt: skip
 
 

@@ -132,7 +132,7 @@ def _show_status(document: Mapping[str, Any]) -> None:
 
 def _live_rows(live: Mapping[str, Any]) -> list[tuple[str, object]]:
     """Time and session, connections, the newest bar, actors: in the order in which a worried person asks."""
-    down = live["actors_down"]
+    down, told = live["actors_down"], live["notifications"]
     bar = "none yet" if live["bar_end"] is None else f"{live['bar_end']}, {_age(live['bar_age_s'])} ago"
     rows: list[tuple[str, object]] = [
         *([("mode", "dry run: no order is sent")] if live["dry_run"] else []),
@@ -142,6 +142,7 @@ def _live_rows(live: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("last bar", bar),
         ("actors", f"{live['actors'] - len(down)} of {live['actors']} running" + (f"; not: {', '.join(down)}" if down else "")),
         ("restarts", live["restarts"]),
+        *([("notifications", ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in told.items()))] if told else []),
     ]  # fmt: skip
     return [*rows, ("stopping", "yes")] if live["stopping"] else rows
 
