@@ -156,7 +156,7 @@ class Exchange:
         }
 
     def open_stream(self, endpoint: str, headers: Mapping[str, str] | None = None) -> Stream:
-        """A new connection to `data`, `trading` or `test`; `headers` are the handshake's.
+        """A new connection to `data` (`sip`: that of all exchanges), `trading` or `test`; `headers` are the handshake's.
 
         Raises BrokerUnavailable where a trading connection is refused with HTTP 429 because the other one still lives.
         """
@@ -166,10 +166,12 @@ class Exchange:
             if self.connected("trading") >= self.config.connections:
                 raise BrokerUnavailable("HTTP 429: another trading connection is open")
             stream = TradingStream(self, headers or {})
+        elif endpoint == "sip":
+            stream = DataStream(self, headers or {}, feed="sip")
         elif endpoint == "test":
             stream = TestStream(self, headers or {})
         else:
-            raise BadInput(f"there is no stream {endpoint!r}; known: data, trading, test")
+            raise BadInput(f"there is no stream {endpoint!r}; known: data, sip, trading, test")
         self.streams.append(stream)
         return stream
 

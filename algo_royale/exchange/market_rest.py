@@ -29,6 +29,7 @@ _WITHIN_DAYS = {"1Min": Timeframe.MIN_1, "1T": Timeframe.MIN_1, "5Min": Timefram
                 "1H": Timeframe.HOUR_1}  # fmt: skip
 _FEEDS = ("iex", "sip", "otc", "boats", "delayed_sip")
 _KINDS = ("trades", "quotes")
+SIP_DELAY_NS = 900_000_000_000  # what the basic plan has to wait for all exchanges' data
 _SINGULAR = {"bars": "bar", "trades": "trade", "quotes": "quote"}
 _CORPORATE_TYPES = frozenset(
     ("reverse_split", "forward_split", "unit_split", "cash_dividend", "stock_dividend", "spin_off", "cash_merger",
@@ -80,7 +81,7 @@ def _checked(symbols: list[str]) -> list[str]:
     return symbols
 
 
-def _check_feed(query: Query) -> None:
+def _check_feed(exchange: Exchange, query: Query) -> None:
     feed = query.get("feed", "iex")
     if feed not in _FEEDS:
         raise Refusal(400, None, f"invalid feed: {feed}")
@@ -88,6 +89,14 @@ def _check_feed(query: Query) -> None:
         raise Refusal(422, None, f"feed {feed} is not served by this exchange")
     if query.get("currency", "USD") != "USD":
         raise Refusal(422, None, "currencies other than USD are not served by this exchange")
+    if feed == "sip" and not exchange.config.sip and _until(exchange, query) > exchange.now_ns - SIP_DELAY_NS:
+        raise Refusal(403, None, "subscription does not permit querying recent SIP data")
+
+
+def _until(exchange: Exchange, query: Query) -> int:
+    """How recent what is asked for may be."""
+    end = instant(query, "end", data=True)
+    return exchange.now_ns if end is None else end
 
 
 def _range(exchange: Exchange, query: Query) -> tuple[int, int]:
@@ -114,7 +123,7 @@ def _tick_page(
 ) -> tuple[dict[str, list[Wire]], str | None]:
     """Trades or quotes by symbol, then time. Many share an instant, so the token also says how many of it were told."""
     _checked(symbols)
-    _check_feed(query)
+    _check_feed(exchange, query)
     left = count(query, "limit", 1000, 10_000, data=True)
     backwards = choice(query, "sort", ("asc", "desc"), "asc", data=True) == "desc"
     start, end = _range(exchange, query)
@@ -147,7 +156,7 @@ def _tick_page(
 def _latest(exchange: Exchange, kind: str, symbol: str, query: Query) -> Wire | None:
     """The newest bar of a minute (of a day where there are none), trade or quote."""
     _checked([symbol])
-    _check_feed(query)
+    _check_feed(exchange, query)
     if symbol not in exchange.replay.symbols:
         return None
     if kind in _KINDS:
@@ -237,7 +246,7 @@ def _check_bar_query(exchange: Exchange, query: Query) -> tuple[Timeframe, str]:
     timeframe = served.get(text)
     if timeframe is None:
         raise Refusal(422, None, f"timeframe {text} is not served by this exchange; it has {', '.join(served)} bars")
-    _check_feed(query)
+    _check_feed(exchange, query)
     if query.get("asof", "-") != "-":
         instant(query, "asof", data=True)
     asked = set(query.get("adjustment", "raw").split(","))

@@ -206,7 +206,7 @@ class TwinServer:
         self.app = Starlette(
             routes=[
                 WebSocketRoute("/v2/iex", self._data),
-                WebSocketRoute("/v2/sip", self._data),
+                WebSocketRoute("/v2/sip", self._sip),
                 WebSocketRoute("/v2/test", self._test),
                 WebSocketRoute("/stream", self._trading),
                 WebSocketRoute("/{path:path}", self._no_stream),
@@ -361,6 +361,9 @@ class TwinServer:
     async def _data(self, websocket: WebSocket) -> None:
         await self._serve_stream(websocket, "data")
 
+    async def _sip(self, websocket: WebSocket) -> None:
+        await self._serve_stream(websocket, "data", feed="sip")
+
     async def _test(self, websocket: WebSocket) -> None:
         await self._serve_stream(websocket, "test")
 
@@ -370,7 +373,7 @@ class TwinServer:
     async def _no_stream(self, websocket: WebSocket) -> None:
         await websocket.send_denial_response(_answer(404, {"message": "endpoint not found."}))
 
-    async def _serve_stream(self, websocket: WebSocket, endpoint: str) -> None:
+    async def _serve_stream(self, websocket: WebSocket, endpoint: str, *, feed: str = "") -> None:
         status = self._refused_status.get(endpoint, 0) or (429 if endpoint == "trading" else 0)
         if self._gone or (self._refused(endpoint) and status):
             await websocket.send_denial_response(
@@ -378,7 +381,7 @@ class TwinServer:
             )
             return
         try:
-            stream = self.exchange.open_stream(endpoint, dict(websocket.headers))
+            stream = self.exchange.open_stream(feed or endpoint, dict(websocket.headers))
         except BrokerUnavailable:
             await websocket.send_denial_response(_answer(429, {"message": "too many requests"}))
             return

@@ -89,8 +89,9 @@ class DataStream(Stream):
     channels: tuple[str, ...] = CHANNELS
     followers: tuple[str, ...] = FOLLOWERS
 
-    def __init__(self, exchange: Exchange, headers: Mapping[str, str]) -> None:
+    def __init__(self, exchange: Exchange, headers: Mapping[str, str], *, feed: str = "iex") -> None:
         super().__init__(exchange)
+        self._feed = feed
         self._channels: dict[str, dict[str, None]] = {name: {} for name in self.channels}
         self._push_control({"T": "success", "msg": "connected"})
         key, secret = credentials(headers)
@@ -143,6 +144,8 @@ class DataStream(Stream):
             self.error(400)
         elif self._exchange.config.keys.get(key) != secret:
             self.error(402)
+        elif self._feed == "sip" and not self._exchange.config.sip:
+            self.error(409)
         elif self._exchange.refuses() or self._exchange.connected(self.endpoint) >= self._exchange.config.connections:
             self.error(406)
         else:

@@ -59,7 +59,8 @@ class ExchangeConfig:
     `partial_fills` is the share of executions that fill a part only; `requests_per_minute` None never answers 429.
     `symbols_max` bounds the symbols of trades and quotes on a data stream (30 on Alpaca's basic plan).
     Alpaca's paper accounts are paid no dividends, its live ones are. `amended_trades` is the share of trades that are reported
-    late, corrected or canceled. `frame_messages` bounds the messages of one frame of market data.
+    late, corrected or canceled. `frame_messages` bounds the messages of one frame of market data. `sip`: the data plan includes
+    all exchanges; Alpaca's basic plan has IEX, and of the others what is older than 15 minutes.
     """
 
     start_ns: int
@@ -77,6 +78,7 @@ class ExchangeConfig:
     symbols_max: int | None = None
     amended_trades: Decimal = Decimal(0)
     frame_messages: int = 100
+    sip: bool = True
     nyse_listed: frozenset[str] = frozenset({"IBM"})
 
     @property

@@ -116,6 +116,21 @@ def test_keys_in_the_handshake_authenticate_without_a_message(client: Any) -> No
     assert json.loads(wrong.outbox[-1])[0]["code"] == 402
 
 
+def test_a_plan_without_all_exchanges_has_iex_and_the_past(start: Any) -> None:
+    client = start(sip=False)
+    refused = client.exchange.open_stream("sip", client.headers)
+    served = client.exchange.open_stream("data", client.headers)
+    past = {"symbols": "AAPL", "timeframe": "1Day", "start": "2012-11-01", "end": "2012-11-12T20:30:00Z"}
+
+    assert json.loads(refused.outbox[-1]) == [{"T": "error", "code": 409, "msg": "insufficient subscription"}]
+    assert json.loads(served.outbox[-1]) == [{"T": "success", "msg": "authenticated"}]
+    assert client.ask("GET", "/v2/stocks/bars", {**past, "feed": "sip"}).status == 200
+    assert client.ask("GET", "/v2/stocks/bars", {**past, "feed": "iex", "end": "2012-11-12T21:00:00Z"}).status == 200
+    answer = client.ask("GET", "/v2/stocks/bars", {**past, "feed": "sip", "end": "2012-11-12T21:00:00Z"})
+    assert (answer.status, answer.json) == (403, {"message": "subscription does not permit querying recent SIP data"})
+    assert client.ask("GET", "/v2/stocks/bars/latest", {"symbols": "AAPL", "feed": "sip"}).status == 403
+
+
 def test_a_second_data_connection_is_told_at_authentication_until_the_first_is_gone(client: Any) -> None:
     first = client.watch("AAPL")
     second = client.exchange.open_stream("data")

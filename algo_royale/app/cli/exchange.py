@@ -62,6 +62,11 @@ DAY = click.DateTime(["%Y-%m-%d"])
     help="Symbols of trades and quotes on a data stream (Alpaca's basic plan: 30); default no limit.",
 )  # fmt: skip
 @click.option(
+    "--sip/--no-sip",
+    default=True,
+    help="Whether the data plan has all exchanges, or as Alpaca's basic plan IEX and the past.",
+)
+@click.option(
     "--rate-limit", type=click.IntRange(1), metavar="N", help="Requests a minute before 429; default no limit."
 )
 @click.option(
@@ -73,7 +78,7 @@ DAY = click.DateTime(["%Y-%m-%d"])
 def run_exchange_command(
     settings: "Settings", host: str, port: int, data: str, symbols: str, start: datetime | None, end: datetime | None,
     speed: str, seed: int, cash: str, costs: tuple[str, ...], market: str, spread_bps: float, shorting: bool, partial_fills: str,
-    dividends: bool, amended_trades: str, symbols_max: int | None, rate_limit: int | None, state: str | None, exit_with_parent: int | None,
+    dividends: bool, amended_trades: str, symbols_max: int | None, sip: bool, rate_limit: int | None, state: str | None, exit_with_parent: int | None,
 ) -> None:  # fmt: skip
     """Serve a simulated Alpaca on loopback until SIGTERM or Ctrl-C.
 
@@ -93,7 +98,7 @@ def run_exchange_command(
     rules = {
         "seed": seed, "cash": _decimal("--cash", cash), "costs": _costs(costs, market), "shorting": shorting,
         "partial_fills": _decimal("--partial-fills", partial_fills), "requests_per_minute": rate_limit,
-        "pay_dividends": dividends, "symbols_max": symbols_max,
+        "pay_dividends": dividends, "symbols_max": symbols_max, "sip": sip,
         "amended_trades": _decimal("--amended-trades", amended_trades),
     }  # fmt: skip
     exchange = _exchange(data, symbols, start and start.date(), end and end.date(), market, spread_bps, rules)
