@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 SECRET_MIN, BLOT = 6, "[secret]"
@@ -45,6 +46,13 @@ def fact(event: str, /, **facts: object) -> Fact:
 def _shown(value: object) -> str:
     text = str(value)
     return repr(text) if not text or any(c.isspace() or c in '"=' for c in text) else text
+
+
+def secrets_of(url: str) -> tuple[str, ...]:
+    """An address that is a secret, and the password in it, as written and as meant."""
+    _, _, rest = url.partition("://")
+    password = rest.rpartition("@")[0].partition(":")[2]
+    return tuple(filter(None, (url, password, unquote(password))))
 
 
 class _Lines(logging.Formatter):

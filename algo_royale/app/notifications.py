@@ -30,7 +30,7 @@ from actors.messages import (
     TradingStateChanged,
 )
 from actors.notifier import HEARTBEAT, NotifierActor
-from algo_royale.app.logs import fact
+from algo_royale.app.logs import fact, secrets_of
 from algo_royale.config import Notify
 from algo_royale.errors import AlgoRoyaleError, BadConfiguration
 
@@ -85,7 +85,7 @@ def addressees(notify: Notify, lines: Sequence[str] = ()) -> Addressees:
     if heartbeat and not heartbeat.startswith(("https://", "http://")):
         raise BadConfiguration("notify: the heartbeat's address must start with https:// or http://")
     if not urls:
-        return Addressees((), heartbeat, (heartbeat,))
+        return Addressees((), heartbeat, secrets_of(heartbeat))
     try:
         import apprise
     except ImportError as error:
@@ -98,7 +98,7 @@ def addressees(notify: Notify, lines: Sequence[str] = ()) -> Addressees:
         if service is None:
             raise BadConfiguration(f"notify: address {name} is none that apprise understands")
         found.append(Service(name, partial(_deliver, service)))
-    return Addressees(tuple(found), heartbeat, (*urls, heartbeat))
+    return Addressees(tuple(found), heartbeat, tuple(text for url in (*urls, heartbeat) for text in secrets_of(url)))
 
 
 def deliver(service: Service, title: str, body: str) -> tuple[bool, str]:

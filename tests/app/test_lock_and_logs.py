@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from algo_royale.app.lock import holder, single_instance
-from algo_royale.app.logs import fact, level_of, process_log
+from algo_royale.app.logs import fact, level_of, process_log, secrets_of
 from algo_royale.errors import AlreadyRunning, BadInput
 
 
@@ -116,3 +116,15 @@ def test_a_log_file_that_cannot_be_written_stops_nobody(tmp_path: Path, capsys: 
 
     assert "no log file" in (said := capsys.readouterr().err)
     assert "started" in said
+
+
+@pytest.mark.parametrize(
+    ("url", "secrets"),
+    [
+        ("postgresql://me:p%40ss:word@host:5432/name", {"p%40ss:word", "p@ss:word"}),
+        ("json://host/path", set()),
+        ("", set()),
+    ],
+)
+def test_an_address_is_a_secret_and_so_is_the_password_in_it(url: str, secrets: set[str]) -> None:
+    assert set(secrets_of(url)) == secrets | ({url} if url else set())

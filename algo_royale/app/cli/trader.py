@@ -91,7 +91,7 @@ def trade(
 
 def _trade(settings: "Settings", config: "Config", live_account: str | None, dry_run: bool) -> dict[str, Any]:
     from algo_royale.app.backtest import iso
-    from algo_royale.app.logs import process_log
+    from algo_royale.app.logs import process_log, secrets_of
     from algo_royale.app.notifications import addressees
     from algo_royale.app.trader import run_trader, sessions_to_trade, twin_process
     from algo_royale.clock import WallClock
@@ -112,7 +112,7 @@ def _trade(settings: "Settings", config: "Config", live_account: str | None, dry
         log = config.log
         with process_log(
             home / "logs" / "trader.log", level=log.level, verbosity=settings.verbosity - 1, file_mb=log.file_mb,
-            files=log.files, secrets=(*endpoints.keys, *tell.secrets),
+            files=log.files, secrets=(*endpoints.keys, *tell.secrets, *secrets_of(config.database.url.get_secret_value())),
         ):  # fmt: skip
             return run_trader(
                 plan, config, endpoints, home=home, run_id=run_id, until=until, say=say, dry_run=dry_run, tell=tell
