@@ -133,6 +133,7 @@ class OrdersActor(Actor[OrdersMessage]):
                 self._answer_jobs(message)
                 self._send_recorded()
                 self._take_back()
+                self._cancel_overdue()
             case Disagreed():
                 self._on_disagreed()
             case DecisionRecorded():
@@ -339,6 +340,21 @@ class OrdersActor(Actor[OrdersMessage]):
                     self._broker,
                     CancelOrder(at_ns=self.now_ns, client_order_id=order_id, broker_order_id=order.broker_order_id),
                 )
+
+    def _cancel_overdue(self) -> None:
+        """Within a session an order is for one bar; what is left of it then gives way to the next decision. (A daily bar's
+        order ends with its session by itself.)"""
+        if self._timeframe is Timeframe.DAY_1:
+            return
+        for order in (self._orders or {}).values():
+            until_ns = send_window(order.time_in_force, order.bar_end_ns, self._timeframe, self._calendar)[1]
+            if self.now_ns < until_ns or order.broker_order_id is None or order.client_order_id in self._canceling:
+                continue
+            self._canceling.add(order.client_order_id)
+            cancel = CancelOrder(
+                at_ns=self.now_ns, client_order_id=order.client_order_id, broker_order_id=order.broker_order_id
+            )
+            self.tell(self._broker, cancel)
 
     # --- submitting ---
 

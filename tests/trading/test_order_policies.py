@@ -19,6 +19,7 @@ from algo_royale.sessions import calendar
 from traders import BUSY, _replay, config, last_session, plan, recorded_orders, simulated_orders, truth_errors
 
 SESSIONS = 40
+MINUTE_NS = 60_000_000_000
 POLICIES: dict[str, dict[str, Any]] = {
     "market": {},
     "limit, wide": {"type": "marketable_limit", "collar_bps": Decimal(75)},
@@ -164,3 +165,29 @@ def test_a_trader_that_goes_flat_holds_nothing_overnight() -> None:
 
     assert len(at_close) == 4 and (result.equity[at_close] == result.cash[at_close]).all()
     assert (result.equity != result.cash).sum() > 30  # but within the day it does hold something
+
+
+def test_an_order_that_its_bar_could_not_fill_gives_way_to_the_next_decision() -> None:
+    """Trading in the symbol is halted: what waits is canceled when the next bar has ended, and ordered anew after that."""
+    cfg, the_plan, catalog = configured(), intraday.plan("15Min"), intraday.seeded()
+    start, end = date(2012, 11, 19), date(2012, 11, 21)
+    expected = simulate_plan(
+        the_plan, catalog, rules_of(the_plan, cfg), start=start, end=end, cash_usd=cfg.account.cash
+    )
+    first = expected.orders[0]
+    decided_ns = int(first.decision_id.rpartition("-")[2])
+    live = SteppedTrader(the_plan, cfg, intraday._replay(the_plan.names, catalog, end), start=start)
+
+    def halted() -> bool:
+        now_ns, name = live.exchange.now_ns, first.symbol
+        if (decided_ns - MINUTE_NS <= now_ns < decided_ns + 20 * MINUTE_NS) != (name in live.exchange.halted):
+            live.exchange.halt(name, halted=name not in live.exchange.halted)
+        return False
+
+    assert live.run(should_stop=halted) == 0 and truth_errors(live) == []
+    orders = [order for order in live.exchange.orders if order.symbol == first.symbol]
+    assert orders[0].client_order_id == first.client_order_id
+    assert (orders[0].status, orders[0].filled_qty) == ("canceled", 0)
+    assert orders[0].canceled_ns is not None
+    assert 15 * MINUTE_NS <= orders[0].canceled_ns - decided_ns < 16 * MINUTE_NS
+    assert orders[1].status == "filled"  # decided at a later bar, for the state has not changed
