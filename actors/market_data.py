@@ -322,7 +322,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
 
     def _look_for_silent(self) -> None:
         """Have the symbols whose bar has not come ask for their history. Within a session once, the busiest first: a symbol that
-        nobody trades has no bar."""
+        nobody trades has no bar. After the close again and again: no next bar comes that would show the hole."""
         silent = self._silent()
         daily = self._timeframe is Timeframe.DAY_1
         if not daily:
@@ -330,7 +330,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
         for symbol in silent:
             self.tell(self._signals[symbol], FeedStarted(at_ns=self.now_ns))
         self._looks += 1
-        if silent and daily and self._looks < SILENT_LOOKS:
+        if silent and self._looks < SILENT_LOOKS and (daily or self._calendar.session_at(self.now_ns) is None):
             self._look_later(0.0)
 
     def _row(self, item: object, since_ns: int) -> dict[str, Any] | None:

@@ -195,6 +195,17 @@ def test_with_three_lost_connections_in_ten_frames_every_minute_is_told_once(pro
             assert [r for r in feed.told[symbol] if r.start_ns >= MONDAY.open_ns] == truth[symbol], f"seed {seed}"
 
 
+def test_the_last_minute_of_a_session_is_fetched_although_history_has_it_late() -> None:
+    """No minute after it would show that it is missing, and its orders are for the next open."""
+    feed = Feed()
+    feed.data.late_ns = 15 * SECOND_NS
+    feed.faults.frames = lambda endpoint, frames: [] if feed.exchange.now_ns >= MONDAY.close_ns else frames
+    feed.run(MONDAY.close_ns)
+
+    for symbol in SYMBOLS:
+        assert feed.starts(symbol) == minutes_of(MONDAY.open_ns, MONDAY.close_ns)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_with_three_lost_connections_in_ten_frames_every_day_is_told_once(seed: int) -> None:
     feed = Feed(Timeframe.DAY_1, seed=seed)
