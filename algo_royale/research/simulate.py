@@ -316,8 +316,10 @@ def _fill_orders(run: _Run, market: Market, moment: MarketStep) -> None:
     last = run.state.prices if rules.shortfall == "borrow" and not moment.new_session else {}
     chances = []
     for order in waiting:
-        if order.symbol in moment.closed.bars:
-            found = _chance(order, market.bar(order.symbol, end_ns))
+        bar = market.bar(order.symbol, end_ns) if order.symbol in moment.closed.bars else None
+        silent = bar is None or bar.start_ns > run.state.bar_end_ns  # also where nobody had a bar between
+        if bar is not None and not (silent and order.symbol in last):
+            found = _chance(order, bar)
         elif order.symbol in last:
             found = _at_open(order, last[order.symbol], run.state.bar_end_ns)
         else:

@@ -166,6 +166,19 @@ def test_who_is_flat_at_every_close_is_so_in_both(timeframe: str) -> None:
     assert len(expected.orders) >= 8
 
 
+def test_where_nobody_traded_for_a_minute_an_order_meets_the_last_price_in_both() -> None:
+    """Three minutes in ten are silent, now and then all of them at once: such a minute is no bar time, and orders do not wait for it."""
+    the_plan = intraday.plan("1Min", portfolio="MinimumVariance", strategies=intraday.BUSY)
+    catalog = intraday.seeded(gaps=0.3, seed=5)
+    expected = intraday.simulated(the_plan, catalog, HALF, HALF)
+    live = intraday.trader(the_plan, catalog, HALF, HALF)
+
+    assert live.run() == 0
+    assert recorded_orders(live.store.database.connection()) == simulated_orders(expected)
+    assert live.exchange.account.equity(live.exchange.marks) == expected.final_equity
+    assert len(expected.orders) >= 40 and len(expected.bar_end_ns) < 210
+
+
 RECORDED = [
     ("1Min", ("AIG", "BAC", "IBM", "SPY"), date(2013, 10, 7), date(2013, 10, 7)),  # AIG lacks a minute
     ("15Min", ("AIG", "BAC", "IBM", "SPY"), date(2013, 10, 8), date(2013, 10, 10)),
