@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from decimal import Decimal as D
 from pathlib import Path
 
-import peewee
 import pytest
 
 from actors.kernel import Actor, ChildSpec, SteppedSystem, Supervisor
@@ -22,7 +21,7 @@ from actors.messages import (
 )
 from actors.orders import OrdersActor
 from algo_royale.sessions import calendar
-from db.database import execute
+from db.database import DRIVER_ERRORS, execute
 from db.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -124,7 +123,7 @@ def test_the_ledger_has_no_order_without_a_decision() -> None:
         "reference_price_usd"
     )
 
-    with pytest.raises(peewee.IntegrityError, match="FOREIGN KEY"):
+    with pytest.raises(DRIVER_ERRORS, match="FOREIGN KEY"):
         execute(
             store.database,
             f"INSERT INTO orders ({columns}) VALUES ('r', 0, 'ar-1', 'no decision', 0, 'A', 'buy', '1', 'market', 'day', '1')",
