@@ -206,7 +206,7 @@ def soaked(
     """An account after so many sessions in such weather, the weather, and the exit code of each of its processes."""
     names = [f"S{number:02d}" for number in range(symbols)]
     the_plan = nervous_plan(names, folder)
-    settings = {"account": {"cash": 1_000_000}, "risk": dict.fromkeys(LIMITS, "off")}
+    settings: dict[str, dict[str, Any]] = {"account": {"cash": 1_000_000}, "risk": dict.fromkeys(LIMITS, "off")}
     replay = MarketReplay(
         {name: walk(name, 1000 * seed + n, sessions) for n, name in enumerate(names)},
         calendar(),
