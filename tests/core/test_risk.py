@@ -436,7 +436,7 @@ def test_only_a_persons_resume_gives_trading_back() -> None:
     [
         (REDUCING, "risk", StateEvent.LIMIT_REDUCES), (HALTED, "risk", StateEvent.LIMIT_HALTS),
         (REDUCING, "ann", StateEvent.PERSON_REDUCES), (HALTED, "ann", StateEvent.PERSON_HALTS),
-        *((HALTED, name, StateEvent.CONTRADICTED) for name in BY_CONTRADICTION),
+        *((HALTED, name, StateEvent.CONTRADICTED) for name in sorted(BY_CONTRADICTION)),
     ],
 )  # fmt: skip
 def test_who_wants_it_says_what_it_is(state: TradingState, by: str, event: StateEvent) -> None:
