@@ -2,28 +2,38 @@
 
     python benchmarks/trading.py growth              memory, message log and ledger over 250 sessions x 50 symbols
     python benchmarks/trading.py growth --sessions 60 --symbols 20
+    python benchmarks/trading.py latency             bar in to order request out, with 4 symbols and with 500
 
 Prices are random walks of a fixed seed; the strategy is in after every bar that rose and out after one that fell, so that there are
 many orders. Memory is the trader's own
 process, sampled while sessions pass. Growth is the slope of a straight line through the samples after the first fifth (until then
 caches fill), with twice its standard error: memory is flat where the slope is not larger than that.
+
+Latency is within the trader's process, message log on: from the moment the reader thread has a frame with the symbol's minute bar
+until the POST of that symbol's order begins. Four symbols trade; the others, where there are others, have actors of their own
+and never trade. The portfolio waits for every symbol's bar, and orders of one bar go out one after the other, each when the one before
+is answered; so the first order of each bar is also told for itself.
 """
 
 import argparse
+import re
 import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 from scale import make, starts
 
+from actors.alpaca import AlpacaRest, AlpacaStreams
 from algo_royale.app.cli import Settings
 from algo_royale.app.trader import run_trader, twin_process
 from algo_royale.config import Config
+from algo_royale.data.catalog import write_parquet
 from algo_royale.errors import LedgerError
 from algo_royale.market import Timeframe
 from algo_royale.research.handover import Member, SymbolPlan, TradingPlan
@@ -45,30 +55,49 @@ def down(bars):
     return bars.close[-1] < bars.close[-2]
 
 
+@condition(lookback=2)
+def never(bars):
+    return False
+
+
 strategy("Nervous", entry=up, exit=down)
+strategy("Calm", entry=never, exit=down)
 """
 WARMUP = 30
 PERIOD_S = 0.25
+MINUTE_NS = 60_000_000_000
+SYMBOL = re.compile(r'"S":"([^"]+)"')
 
 
-def plan_of(symbols: list[str], timeframe: Timeframe, last_session: date, place: Path) -> TradingPlan:
-    """A plan as research would hand it over: all symbols at equal weight, in after a bar that rose and out after one that fell."""
-    file, name = place / "nervous.py", "Nervous"
+def plan_of(
+    symbols: list[str], timeframe: Timeframe, last_session: date, place: Path, *, calm: frozenset[str] = frozenset()
+) -> TradingPlan:
+    """A plan as research would hand it over: all symbols at equal weight, in after a bar that rose and out after one that fell;
+    but the calm ones never in."""
+    file = place / "nervous.py"
     file.write_text(NERVOUS)
+    loading.forget()
     loading.load([str(file)])
+    members = {name: member_of(name, timeframe) for name in ("Nervous", "Calm")}
+    return TradingPlan(
+        timeframe=timeframe.value, universe="bench", portfolio="EqualWeightPortfolioStrategy", portfolio_params={},
+        symbols=tuple(
+            SymbolPlan(symbol=symbol, viability=1.0, members=(members["Calm" if symbol in calm else "Nervous"],))
+            for symbol in symbols
+        ),
+        warmup_bars=WARMUP, last_session=last_session.isoformat(), strategy_path=(str(file),),
+    )  # fmt: skip
+
+
+def member_of(name: str, timeframe: Timeframe) -> Member:
     params = resolve(name, default_trial(name, timeframe), timeframe)
-    member = Member(
+    return Member(
         strategy=name,
         strategy_id=strategy_id(name, params, timeframe),
         weight=1.0,
         params=params,
         version=loading.versions()[name],
     )
-    return TradingPlan(
-        timeframe=timeframe.value, universe="bench", portfolio="EqualWeightPortfolioStrategy", portfolio_params={},
-        symbols=tuple(SymbolPlan(symbol=symbol, viability=1.0, members=(member,)) for symbol in symbols),
-        warmup_bars=WARMUP, last_session=last_session.isoformat(), strategy_path=(str(file),),
-    )  # fmt: skip
 
 
 def config_of(data: Path) -> Config:
@@ -146,13 +175,94 @@ def growth(sessions: int, count: int) -> None:
           f"ledger {ledger / 2**20:.1f} MiB, {ledger / sessions / 2**10:.1f} KiB a session")  # fmt: skip
 
 
+class Taps:
+    """When each symbol's bar came in and when its order began to go out, in nanoseconds of this process."""
+
+    def __init__(self) -> None:
+        self.came: dict[str, int] = {}
+        self.bars = 0
+        self.waits: list[tuple[int, int]] = []  # (when its bar came, how long until its order went)
+        self._open, self._request = AlpacaStreams.open, AlpacaRest.request
+
+    def __enter__(self) -> "Taps":
+        taps, opened, requested = self, self._open, self._request
+
+        def open_stream(streams: AlpacaStreams, endpoint: str, number: int, on_frame: Any, on_state: Any) -> Any:
+            def came(number: int, text: str) -> None:
+                now_ns = time.perf_counter_ns()
+                if endpoint == "data" and '"T":"b"' in text:
+                    taps.came |= dict.fromkeys(SYMBOL.findall(text), now_ns)
+                    taps.bars += 1
+                on_frame(number, text)
+
+            return opened(streams, endpoint, number, came, on_state)
+
+        def request(rest: AlpacaRest, method: str, path: str, data: Any = None) -> Any:
+            now_ns = time.perf_counter_ns()
+            if method == "POST" and data["symbol"] in taps.came:
+                came_ns = taps.came[data["symbol"]]
+                taps.waits.append((came_ns, now_ns - came_ns))
+            return requested(rest, method, path, data)
+
+        AlpacaStreams.open, AlpacaRest.request = open_stream, request  # type: ignore[method-assign, assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        AlpacaStreams.open, AlpacaRest.request = self._open, self._request  # type: ignore[method-assign]
+
+
+def minutes(folder: Path, symbols: list[str], count: int) -> date:
+    """An hour of one session and the first `count` minutes of the next one, random walks in cents; that session's date."""
+    before, session = calendar().offset(date(2024, 12, 27), 0), calendar().offset(date(2024, 12, 30), 0)
+    at = np.r_[
+        np.arange(before.close_ns - 60 * MINUTE_NS, before.close_ns, MINUTE_NS),
+        session.open_ns + np.arange(count) * MINUTE_NS,
+    ]
+    for number, name in enumerate(symbols):
+        chance = np.random.default_rng(number)
+        close = np.round(50.0 * np.exp(np.cumsum(chance.normal(0, 0.001, len(at)))), 2)
+        opens = np.r_[50.0, close[:-1]]
+        columns = {
+            "timestamp": at, "open": opens, "high": np.maximum(opens, close) + 0.01,
+            "low": np.minimum(opens, close) - 0.01, "close": close, "volume": np.full(len(at), 1000.0),
+        }  # fmt: skip
+        write_parquet(folder / "1Min" / f"{name}.parquet", columns)
+    return session.date
+
+
+def latency(count: int, bars: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="latency-") as place:
+        home, data, symbols = Path(place, "home"), Path(place, "data"), [f"S{i:03d}" for i in range(count)]
+        day = minutes(data, symbols, bars)
+        plan = plan_of(
+            symbols, Timeframe.MIN_1, calendar().offset(day, -1).date, Path(place), calm=frozenset(symbols[4:])
+        )
+        config = config_of(data)
+        home.mkdir()
+        with twin_process(plan, config, first=day, last=day, speed="max") as twin, Taps() as taps:
+            summary = run_trader(plan, config, twin, home=home, run_id="latency")
+    firsts: dict[int, int] = {}
+    for came_ns, wait_ns in taps.waits:
+        firsts.setdefault(came_ns, wait_ns)
+    print(f"{count} symbols, {bars} minutes, {len(taps.waits)} orders, exit {summary['exit_code']}")
+    for name, waits in (("first order of a bar", list(firsts.values())), ("every order", [w for _, w in taps.waits])):
+        p50, p99 = np.percentile(waits, [50, 99]) / 1e6
+        print(f"  {name}: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("work", choices=("growth",))
-    parser.add_argument("--sessions", type=int, default=250)
-    parser.add_argument("--symbols", type=int, default=50)
+    parser.add_argument("work", choices=("growth", "latency"), nargs="?", help="default: both")
+    parser.add_argument("--sessions", type=int, default=250, help="growth: how long")
+    parser.add_argument("--symbols", type=int, default=50, help="growth: how many")
+    parser.add_argument("--minutes", type=int, default=60, help="latency: how long")
+    parser.add_argument("--burst", type=int, default=500, help="latency: symbols of the second run")
     asked = parser.parse_args()
-    growth(asked.sessions, asked.symbols)
+    if asked.work in ("latency", None):
+        for count in (4, asked.burst):
+            latency(count, asked.minutes)
+    if asked.work in ("growth", None):
+        growth(asked.sessions, asked.symbols)
 
 
 if __name__ == "__main__":
