@@ -123,7 +123,7 @@ def test_without_the_message_log_the_ledgers_part_is_told(traded: Path, log: Log
 def test_a_refusal_and_a_symbol_that_had_no_bar_are_named(tmp_path: Path) -> None:
     close = calendar().offset(BUSY, 0).close_ns
     store = Store.open(tmp_path / "dev_integration" / "ledger.db", run_id="r", now_ns=close, live_start_ns=close)
-    store.reconcile(cause_of="start", checked=1, found=(), cash_usd=D(9), equity_usd=D(9), positions={}, now_ns=close)
+    store.reconcile(cause_of="start", checked=1, cash_usd=D(9), equity_usd=D(9), positions={}, now_ns=close)
     intent = OrderIntent(client_order_id="ar-1", symbol="IBM", side="buy", quantity=D(3), reference_price_usd=D(9))
     refused = RefusedIntent(intent=intent, code="order_notional", reason="too large (27.00 against 20.00)")
     targets = [
