@@ -279,6 +279,8 @@ class BrokerActor(Actor[BrokerMessage]):
         grace_ns = round(rules.unheard_s * SECOND_NS)
         due = [f for f in snapshot.fills if live_ns + grace_ns <= f.at_ns <= self.now_ns - grace_ns]
         unheard = [f for f in due if self._told.get(f.broker_order_id, Decimal(0)) < f.cumulative_quantity]
+        listed = {order.broker_order_id for order in snapshot.orders}  # no later one will tell of others
+        self._told = {order_id: quantity for order_id, quantity in self._told.items() if order_id in listed}
         if unheard:
             self._counts["unheard"] += len(unheard)
             self._line.on(Event.SILENT, f"the stream did not tell {len(unheard)} fills")
