@@ -38,6 +38,8 @@ DUPLICATE_CODE = 40010001
 DUPLICATE_TEXT = "client_order_id must be unique"
 CALL_S = 60.0  # how long one protected block of REST calls may take before the actor counts as hung
 SNAPSHOT_TRIES = 3
+PROBED_NS = 3_600_000_000_000  # so far back REST is compared with what the stream has told
+_UNTOLD = Decimal(0), 0
 SNAPSHOT_REQUESTS = 4  # at least: orders, positions, account, activities
 
 
@@ -59,7 +61,7 @@ class BrokerActor(Actor[BrokerMessage]):
         self._budget = Budget(requests_per_minute)
         self._snapshot_due: BrokerSnapshotRequested | None = None
         self._snapshot_failures = 0
-        self._told: dict[str, Decimal] = {}  # by the stream since it is live: quantity filled by order id
+        self._told: dict[str, tuple[Decimal, int]] = {}  # by the stream of late: quantity filled and when, by order id
         self._activities: set[str] = set()  # ids, as of the last reading
         self._counts = dict.fromkeys(
             ("frames", "bad_frames", "unknown_frames", "lookups", "resends", "cancels_refused", "unheard", "delayed"), 0
@@ -118,8 +120,8 @@ class BrokerActor(Actor[BrokerMessage]):
             case "update" if frame.update is not None:
                 self._line.on(Event.HEARD)
                 order = frame.update.order
-                known = self._told.get(order.broker_order_id, order.filled_quantity)
-                self._told[order.broker_order_id] = max(known, order.filled_quantity)
+                known, _ = self._told.get(order.broker_order_id, _UNTOLD)
+                self._told[order.broker_order_id] = max(known, order.filled_quantity), self.now_ns
                 self.tell(self._orders, _updated(frame.update, self.now_ns))
             case "authorization" if frame.ok:
                 if self._line.on(Event.AUTHENTICATED):
@@ -277,10 +279,11 @@ class BrokerActor(Actor[BrokerMessage]):
         """The stream may be open and mute: what happened while it was live, and long enough ago, it must have told."""
         rules, live_ns = self._reconnect, self._line.connection.live_ns
         grace_ns = round(rules.unheard_s * SECOND_NS)
-        due = [f for f in snapshot.fills if live_ns + grace_ns <= f.at_ns <= self.now_ns - grace_ns]
-        unheard = [f for f in due if self._told.get(f.broker_order_id, Decimal(0)) < f.cumulative_quantity]
-        listed = {order.broker_order_id for order in snapshot.orders}  # no later one will tell of others
-        self._told = {order_id: quantity for order_id, quantity in self._told.items() if order_id in listed}
+        since_ns = max(live_ns + grace_ns, self.now_ns - PROBED_NS)
+        due = [f for f in snapshot.fills if since_ns <= f.at_ns <= self.now_ns - grace_ns]
+        unheard = [f for f in due if self._told.get(f.broker_order_id, _UNTOLD)[0] < f.cumulative_quantity]
+        late_ns = self.now_ns - 2 * PROBED_NS
+        self._told = {order_id: told for order_id, told in self._told.items() if told[1] > late_ns}
         if unheard:
             self._counts["unheard"] += len(unheard)
             self._line.on(Event.SILENT, f"the stream did not tell {len(unheard)} fills")
