@@ -95,11 +95,13 @@ class ControlServer:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._path.parent.chmod(0o700)
-            self._path.unlink(missing_ok=True)
-            with reachable(self._path) as name:
+            made = self._path.with_suffix(".new")
+            made.unlink(missing_ok=True)
+            with reachable(made) as name:
                 self._listener.bind(name)
-            self._path.chmod(0o600)
+            made.chmod(0o600)
             self._listener.listen(CONNECTIONS_MAX)
+            made.replace(self._path)  # who sees it finds somebody listening
         except OSError as error:
             log.error(fact("no control socket", path=self._path, reason=error))
         self._listener.setblocking(False)

@@ -87,8 +87,9 @@ def _event(message: Any) -> str:
 
 
 def _agreement(message: Any) -> str:
-    differences = ", ".join(message.differences) or "no difference"
-    return f"{message.cause_of}: {message.checked} compared, {differences}"
+    held = f"{len(message.positions)} position{'' if len(message.positions) == 1 else 's'}"
+    look = "" if message.is_final else ", to be looked at again if it differs"
+    return f"{message.cause_of}: {message.checked} to compare, cash {_usd(message.account_cash_usd)}, {held}{look}"
 
 
 def _holdings(message: Any) -> str:

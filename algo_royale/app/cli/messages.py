@@ -446,7 +446,10 @@ def _print_trace_line(line: "TraceLine", before: str, *, marked: bool) -> str:
         head += " <" if marked else ""
         route = f" > {_name(entry.recipient)} " + ("" if time == before else f"{time} ")
         outcome = "" if outcome == "ok" else outcome
-        room = get_terminal_size().columns - len(guides + joint + head + route + outcome + detail) - 1
+        columns = get_terminal_size().columns
+        hidden = max(len(guides) - columns // 4, 0) // 3  # levels of a deep tree that would leave no room
+        guides = f"{f'+{hidden}':<3}" + guides[3 * hidden + 3 :] if hidden else guides
+        room = columns - len(guides + joint + head + route + outcome + detail) - 1
         told = headline(entry.message) or summary(entry.message)
         told = told if len(told) <= room else told[: max(room - 3, 0)] + "..."
     click.echo(guides + joint, nl=False)
