@@ -185,11 +185,8 @@ class ControlServer:
             return {"ok": False, "error": "the request is not JSON"}
         except AlgoRoyaleError as error:
             return {"ok": False, "error": str(error)}
-        except (
-            Exception
-        ) as error:  # a bug here must not take the socket from the person who needs it to stop the trader
-            log.exception(fact("control command failed", request=text[:200]))
-            return {"ok": False, "error": f"{type(error).__name__}: {error}"}
+        except (KeyError, TypeError) as error:
+            return {"ok": False, "error": f"the request lacks a field, or one is not what it should be: {error}"}
 
     def _say(self, connection: socket.socket, document: Document) -> None:
         line = self._lines[connection]
