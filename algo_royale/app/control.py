@@ -12,6 +12,7 @@ import selectors
 import socket
 import struct
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ LINE_MAX = 65_536
 CONNECTIONS_MAX = 32
 PATH_MAX = 100  # bytes; the systems' limits are 104 and 108
 CHUNK = 65_536
+CONNECT_AGAIN_S = 0.02
 
 Document = Mapping[str, Any]
 
@@ -214,6 +216,17 @@ def peer_uid(connection: socket.socket) -> int | None:
 # --- the other side --------------------------------------------------------------------------------------------------
 
 
+def _connect(connection: socket.socket, name: str, timeout_s: float) -> None:
+    """Connect, again and again while too many others wait to be let in: a Unix socket with a timeout does not wait itself."""
+    tick = threading.Event()
+    for _ in range(round(timeout_s / CONNECT_AGAIN_S)):
+        try:
+            return connection.connect(name)
+        except BlockingIOError:
+            tick.wait(CONNECT_AGAIN_S)
+    connection.connect(name)
+
+
 def ask(directory: Path, command: str, *, timeout_s: float = 5.0, **arguments: object) -> dict[str, Any]:
     """The answer of the trader of this folder. Raises NoTrader, or Refused with what it says."""
     path = directory / SOCKET
@@ -221,7 +234,9 @@ def ask(directory: Path, command: str, *, timeout_s: float = 5.0, **arguments: o
         connection.settimeout(timeout_s)
         try:
             with reachable(path) as name:
-                connection.connect(name)
+                _connect(connection, name, timeout_s)
+        except BlockingIOError as error:
+            raise Refused(f"the trader did not answer within {timeout_s:g} s") from error
         except PermissionError as error:
             raise Refused(f"{path} belongs to another user, who alone may control that trader") from error
         except OSError as error:

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -177,6 +178,45 @@ def test_who_says_nothing_or_half_or_does_not_read_keeps_nobody_waiting(home: Pa
         assert len(ask(home, "big")["text"]) == len(big)
         for connection in held:
             connection.close()
+
+
+def test_a_crowd_at_the_door_is_waited_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system refuses at once where the queue of a Unix socket is full; the one who asks tries again until it is let in."""
+    listener = socket.socket(socket.AF_UNIX)
+    with reachable(home / "control.sock") as name:
+        listener.bind(name)
+    listener.listen(0)
+    crowd = [socket.socket(socket.AF_UNIX) for _ in range(4)]
+    for one in crowd:
+        one.setblocking(False)
+        with reachable(home / "control.sock") as name, suppress(BlockingIOError):
+            one.connect(name)
+    with pytest.raises(Refused, match="did not answer within 0.1 s"):
+        ask(home, "status", timeout_s=0.1)
+
+    def let_in() -> None:
+        for _ in range(5):
+            connection, _ = listener.accept()
+            with connection:
+                if connection.recv(100):
+                    connection.sendall(b'{"ok": true, "heard": "status"}\n')
+
+    door = threading.Thread(target=let_in, daemon=True)
+
+    class OpensTheDoor(threading.Event):
+        """What the one who asks waits with between two tries: the crowd leaves, and the door is opened."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            if not door.ident:
+                for other in crowd:
+                    other.close()
+                door.start()
+            return super().wait(timeout)
+
+    monkeypatch.setattr("algo_royale.app.control.threading", SimpleNamespace(Event=OpensTheDoor))
+    assert ask(home, "status") == {"heard": "status"}
+    assert door.ident  # it was refused at first
+    listener.close()
 
 
 def test_a_line_without_end_is_cut_off(home: Path) -> None:
