@@ -14,7 +14,7 @@ from algo_royale.errors import LedgerError
 from algo_royale.ledger import Position
 from algo_royale.orders import Fill, Order, OrderEvent, OrderIntent
 from algo_royale.phases import Job, Phase
-from algo_royale.risk import STATE_TRANSITIONS, StateEvent, TradingState, flatten_reason
+from algo_royale.risk import STATE_TRANSITIONS, StateEvent, TradingState, committed_reason
 from algo_royale.sessions import Calendar, new_york_date
 from db.store import NewDecision, NewEntry, RecordedOrder, RefusedIntent, Store
 
@@ -74,7 +74,7 @@ class LedgerActor(Actor[LedgerMessage]):
                 case m.ResumeTrading():
                     self._move(store, StateEvent.PERSON_RESUMES, message.reason, message.by)
                 case m.FlattenRequested():
-                    self._move(store, StateEvent.PERSON_FLATTENS, flatten_reason(message.reason), message.by)
+                    self._move(store, StateEvent.PERSON_FLATTENS, message.reason, message.by)
                 case m.SessionJobDue():
                     self._on_session_job(store, message)
                 case m.RecordSessionJob():
@@ -206,7 +206,7 @@ class LedgerActor(Actor[LedgerMessage]):
 
     def _move(self, store: Store, event: StateEvent, reason: str, by: str) -> None:
         """Commit what trading may do after `event`, then tell it to all who act."""
-        before = store.latch.state
+        reason, before = committed_reason(event, reason), store.latch.state
         after = STATE_TRANSITIONS[before][event]
         if after.severity < before.severity:
             store.resume(reason, by=by, now_ns=self.now_ns, to=after)

@@ -88,9 +88,12 @@ STATE_TRANSITIONS: Final[dict[TradingState, dict[StateEvent, TradingState]]] = {
 _FLATTEN = "flatten: "
 
 
-def flatten_reason(reason: str) -> str:
-    """The reason under which a person's wish to close everything is committed."""
-    return f"{_FLATTEN}{reason}"
+def committed_reason(event: StateEvent, reason: str) -> str:
+    """`reason` as it is committed with the state that `event` leads to: a person's wish to close everything is known by how its
+    reason begins, and no other reason begins so, whatever somebody types."""
+    while reason.startswith(_FLATTEN):
+        reason = reason.removeprefix(_FLATTEN)
+    return f"{_FLATTEN}{reason}" if event is StateEvent.PERSON_FLATTENS else reason
 
 
 def is_flattening(state: TradingState, reason: str) -> bool:

@@ -36,7 +36,7 @@ from algo_royale.ledger import Account, Position
 from algo_royale.orders import Fill, OrderStatus
 from algo_royale.portfolio.sizing import TRADER_RULES, AccountRules
 from algo_royale.research.simulate import Market, prepare, simulate
-from algo_royale.risk import OnBreach, RefusalCode, RiskLimits, TradingState, flatten_reason
+from algo_royale.risk import OnBreach, RefusalCode, RiskLimits, StateEvent, TradingState, committed_reason
 from markets import random_symbol
 
 D = Decimal
@@ -300,7 +300,7 @@ def test_a_drawdown_at_its_limit_halts_and_a_resume_accepts_the_loss() -> None:
 def test_a_wish_to_flatten_closes_everything_once_no_order_is_open_and_buys_nothing_until_resumed() -> None:
     cfg = config("A", "B", limits=RiskLimits(orders_per_minute=2, orders_per_day=3))
     state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, True), B=(50, True)))
-    wish = StateSet(REDUCING, flatten_reason("holiday"))
+    wish = StateSet(REDUCING, committed_reason(StateEvent.PERSON_FLATTENS, "holiday"))
 
     (first,) = (order_id for order_id, order in state.orders.items() if order.symbol == "A")
     state, waiting = told(state, cfg, filled(state, first), wish, engine.Flatten(HOUR_NS + 10))
@@ -327,7 +327,12 @@ def test_a_wish_to_flatten_closes_everything_once_no_order_is_open_and_buys_noth
 def test_what_a_flatten_left_is_sold_at_the_next_bar() -> None:
     cfg = config("A")
     state, _ = told(start(cfg, CASH), cfg, bars(1, A=(100, True)))
-    state, _ = told(all_filled(state, cfg), cfg, StateSet(REDUCING, flatten_reason("x")), engine.Flatten(HOUR_NS + 10))
+    state, _ = told(
+        all_filled(state, cfg),
+        cfg,
+        StateSet(REDUCING, committed_reason(StateEvent.PERSON_FLATTENS, "x")),
+        engine.Flatten(HOUR_NS + 10),
+    )
 
     (order_id,) = state.orders
     _, (rest,) = told(

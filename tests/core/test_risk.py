@@ -27,7 +27,7 @@ from algo_royale.risk import (
     TradingState,
     breach,
     check,
-    flatten_reason,
+    committed_reason,
     gross_exposure,
     is_flattening,
     net_exposure,
@@ -464,8 +464,12 @@ def test_a_limit_that_only_refuses_moves_nothing() -> None:
 
 
 def test_a_wish_to_close_everything_is_known_by_its_reason() -> None:
-    assert is_flattening(REDUCING, flatten_reason("holiday"))
-    assert not is_flattening(HALTED, flatten_reason("holiday")) and not is_flattening(REDUCING, "holiday")
+    wish = committed_reason(StateEvent.PERSON_FLATTENS, "holiday")
+    assert is_flattening(REDUCING, wish) and not is_flattening(HALTED, wish)
+    for event in set(StateEvent) - {StateEvent.PERSON_FLATTENS}:  # also where somebody quotes one
+        assert not is_flattening(REDUCING, committed_reason(event, "holiday"))
+        assert not is_flattening(REDUCING, committed_reason(event, f"flatten: {wish}"))
+    assert committed_reason(StateEvent.PERSON_FLATTENS, wish) == wish
 
 
 @given(st.integers(-50, 50).map(D), st.integers(-50, 50).map(D))

@@ -345,7 +345,7 @@ def _commit_offline(settings: "Settings", command: str, reason: str, by: str, st
     """By the rules that the trader's ledger follows, holding the lock, so that no trader starts meanwhile."""
     from algo_royale.app.lock import single_instance
     from algo_royale.clock import WallClock
-    from algo_royale.risk import STATE_TRANSITIONS, StateEvent, TradingState, flatten_reason
+    from algo_royale.risk import STATE_TRANSITIONS, StateEvent, TradingState, committed_reason
     from db.store import Store
 
     place = ledger_place(settings)
@@ -360,7 +360,7 @@ def _commit_offline(settings: "Settings", command: str, reason: str, by: str, st
         try:
             before = store.latch.state
             after = STATE_TRANSITIONS[before][event]
-            why = flatten_reason(reason) if command == "flatten" else reason
+            why = committed_reason(event, reason)
             if after.severity < before.severity:
                 store.resume(why, by=by, now_ns=now_ns, to=after)
             elif after is not TradingState.TRADING:
