@@ -1123,9 +1123,11 @@ class Reader:
             raise LedgerError(f"the ledger cannot be read: {first_line(error)}") from error
 
     def orders(
-        self, *, since_ns: int = 0, symbol: str | None = None, status: str | None = None, limit: int | None = None
-    ) -> list[dict[str, Any]]:
-        """Orders with where they stand, oldest first; `status` may be "open" for all that are not final."""
+        self, *, since_ns: int = 0, symbol: str | None = None, status: str | None = None, order_id: str | None = None,
+        limit: int | None = None,
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """Orders with where they stand, oldest first; `status` may be "open" for all that are not final, `order_id` is an order's
+        own or the broker's."""
         order, event = models.Order, models.OrderEvent
         last = (
             event.select(peewee.fn.MAX(event.seq).alias("last")).group_by(event.client_order_id).alias("newest")
@@ -1144,6 +1146,12 @@ class Reader:
         )
         if symbol is not None:
             query = query.where(order.symbol == symbol)
+        if order_id is not None:
+            told = models.OrderEvent.alias()
+            ids = told.select(told.client_order_id).where(
+                (told.client_order_id == order_id) | (told.broker_order_id == order_id)
+            )
+            query = query.where(order.client_order_id.in_(ids))
         if status == "open":
             query = query.where(event.status.not_in([s.value for s in orders.FINAL]))
         elif status is not None:
@@ -1206,18 +1214,6 @@ class Reader:
         query = row.select().where(row.bar_end_ns <= until_ns).order_by(row.bar_end_ns.desc()).limit(1)
         found = self._all(query.where(row.targets != "[]") if with_targets else query)
         return found[0] if found else None
-
-    def order(self, order_id: str) -> dict[str, Any] | None:
-        """An order with where it stands, by its own id or the broker's."""
-        event = models.OrderEvent
-        ids = event.select(event.client_order_id).where(
-            (event.client_order_id == order_id) | (event.broker_order_id == order_id)
-        )
-        found = self._all(ids.limit(1))
-        if not found:
-            return None
-        known = found[0]["client_order_id"]
-        return next(row for row in self.orders() if row["client_order_id"] == known)
 
     def order_events(self, client_order_id: str) -> list[dict[str, Any]]:
         """Every step of one order, oldest first."""

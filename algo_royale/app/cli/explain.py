@@ -78,9 +78,10 @@ def _until(text: str | None) -> int:
 
 
 def _of_order(reader: "Reader", order_id: str) -> dict[str, Any]:
-    order = reader.order(order_id)
-    if order is None:
+    found = reader.orders(order_id=order_id)
+    if not found:
         raise BadInput(f"the ledger has no order {order_id!r}; `orders` lists what it has")
+    order = found[0]
     decision = reader.decision(until_ns=order["bar_end_ns"])
     assert decision is not None  # an order is recorded with its decision
     return _story(reader, order["symbol"], decision, order)
