@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from algo_royale.app.cli import _loaded, root
 from algo_royale.app.cli.ledger import is_locked
+from algo_royale.app.cli.trader import set_ledger_aside
 from algo_royale.app.lock import single_instance
 from algo_royale.orders import Fill, OrderEvent, OrderIntent
 from algo_royale.risk import TradingState
@@ -206,6 +207,7 @@ def test_a_pid_without_the_lock_is_not_believed(tmp_path: Path) -> None:
 TRADER = """
 import signal, sys, threading
 from pathlib import Path
+from algo_royale.app.cli.trader import set_ledger_aside
 from algo_royale.app.lock import single_instance
 asked = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: asked.set() if sys.argv[2] == "obeys" else None)
@@ -341,3 +343,19 @@ def test_a_ledger_in_use_is_left_alone(home: Path, command: list[str]) -> None:
 
     assert result.exit_code == 1
     assert "a trader is running" in result.stderr
+
+
+def test_a_new_twin_puts_the_ledger_of_an_older_program_aside(tmp_path: Path) -> None:
+    database = open_database(tmp_path / "ledger.db")
+    migrate(database, now_ns=1, migrations=MIGRATIONS[:1])
+    execute(database, "INSERT INTO run (run_id, started_ns) VALUES ('long-ago', 1)")
+    execute(
+        database,
+        "INSERT INTO meta (run_id, ledger_id, created_ns, live_start_ns) VALUES ('long-ago', 'old', 1, 1)",
+    )
+    database.close()
+    set_ledger_aside(tmp_path, Settings(verbosity=-1))
+
+    assert not (tmp_path / "ledger.db").exists()
+    with Reader(tmp_path / "ledgers" / "long-ago.db") as reader:
+        assert reader.summary().ledger_id == "old"

@@ -127,7 +127,7 @@ def _trade(settings: "Settings", config: "Config", live_account: str | None, dry
                 f"the research has seen the sessions up to {plan.last_session}: what is earned there proves nothing",
             )
         if not dry_run:
-            _set_ledger_aside(home, settings)
+            set_ledger_aside(home, settings)
         with twin_process(plan, config, first=first, last=last, speed=str(config.trader.speed)) as endpoints:
             return run(endpoints)
     endpoints = _endpoints(settings, config, live_account)
@@ -223,13 +223,16 @@ def _columns() -> int:
     return max(shutil.get_terminal_size().columns - 1, 60) if sys.stderr.isatty() else 1000  # whole lines in a file
 
 
-def _set_ledger_aside(home: Path, settings: "Settings") -> None:
+def set_ledger_aside(home: Path, settings: "Settings") -> None:
     """A new twin is a new account, so it gets a new ledger; the old one is kept."""
     ledger = home / "ledger.db"
     if not ledger.exists():
         return
+    from algo_royale.clock import WallClock
+    from db.admin import migrate_file
     from db.store import Reader
 
+    migrate_file(ledger, now_ns=WallClock().now_ns())  # an older program may have made it
     with Reader(ledger) as reader:
         run = reader.summary().last_run_id
     kept = home / "ledgers" / f"{run}.db"
