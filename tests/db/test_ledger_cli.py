@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from algo_royale.app.cli import _loaded, root
+from algo_royale.app.cli import Settings, _loaded, root
 from algo_royale.app.cli.ledger import is_locked
 from algo_royale.app.cli.trader import set_ledger_aside
 from algo_royale.app.lock import single_instance
@@ -20,7 +20,7 @@ from algo_royale.risk import TradingState
 from conftest import ROOT
 from databases import PASSWORD, new_schema, server
 from db.database import PostgresUrl, execute, open_database, transaction
-from db.migrations import TABLES
+from db.migrations import MIGRATIONS, TABLES, migrate
 from db.store import NewDecision, Reader, Store
 
 NOON_NS = 1_325_610_000_000_000_000  # 2012-01-03 12:00 in New York
