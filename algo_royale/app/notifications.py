@@ -35,7 +35,7 @@ from algo_royale.config import Notify
 from algo_royale.errors import AlgoRoyaleError, BadConfiguration
 
 if TYPE_CHECKING:
-    from apprise import NotifyBase
+    from apprise import Apprise
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +94,8 @@ def addressees(notify: Notify, lines: Sequence[str] = ()) -> Addressees:
     found = []
     for number, url in enumerate(urls, 1):
         name = f"{url.partition('://')[0] if '://' in url else '?'} #{number}"
-        service = apprise.Apprise.instantiate(url, suppress_exceptions=True)
-        if service is None:
+        service = apprise.Apprise()
+        if not service.add(url):
             raise BadConfiguration(f"notify: address {name} is none that apprise understands")
         found.append(Service(name, partial(_deliver, service)))
     return Addressees(tuple(found), heartbeat, tuple(text for url in (*urls, heartbeat) for text in secrets_of(url)))
@@ -103,14 +103,12 @@ def addressees(notify: Notify, lines: Sequence[str] = ()) -> Addressees:
 
 def deliver(service: Service, title: str, body: str) -> tuple[bool, str]:
     """Whether the service took it, and if not why, in words without its address. Waits as long as the service may."""
-    try:
-        taken = service.take(title, body)
-    except Exception as error:  # a plugin's own failure; its text may hold the address, its kind does not
-        return False, type(error).__name__
+    taken = service.take(title, body)
     return taken, "" if taken else "not taken"
 
 
-def _deliver(service: "NotifyBase", title: str, body: str) -> bool:
+def _deliver(service: "Apprise", title: str, body: str) -> bool:
+    """Apprise answers for whatever a plugin raises or returns: it was taken, or it was not."""
     return bool(service.notify(body=body, title=title))
 
 

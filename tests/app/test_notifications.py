@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import apprise.decorators
 import pytest
 from click.testing import CliRunner
 
@@ -266,14 +267,16 @@ def test_a_service_that_hangs_refuses_or_says_no_is_recorded_and_blocks_nobody(i
     assert PASSWORD not in repr(list(run.log.records))
 
 
-def test_a_plugin_that_raises_is_one_more_that_did_not_take_it() -> None:
-    def deliver(title: str, body: str) -> bool:
+def test_a_plugin_that_raises_is_one_more_that_did_not_take_it(caplog: pytest.LogCaptureFixture) -> None:
+    def odd(body: str, title: str, notify_type: str, *args: object, **kwargs: object) -> bool:
         raise RuntimeError(f"https://me:{PASSWORD}@host")
 
-    run = Running(Addressees((Service("odd #1", deliver),)), events=("start",))
+    apprise.decorators.notify(on="odd")(odd)  # type: ignore[no-untyped-call]
+    run = Running(to("odd://here"), events=("start",))
     (report,) = run.log.reports(1)
     run.end()
-    assert (report.service, report.delivered, report.detail) == ("odd #1", False, "RuntimeError")
+    assert (report.service, report.delivered, report.detail) == ("odd #1", False, "not taken")
+    assert PASSWORD not in caplog.text
 
 
 def test_more_than_can_wait_is_dropped_and_counted_and_the_end_does_not_wait_for_ever(
