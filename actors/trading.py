@@ -1,14 +1,14 @@
 """The trading tree: which actors there are, who knows whom, who restarts with whom."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
 from actors.broker import BrokerActor
 from actors.clock import ClockActor
 from actors.journal import JournalActor
-from actors.kernel import ChildSpec, Intensity, MailboxSpec, Overflow, Poison, Ref, Strategy, Supervisor
+from actors.kernel import ChildSpec, Intensity, MailboxSpec, Overflow, Ref, Strategy, Supervisor
 from actors.ledger import LedgerActor
 from actors.market_data import FOR_EVER, MarketDataActor
 from actors.market_data import RETRY_S as DATA_RETRY_S
@@ -53,7 +53,7 @@ class Trader:
     broker: BrokerPort
     data: MarketDataPort
     streams: StreamPort
-    keys: tuple[str, str]
+    keys: tuple[str, str] = field(repr=False)
     store: Callable[[], Store]
     log_health: Callable[[], Mapping[str, object]] = dict
     watermark_s: float = 5.0
@@ -143,7 +143,7 @@ def tree(trader: Trader, addresses: Addresses) -> ChildSpec:
     # A stop may come while the first history of all is being loaded, for which kernels are compiled.
     signals = [child(path, mailbox=stale, shutdown=15.0) for path in make if path.startswith(SIGNALS)]
     trading = [
-        child(f"{TRADING}/ledger", on_poison=Poison.DROP),
+        child(f"{TRADING}/ledger"),
         child(f"{TRADING}/broker", mailbox=edge, hang_after=120.0),
         child(f"{TRADING}/orders"),
         child(f"{TRADING}/portfolio"),

@@ -103,11 +103,11 @@ class ControlServer:
                 self._listener.bind(name)
             made.chmod(0o600)
             self._listener.listen(CONNECTIONS_MAX)
+            self._listener.setblocking(False)
             made.replace(self._path)  # who sees it finds somebody listening
+            self._selector.register(self._listener, selectors.EVENT_READ)  # one that does not listen is ready for ever
         except OSError as error:
             log.error(fact("no control socket", path=self._path, reason=error))
-        self._listener.setblocking(False)
-        self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(woken, selectors.EVENT_READ)
         self._thread = spawn_thread("control", lambda: self._serve(woken))
         return self

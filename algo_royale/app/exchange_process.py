@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -27,7 +27,7 @@ class Twin:
     data_stream: str
     trading_stream: str
     key_id: str
-    secret_key: str
+    secret_key: str = field(repr=False)
     symbols: tuple[str, ...]
     pid: int
 

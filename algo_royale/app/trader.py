@@ -87,7 +87,7 @@ class Endpoints:
     data_url: str
     trading_stream_url: str
     data_stream_url: str
-    keys: tuple[str, str]
+    keys: tuple[str, str] = field(repr=False)
     twin: bool
 
     @classmethod
@@ -178,6 +178,7 @@ class Interrupts:
     """SIGINT and SIGTERM: the first asks for an orderly stop, the second Ctrl-C ends the process with 130."""
 
     count: int = 0
+    _previous: dict[int, Any] = field(default_factory=dict)
 
     def __enter__(self) -> "Interrupts":
         self._previous = {n: signal.signal(n, self._on) for n in (signal.SIGINT, signal.SIGTERM)}
@@ -191,8 +192,6 @@ class Interrupts:
         self.count += 1
         if self.count > 1 and number == signal.SIGINT:
             os._exit(130)
-
-    _previous: dict[int, Any] = None  # type: ignore[assignment]  # set in __enter__
 
 
 def run_trader(

@@ -138,8 +138,11 @@ def test_a_path_longer_than_a_socket_may_have_is_no_limit(home: Path) -> None:
 
 
 def test_a_place_without_sockets_stops_nobody(home: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with ControlServer(home / "absent", echo):
+    with ControlServer(home / "absent", echo) as deaf:
         assert "no control socket" in caplog.text
+        assert (
+            len(deaf._selector.get_map()) == 1
+        )  # what ends it: a socket that does not listen would wake it without end
 
 
 @pytest.mark.parametrize(

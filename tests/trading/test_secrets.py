@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
+from actors.trading import Trader
 from algo_royale.app.control import ask
 from algo_royale.app.trader import Endpoints
 from live_traders import ended, prepared, running, spawn, twin, wait
@@ -75,6 +77,17 @@ def test_a_run_that_is_not_let_in_writes_no_secret(tmp_path: Path) -> None:
             _, out, err = ended(life)
 
     assert leaks(tmp_path, (*keys, PASSWORD, TOKEN), out, err, *said) == []
+
+
+@pytest.mark.parametrize("kind", [Endpoints, Trader])
+def test_who_holds_keys_does_not_show_them(kind: Any) -> None:
+    """A repr stands in tracebacks and failed assertions."""
+    holder = kind(
+        **dict.fromkeys(field.name for field in fields(kind)) | {"keys": ("PKSHOWN", "SecretNobodyShouldEverSee")}
+    )
+
+    assert "PKSHOWN" not in repr(holder)
+    assert "Secret" not in repr(holder)
 
 
 def test_the_search_would_find_them(tmp_path: Path) -> None:
