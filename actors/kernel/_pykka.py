@@ -201,11 +201,3 @@ class StepIncarnation(Incarnation, pykka.Actor):
 
     def _bar_inbox(self) -> None:
         """The scheduler grants nothing to a fenced incarnation."""
-
-
-def make_thread_incarnation() -> ThreadIncarnation:
-    return ThreadIncarnation()
-
-
-def make_step_incarnation() -> StepIncarnation:
-    return StepIncarnation()

@@ -138,24 +138,6 @@ class LogState:
     dropped: int
 
 
-class ListSink:
-    """A sink that keeps everything in lists, for tests and for the stepped system's trace."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-        self.events: list[tuple[int, str, int, str, str]] = []
-        self.closed = False
-
-    def write(self, record: Record) -> None:
-        self.records.append(record)
-
-    def event(self, at_ns: int, path: str, gen: int, what: str, detail: str = "") -> None:
-        self.events.append((at_ns, path, gen, what, detail))
-
-    def close(self) -> None:
-        self.closed = True
-
-
 @dataclass(frozen=True, slots=True)
 class _Event:
     at_ns: int

@@ -231,6 +231,7 @@ class Runtime:
         finally:
             del self.cells[path]
             cell.mailbox.close()
+            self._refs.pop(path, None)  # of whoever answered there
 
     # --- cells ------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors.kernel._pykka import FrozenError, StepIncarnation, make_step_incarnation
+from actors.kernel._pykka import FrozenError, StepIncarnation
 from actors.kernel.control import ChildStuck, Control, Ending, Reason
 from actors.kernel.incarnation import Incarnation
 from actors.kernel.mailbox import Item, Mailbox
@@ -376,7 +376,7 @@ class SteppedSystem(Runtime):
         mailbox.view = self._view
 
     def make_incarnation(self) -> StepIncarnation:
-        return make_step_incarnation()
+        return StepIncarnation()
 
     def launch(self, incarnation: Incarnation) -> None:
         assert isinstance(incarnation, StepIncarnation)

@@ -200,7 +200,7 @@ class Supervisor(Actor[Any]):
         ):
             cause = f"{failed.cell.path} ended again ({reason.ending.value}: {reason.detail})"
             self._runtime.event(self.path, self.generation, "escalated", cause)
-            self.cell_error(cause)
+            self._incarnation.cell.last_error = cause
             self._go_down(Reason(Ending.ESCALATED, cause))
             return
         failed.failures += 1
@@ -343,9 +343,6 @@ class Supervisor(Actor[Any]):
     @property
     def _runtime(self) -> Runtime:
         return self._incarnation.runtime
-
-    def cell_error(self, text: str) -> None:
-        self._incarnation.cell.last_error = text
 
     def _adopt(self, spec: ChildSpec, *, wanted: bool = True) -> None:
         """Know a child. If a crashed predecessor left it alive, it goes down first."""

@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
 
-from actors.kernel._pykka import ThreadInbox, ThreadIncarnation, make_thread_incarnation
+from actors.kernel._pykka import ThreadInbox, ThreadIncarnation
 from actors.kernel.control import ChildStuck, Control, Ending, Reason
 from actors.kernel.incarnation import START, Incarnation
 from actors.kernel.mailbox import BlockingLane, Mailbox
@@ -185,7 +185,7 @@ class ThreadSystem(Runtime):
     # --- what Runtime asks for --------------------------------------------------------------------------------------
 
     def make_incarnation(self) -> ThreadIncarnation:
-        return make_thread_incarnation()
+        return ThreadIncarnation()
 
     def launch(self, incarnation: Incarnation) -> None:
         assert isinstance(incarnation, ThreadIncarnation)
@@ -343,7 +343,10 @@ class Watch:
         if not claim or incarnation.actor._supervises:
             return None
         now_ns = time.monotonic_ns()
-        mark = (id(claim[0]), incarnation.zones.serial, now_ns)
+        number = (
+            claim[0].id if isinstance(claim[0], Record) else id(claim[0])
+        )  # the next record may lie where this one lay
+        mark = (number, incarnation.zones.serial, now_ns)
         before = self._seen.get(incarnation)
         if before is None or before[:2] != mark[:2]:
             return mark

@@ -248,6 +248,7 @@ def test_the_edge_can_ask_and_observe(make: Make) -> None:
     assert answer.text == "3"
     assert system.observe("root/a", 5) == {"count": 3}
     assert all("edge" not in str(row["path"]) for row in system.tree())
+    assert not [path for path in system._refs if path.startswith("edge")]  # nothing is left of a question
 
 
 def test_an_edge_question_that_nobody_answers_times_out(make: Make) -> None:

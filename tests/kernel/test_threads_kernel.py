@@ -108,6 +108,26 @@ def test_a_long_queue_is_no_hang() -> None:
     assert system.stop(5.0) == 0
 
 
+def test_a_message_that_lies_where_the_one_before_it_lay_is_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is used again: an actor that the watch finds at work at every look is not at work on one message."""
+    world, log, looked = World(), Memory(), threading.Event()
+    system = manual(log)
+    look = system._watch._progress
+    monkeypatch.setattr(threads, "id", lambda thing: 1, raising=False)
+    monkeypatch.setattr(system._watch, "_progress", lambda incarnation: (look(incarnation), looked.set())[0])
+
+    def handler(actor: Actor[Any], message: Note) -> None:
+        looked.clear()
+        assert looked.wait(PATIENCE_S)
+
+    world.on_note["root/a"] = handler
+    system.start(root(world.spec("a", hang_after=0.05)))
+    tell_all(system.ref("root/a"), *["x"] * 20)
+    system.run_until_idle()
+    assert log.seen("hung") == []
+    assert system.stop(5.0) == 0
+
+
 def test_a_protected_zone_is_allowed_to_be_slow_and_is_watched_by_its_own_limit(latch: Latch) -> None:
     world, log = World(), Memory()
     system = manual(log)
