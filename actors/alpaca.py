@@ -35,7 +35,8 @@ from algo_royale.errors import BrokerRejected, BrokerUnavailable
 
 T = TypeVar("T")
 
-CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 3.0, 10.0
+CONNECT_TIMEOUT_S = 3.0
+TIMEOUTS_S = (CONNECT_TIMEOUT_S, 10.0)  # to connect, and between two bytes of an answer
 RETRY_AFTER_S_MAX = 120.0
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -75,9 +76,13 @@ def _patience(retries: int) -> _Patience:
 class _DeadlineAdapter(HTTPAdapter):
     """alpaca-py sends every request without a timeout; this gives each one."""
 
+    def __init__(self, timeouts_s: tuple[float, float], retries: int) -> None:
+        super().__init__(max_retries=_patience(retries) if retries else 0)
+        self._timeouts_s = timeouts_s
+
     def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("timeout") is None:
-            kwargs["timeout"] = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
+            kwargs["timeout"] = self._timeouts_s
         return super().send(request, *args, **kwargs)
 
 
@@ -86,11 +91,13 @@ class AlpacaRest(TradingApi):
 
     `trading_url` and `data_url` are bare hosts ("http://127.0.0.1:8000"), without "/v2". Market data that could not be had is
     asked for `data_retries` times more, waiting in between; an actor does not wait, a command that fetches history does.
+    `timeouts_s`: to connect, and to wait for an answer.
     """
 
     def __init__(
-        self, *, key: str, secret: str, trading_url: str, data_url: str, feed: str = "iex", data_retries: int = 0
-    ) -> None:
+        self, *, key: str, secret: str, trading_url: str, data_url: str, feed: str = "iex", data_retries: int = 0,
+        timeouts_s: tuple[float, float] = TIMEOUTS_S,
+    ) -> None:  # fmt: skip
         self.asked = 0  # requests so far, for whoever paces time by what is on its way
         self._feed = DataFeed(feed)
         self._trading = TradingClient(key, secret, raw_data=True, url_override=_bare(trading_url))
@@ -99,7 +106,8 @@ class AlpacaRest(TradingApi):
         for client, url, retries in (
             (self._trading, trading_url, 0), (self._stocks, data_url, data_retries), (self._actions, data_url, data_retries),
         ):  # fmt: skip
-            _harden(client, is_loopback=urlsplit(url).hostname in LOOPBACK, retries=retries)
+            adapter = _DeadlineAdapter(timeouts_s, retries)
+            _harden(client, adapter, is_loopback=urlsplit(url).hostname in LOOPBACK)
 
     def close(self) -> None:
         for client in (self._trading, self._stocks, self._actions):
@@ -149,11 +157,11 @@ def _bare(url: str) -> str:
     return url.rstrip("/").removesuffix("/v2")
 
 
-def _harden(client: RESTClient, *, is_loopback: bool, retries: int) -> None:
+def _harden(client: RESTClient, adapter: HTTPAdapter, *, is_loopback: bool) -> None:
     """Timeouts on every request, no blind retries of a POST, and no proxy between us and our own machine."""
     client._retry = 0
     for scheme in ("http://", "https://"):
-        client._session.mount(scheme, _DeadlineAdapter(max_retries=_patience(retries) if retries else 0))
+        client._session.mount(scheme, adapter)
     if is_loopback:
         client._session.trust_env = False
 
@@ -192,7 +200,7 @@ def _retry_after_s(headers: Mapping[str, str]) -> float:
             wait = float(headers["X-RateLimit-Reset"]) - WallClock().now_ns() / 1e9
     except (KeyError, ValueError):
         return 1.0
-    return min(max(wait, 1.0), RETRY_AFTER_S_MAX)
+    return min(max(1.0, wait), RETRY_AFTER_S_MAX)  # in this order NaN is a second, too
 
 
 def _datetime(at_ns: int) -> datetime:

@@ -360,13 +360,18 @@ class Broker(Section):
     feed: Literal["iex", "sip"]
     keys_file: str = ""
     requests_per_minute: Annotated[Positive | None, BeforeValidator(_off)]
-    connect_timeout_s: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-    read_timeout_s: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+    connect_timeout_s: Annotated[float, Field(strict=True, gt=0, le=5)]  # a submit is three requests at the most, and
+    read_timeout_s: Annotated[float, Field(strict=True, gt=0, le=15)]  # the broker's actor has a minute for it
     real_money: Flag
 
     @property
     def is_twin(self) -> bool:
         return not self.trading_url
+
+    @property
+    def timeouts_s(self) -> tuple[float, float]:
+        """Of a request, as `requests` has them: to connect, and to wait for the answer."""
+        return self.connect_timeout_s, self.read_timeout_s
 
     @model_validator(mode="after")
     def _possible(self) -> "Broker":

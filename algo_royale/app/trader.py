@@ -99,6 +99,14 @@ class Endpoints:
             data_stream_url=broker.data_stream_url, keys=keys.pair() if keys is not None else TWIN_KEYS, twin=twin,
         )  # fmt: skip
 
+    def rest(self, broker: Broker) -> AlpacaRest:
+        """A client of its REST API; one for each thread."""
+        key, secret = self.keys
+        return AlpacaRest(
+            key=key, secret=secret, trading_url=self.trading_url, data_url=self.data_url, feed=broker.feed,
+            timeouts_s=broker.timeouts_s,
+        )  # fmt: skip
+
 
 def trader_parts(plan: TradingPlan, config: Config, *, ledger_id: str, live_start_ns: int, **ports: Any) -> Trader:
     """The trading tree's parts from plan and configuration; `ports` are broker, data, streams, keys, store and the like."""
@@ -229,13 +237,10 @@ def _run(
     plan: TradingPlan, config: Config, endpoints: Endpoints, place: Place, until: date | None,
     should_stop: Callable[[], bool], say: Say, tell: Addressees,
 ) -> dict[str, Any]:  # fmt: skip
-    wall, key, secret = WallClock(), *endpoints.keys
+    wall = WallClock()
     began = wall.monotonic_s()
     streams = AlpacaStreams({"trading": endpoints.trading_stream_url, "data": endpoints.data_stream_url})
-    rest = [
-        AlpacaRest(key=key, secret=secret, trading_url=endpoints.trading_url, data_url=endpoints.data_url, feed=config.broker.feed)
-        for _ in range(2)
-    ]  # fmt: skip
+    rest = [endpoints.rest(config.broker) for _ in range(2)]
     market = None
     if endpoints.twin:
         market = TwinMarket(

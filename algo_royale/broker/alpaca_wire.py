@@ -37,7 +37,6 @@ class WireOrder:
     status: str
     quantity: Decimal  # 0 for an order in dollars (notional), which we never send
     filled_quantity: Decimal
-    filled_average_price_usd: Decimal | None
     submitted_ns: int
     order_type: str = "market"
     time_in_force: str = "day"
@@ -100,11 +99,10 @@ class WirePosition:
 class WireAccount:
     """Money of the account and whether it may trade."""
 
-    account_id: str
     account_number: str
+    status: str
     cash_usd: Decimal
     equity_usd: Decimal
-    buying_power_usd: Decimal
     is_blocked: bool
 
 
@@ -237,7 +235,6 @@ def parse_order(wire: Wire) -> WireOrder:
         status=_text(wire, "status"),
         quantity=optional_decimal(wire, "qty") or Decimal(0),
         filled_quantity=optional_decimal(wire, "filled_qty") or Decimal(0),
-        filled_average_price_usd=optional_decimal(wire, "filled_avg_price"),
         submitted_ns=parse_time_ns(submitted) if submitted else 0,
         order_type=str(wire.get("type") or wire.get("order_type") or "market"),
         time_in_force=str(wire.get("time_in_force") or "day"),
@@ -300,11 +297,10 @@ def parse_position(wire: Wire) -> WirePosition:
 
 def parse_account(wire: Wire) -> WireAccount:
     return WireAccount(
-        account_id=_text(wire, "id"),
         account_number=_text(wire, "account_number"),
+        status=str(wire.get("status") or ""),
         cash_usd=decimal(wire, "cash"),
         equity_usd=decimal(wire, "equity"),
-        buying_power_usd=optional_decimal(wire, "buying_power") or Decimal(0),
         is_blocked=any(
             wire.get(flag) is True for flag in ("trading_blocked", "account_blocked", "trade_suspended_by_user")
         ),

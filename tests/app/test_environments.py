@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-import actors.alpaca
 import algo_royale.app.trader
 from actors.kernel import ChildSpec, Supervisor
 from actors.trading import factories, tree
@@ -63,12 +62,14 @@ class FakeAlpaca:
     """Answers for one account."""
 
     status = "ACTIVE"
+    trading_blocked = False
 
     def __init__(self, **_: object) -> None: ...
 
-    def account(self) -> Mapping[str, str]:
+    def account(self) -> Mapping[str, object]:
         return {
             "account_number": NUMBER, "status": self.status, "equity": "25000.5", "cash": "1000", "buying_power": "50000",
+            "trading_blocked": self.trading_blocked,
         }  # fmt: skip
 
     def close(self) -> None: ...
@@ -83,7 +84,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         runs.append(options)
         raise SystemExit(0)
 
-    monkeypatch.setattr(actors.alpaca, "AlpacaRest", FakeAlpaca)
+    monkeypatch.setattr(algo_royale.app.trader, "AlpacaRest", FakeAlpaca)
     monkeypatch.setattr(algo_royale.app.trader, "run_trader", run_trader)
     monkeypatch.setenv("APCA_API_KEY_ID", "AKTEST")
     monkeypatch.setenv("APCA_API_SECRET_KEY", "very secret")
@@ -113,11 +114,20 @@ def test_money_is_traded_only_in_the_account_that_was_named(tmp_path: Path, begu
     assert "secret" not in right.output + wrong.output
 
 
+@pytest.mark.parametrize(
+    ("what", "value", "why"),
+    [
+        ("status", "ACCOUNT_CLOSED", "is not active: ACCOUNT_CLOSED"),
+        ("trading_blocked", True, "is blocked from trading"),
+    ],
+)
+@pytest.mark.parametrize("words", [("prod_live", "--live-account", NUMBER), ("prod_paper",)])
 def test_an_account_that_may_not_trade_is_refused(
-    tmp_path: Path, begun: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(FakeAlpaca, "status", "ACCOUNT_CLOSED")
-    assert "is not active: ACCOUNT_CLOSED" in run(tmp_path, "prod_live", "--live-account", NUMBER).stderr
+    tmp_path: Path, begun: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], what: str,
+    value: object, why: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(FakeAlpaca, what, value)
+    assert why in run(tmp_path, *words).stderr
     assert begun == []
 
 

@@ -1,5 +1,6 @@
 """Configuration: later layers win, every mistake is one line that says where and what is allowed, keys stay secret."""
 
+import ast
 from datetime import date
 from decimal import Decimal
 
@@ -213,3 +214,22 @@ def test_half_a_pair_of_keys_is_refused_without_showing_it() -> None:
         broker_keys({"APCA_API_KEY_ID": PAIR[0]})
     assert PAIR[0] not in str(caught.value)
     assert broker_keys({}) is None
+
+
+def test_every_key_is_read_by_somebody() -> None:
+    """A key that nothing reads is a promise that nobody keeps. [costs] and [risk] are handed on whole."""
+    trees = [
+        ast.parse(path.read_text())
+        for folder in ("algo_royale", "actors", "db")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    read = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
+    sections = {
+        name: field.annotation
+        for name, field in Config.model_fields.items()
+        if name not in ("costs", "risk", "environment")
+    }
+    idle = [f"{name}.{key}" for name, section in sections.items() for key in section.model_fields if key not in read]  # type: ignore[union-attr]
+
+    assert idle == []

@@ -13,10 +13,12 @@ import pytest
 
 from actors.alpaca import AlpacaRest
 from actors.direct import DirectBroker
+from algo_royale.app.trader import Endpoints
 from algo_royale.broker import alpaca_wire, api
 from algo_royale.errors import BrokerRejected, BrokerUnavailable
 from algo_royale.exchange.core import Exchange
 from algo_royale.exchange.server import TwinServer
+from traders import config
 from twins import KEY, SECRET, SESSIONS, small_exchange
 
 
@@ -254,6 +256,7 @@ def test_without_a_usable_answer_we_do_not_know_and_do_not_retry(odd: Odd, odd_s
     [
         ({}, 1.0, 1.0),
         ({"Retry-After": "soon"}, 1.0, 1.0),
+        ({"Retry-After": "nan"}, 1.0, 1.0),
         ({"Retry-After": "100000"}, 120.0, 120.0),
         ({"X-RateLimit-Reset": "4102444800"}, 120.0, 120.0),
         ({"X-RateLimit-Reset": "1"}, 1.0, 1.0),
@@ -288,14 +291,16 @@ def test_a_no_is_told_with_whatever_it_came_with(
     assert (refused.value.status, refused.value.code, refused.value.message) == (status, code, message)
 
 
-def test_an_answer_that_never_comes_ends_at_the_deadline(
-    odd_server: Callable[[Odd], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """alpaca-py itself would wait for ever."""
-    monkeypatch.setattr("actors.alpaca.READ_TIMEOUT_S", 0.3)
+def test_an_answer_that_never_comes_ends_at_the_deadline(odd_server: Callable[[Odd], str]) -> None:
+    """alpaca-py itself would wait for ever. The deadline is the configured one, with the trader's clients as with any other."""
+    url = odd_server(Odd(hang=threading.Event()))
+    broker = config().broker.model_copy(update={"read_timeout_s": 0.3})
+    endpoints = Endpoints(
+        trading_url=url, data_url=url, trading_stream_url="", data_stream_url="", keys=(KEY, SECRET), twin=True
+    )
 
-    with pytest.raises(BrokerUnavailable, match="ReadTimeout"):
-        client(odd_server(Odd(hang=threading.Event()))).account()
+    with pytest.raises(BrokerUnavailable, match="read timeout=0.3"):
+        endpoints.rest(broker).account()
 
 
 def test_nobody_there() -> None:

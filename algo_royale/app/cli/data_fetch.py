@@ -134,7 +134,7 @@ def _client(settings: "Settings", feed: str) -> "AlpacaRest":
     key, secret = keys.pair()
     return AlpacaRest(
         key=key, secret=secret, trading_url=broker.trading_url, data_url=broker.data_url, feed=feed,
-        data_retries=RETRIES,
+        data_retries=RETRIES, timeouts_s=broker.timeouts_s,
     )  # fmt: skip
 
 

@@ -166,21 +166,25 @@ def _endpoints(settings: "Settings", config: "Config", live_account: str | None)
 
 def _account(endpoints: "Endpoints", config: "Config", live_account: str | None) -> dict[str, Any]:
     """The account that these keys open; with money it must be the one that was named."""
-    from actors.alpaca import AlpacaRest
+    from algo_royale.broker.alpaca_wire import parse_account
 
-    key, secret = endpoints.keys
-    rest = AlpacaRest(key=key, secret=secret, trading_url=endpoints.trading_url, data_url=endpoints.data_url)
+    rest = endpoints.rest(config.broker)
     try:
-        account = dict(rest.account())
+        account = rest.account()
     finally:
         rest.close()
-    number = str(account.get("account_number"))
+    found = parse_account(account)
+    number = found.account_number
     if live_account is not None and number != live_account:
         raise BadConfiguration(
             f"--live-account {live_account} is not the account of these keys, which ends in {number[-4:]}"
         )
-    if config.environment == "prod_live" and account.get("status") != "ACTIVE":
-        raise BadConfiguration(f"account {number} is not active: {account.get('status')}")
+    if found.status != "ACTIVE":
+        raise BadConfiguration(
+            f"account {number} is not active: {found.status or 'the broker does not say what it is'}"
+        )
+    if found.is_blocked:
+        raise BadConfiguration(f"account {number} is blocked from trading, by the broker or by its owner")
     return account
 
 
