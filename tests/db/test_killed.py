@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from decimal import Decimal as D
 from multiprocessing.connection import Connection
@@ -19,6 +20,7 @@ import db.store
 from algo_royale.ledger import Position
 from algo_royale.orders import Fill, OrderEvent, OrderIntent
 from algo_royale.risk import TradingState
+from databases import Server, needs_server
 from db.admin import check
 from db.database import Place, execute
 from db.store import NewDecision, NewEntry, Store
@@ -178,3 +180,37 @@ def test_a_kill_between_any_two_lines_leaves_whole_commits_and_all_that_was_told
     )  # sold at 11 after the correction, a cent of fees, a dividend
     assert check(store.database) == []
     store.close()
+
+
+def serve(told: Connection) -> None:
+    """In a process of its own: a server, until somebody kills us."""
+    folder = Server().folder
+    told.send((folder, int((folder / "data" / "postmaster.pid").read_text().split()[0])))
+    threading.Event().wait(60)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_killed_test_run_leaves_no_server_and_no_folder() -> None:
+    needs_server()
+    here, there = multiprocessing.Pipe(duplex=False)
+    child = multiprocessing.get_context("fork").Process(target=serve, args=(there,))
+    child.start()
+    there.close()
+    folder, pid = here.recv()
+    assert is_running(pid)
+    child.kill()
+    child.join(30)
+
+    tick = threading.Event()
+    for _ in range(3000):
+        if not folder.exists() and not is_running(pid):
+            break
+        tick.wait(0.01)
+    assert (folder.exists(), is_running(pid)) == (False, False)

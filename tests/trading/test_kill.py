@@ -1,15 +1,18 @@
 """However often and whenever the trader's process is killed: the account ends as if it had never happened."""
 
+import json
 import os
 import random
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import requests
 import websocket
@@ -19,7 +22,21 @@ from actors.messages import BrokerStateChanged
 from algo_royale.app.trader import Endpoints
 from algo_royale.broker.alpaca_wire import authenticate_text, listen_text
 from algo_royale.sessions import calendar
-from live_traders import facts_on_disk, prepared, spawn, truth_errors, twin, twin_truth
+from databases import PASSWORD, new_schema, server
+from db.admin import status
+from db.database import PostgresUrl
+from live_traders import (
+    ask_paper,
+    ended,
+    facts_on_disk,
+    prepared,
+    running,
+    spawn,
+    spawn_paper,
+    truth_errors,
+    twin,
+    twin_truth,
+)
 from traders import BUSY, last_session, ledger_of, trader
 
 HALF_A_DAY_NS = 43_200_000_000_000
@@ -50,12 +67,22 @@ class Life:
     def __init__(self, home: Path, directory: Path, endpoints: Endpoints) -> None:
         self.directory, self.endpoints = directory, endpoints
         self.before = set(directory.glob("runs/*"))
-        self.process = spawn(home, endpoints, "--quiet")
+        self.process = self._spawn(home)
         self._session = requests.Session()
         self._tick = threading.Event()
 
+    def _spawn(self, home: Path) -> "subprocess.Popen[str]":
+        return spawn(home, self.endpoints, "--quiet")
+
     def kill_at(self, instant: Instant, meanwhile: Callable[[], object] = lambda: None) -> None:
-        """Returns when it is dead. Where nothing more happens it is half a day later. `meanwhile` is called when the time has come."""
+        """Returns when it is dead."""
+        self.reach(instant, meanwhile)
+        self.process.kill()
+        self.process.communicate()
+        assert self.process.returncode == -signal.SIGKILL, "it had ended before it was killed"
+
+    def reach(self, instant: Instant, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Until then; where nothing more happens, until half a day later. `meanwhile` is called when the time has come."""
         if instant.what != "start":
             self.wait(lambda: self._now_ns() >= instant.at_ns)
         meanwhile()
@@ -67,9 +94,6 @@ class Life:
                 changes, last = changes + 1, now
             if changes >= instant.count or (turn % 10 == 0 and self._now_ns() > overdue_ns):
                 break
-        self.process.kill()
-        self.process.communicate()
-        assert self.process.returncode == -signal.SIGKILL, "it had ended before it was killed"
 
     def wait(self, condition: Callable[[], bool]) -> None:
         for _ in self._turns():
@@ -223,3 +247,84 @@ def _broker_states(directory: Path) -> list[str]:
             states = [entry.message for entry in log.messages(kind="BrokerStateChanged")]
             told += [state.detail for state in states if isinstance(state, BrokerStateChanged)]
     return told
+
+
+# --- with the ledger on a server ---
+
+
+class PaperLife(Life):
+    """One whose ledger is on a server."""
+
+    def __init__(self, home: Path, directory: Path, endpoints: Endpoints, place: PostgresUrl) -> None:
+        self.place = place
+        self._look = psycopg.connect(place.text, autocommit=True)
+        super().__init__(home, directory, endpoints)
+
+    def _spawn(self, home: Path) -> "subprocess.Popen[str]":
+        return spawn_paper(home, self.endpoints, self.place, "--quiet")
+
+    def _ledger(self) -> Any:
+        newest = ", ".join(f"(SELECT max(seq) FROM {table})" for table in ("session_job", "decision", "order_event"))
+        return self._look.execute(f"SELECT {newest}").fetchone()
+
+    def end(self, instant: Instant) -> str:
+        """Kill it then; what it had said."""
+        self.reach(instant)
+        self.process.kill()
+        out, err = self.process.communicate()
+        assert self.process.returncode == -signal.SIGKILL, err
+        return out + err
+
+    def end_with_its_server(self, instant: Instant) -> str:
+        """Let the server die then, as by a power cut, and come back; what the trader said at its end."""
+        self.reach(replace(instant, what="ledger"))
+        self.process.send_signal(signal.SIGSTOP)
+        server().restart()
+        self.process.send_signal(signal.SIGCONT)
+        code, out, err = ended(self.process)
+        assert code == 5 and err.startswith("error: root/trading/") and err.count("\n") == 1, err
+        return out + err
+
+
+@pytest.mark.prove
+def test_killed_and_robbed_of_its_server_the_trader_ends_with_the_undisturbed_ledger(
+    tmp_path: Path, proving: bool
+) -> None:
+    """30 times in 25 sessions (2 in 4 in the suite) the trader is killed or, in turn, its server dies as by a power cut, and the
+    trader ends with exit code 5. The next start goes on: no order twice, no fill lost, the ledger of a trader that was left alone."""
+    sessions, ends = (25, 30) if proving else (4, 2)
+    undisturbed, place = trader(sessions, start=BUSY), new_schema()
+    assert undisturbed.run() == 0
+    directory = prepared(tmp_path, BUSY, on_server=place)
+
+    said = []
+    with twin(BUSY, sessions) as endpoints:
+        for number, instant in enumerate(instants(random.Random(20121018), sessions, ends)):
+            life = PaperLife(tmp_path, directory, endpoints, place)
+            said.append(life.end_with_its_server(instant) if number % 2 else life.end(instant))
+        with running(spawn_paper(tmp_path, endpoints, place)) as last:
+            code, out, err = ended(last, LIFE_S)
+        truth = twin_truth(endpoints)
+
+    assert code == 0, err
+    assert truth_errors(place, truth) == []
+    assert facts_on_disk(place) == ledger_of(undisturbed)
+    assert len(truth["fills"]) >= 8
+    assert status(place).problems == ()
+    documents = look_around(tmp_path, place, truth)
+    written = [path.read_bytes().decode(errors="replace") for path in directory.rglob("*") if path.is_file()]
+    assert [text for text in (*said, out, err, documents, *written) if PASSWORD in text] == []
+    assert not (directory / "ledger.db").exists()
+
+
+def look_around(home: Path, place: PostgresUrl, truth: dict[str, Any]) -> str:
+    """What the commands say of it."""
+    fills, shown = ask_paper(home, place, "fills"), ask_paper(home, place, "status")
+    assert len(fills) == len(truth["fills"])
+    assert (shown["running"], shown["ledger"]["fills"]) == (False, len(fills))
+    story = ask_paper(home, place, "explain", fills[0]["client_order_id"])
+    assert fills[0]["client_order_id"] in json.dumps(story)
+    assert len(ask_paper(home, place, "equity")) >= 3
+    return json.dumps(
+        [fills, shown, story, ask_paper(home, place, "differences"), ask_paper(home, place, "db", "status")]
+    )

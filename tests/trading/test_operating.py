@@ -9,7 +9,21 @@ from typing import Any
 
 from algo_royale.app.control import ask
 from conftest import ROOT
-from live_traders import ended, ledger, prepared, running, spawn, truth_errors, twin, twin_truth, wait
+from databases import PASSWORD, new_schema
+from db.store import Reader
+from live_traders import (
+    ask_paper,
+    ended,
+    ledger,
+    prepared,
+    running,
+    spawn,
+    spawn_paper,
+    truth_errors,
+    twin,
+    twin_truth,
+    wait,
+)
 from traders import BUSY, last_session
 
 
@@ -152,3 +166,30 @@ def test_flatten_asks_first_and_nothing_is_done_after_a_no(tmp_path: Path) -> No
     )  # fmt: skip
     assert done.returncode != 0 and "Close every position of dev_integration?" in done.stderr
     assert (directory / "ledger.db").read_bytes() == before
+
+
+def test_a_running_trader_on_a_server_obeys_and_keeps_every_other_one_away(tmp_path: Path) -> None:
+    """Also one from another home, which no lock of a file would keep away."""
+    home, other, place = tmp_path / "one", tmp_path / "other", new_schema()
+    directory = prepared(home, BUSY, on_server=place)
+    prepared(other, BUSY, on_server=new_schema())
+
+    with twin(BUSY, 2, speed="1") as endpoints, running(spawn_paper(home, endpoints, place)) as life:
+        wait(life, lambda: (directory / "control.sock").exists())
+        wait(life, lambda: ask(directory, "status")["connections"]["trading"] == "live")
+        with running(spawn_paper(other, endpoints, place)) as second:
+            refused = ended(second)
+        halted = ask_paper(home, place, "halt", "--reason", "earnings", "--by", "ada")
+        stood = ask_paper(home, place, "status")
+        resumed = ask_paper(home, place, "resume", "--reason", "over", "--by", "ada")
+        ask_paper(home, place, "stop")
+        code, _, err = ended(life)
+
+    assert refused[0] == 5 and refused[1] == ""
+    line = refused[2].splitlines()[-1]
+    assert line.startswith("error: another process writes to this ledger: algo-royale trader-")
+    assert PASSWORD not in refused[2]
+    assert (halted["running"], halted["state"], resumed["state"], code) == (True, "halted", "trading", 0), err
+    assert (stood["ledger"]["state"], stood["ledger"]["state_set_by"]) == ("halted", "ada")
+    with Reader(place) as reader:
+        assert [row["state"] for row in reader.trading_states()] == ["halted", "trading"]

@@ -3,13 +3,30 @@
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import pytest
 import requests
 
 from actors.kernel.journal import LogReader
 from algo_royale.app.trader import Endpoints
+from algo_royale.errors import LedgerError
 from algo_royale.sessions import calendar
-from live_traders import ended, facts_on_disk, ledger, prepared, running, spawn, truth_errors, twin, twin_truth, wait
+from db.store import Store
+from live_traders import (
+    ended,
+    facts_on_disk,
+    ledger,
+    new_home,
+    prepared,
+    running,
+    spawn,
+    trade,
+    truth_errors,
+    twin,
+    twin_truth,
+    wait,
+)
 from traders import BUSY, config, last_session, ledger_of, trader
 
 SESSIONS = 12
@@ -80,3 +97,20 @@ def test_a_second_trader_on_the_same_home_is_refused_and_the_first_one_goes_on(t
 
     assert code == 0, (out, err)
     assert not (directory / "run-trader.pid").exists()
+
+
+def test_a_ledger_that_is_gone_before_the_tree_stands_is_one_line_and_exit_code_5(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was there when the trader looked first; then another process took it, or its server went."""
+    home, opened, open_store = new_home(tmp_path / "home", BUSY), iter((True, False)), Store.open
+
+    def once(*place: Any, **options: Any) -> Store:
+        if next(opened):
+            return open_store(*place, **options)
+        raise LedgerError("the ledger at x cannot be opened: gone")
+
+    monkeypatch.setattr(Store, "open", once)
+
+    with pytest.raises(LedgerError, match=r"^root/trading/ledger: the ledger at x cannot be opened: gone$"):
+        trade(home, start=BUSY, sessions=1)

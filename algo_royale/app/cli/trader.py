@@ -62,6 +62,8 @@ def run_trader_command(
         click.echo(json.dumps(summary, indent=2, allow_nan=False))
     else:
         print_summary(summary, settings)
+    if summary["exit_reason"] is not None:
+        click.echo(f"error: {' '.join(str(summary['exit_reason']).split())}", err=True)
     return int(summary["exit_code"])
 
 
