@@ -38,6 +38,7 @@ from algo_royale.exchange.wire import (
     UNKNOWN,
     ExchangeConfig,
     Ids,
+    Leg,
     Order,
     OrderRequest,
     Refusal,
@@ -63,6 +64,7 @@ SHORT_RESERVE, SHORT_EQUITY_USD = Decimal("1.03"), Decimal(2000)
 
 AMENDED = {"late": "trades", "correct": "corrections", "cancel": "cancelErrors", "bars": "updatedBars"}
 Batch = list[tuple[str, str, str]]  # channel, symbol, message
+Entry = Fill | tuple[str, Decimal] | Decimal  # an execution, a split, cash
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
 _STAMP_NS = 1000
@@ -101,10 +103,9 @@ class Exchange:
         self.refuses: Callable[[], bool] = bool  # whether data connections are refused for now: bool() is False
         self.clock_skew_ns = 0  # how far the clock endpoint is from the time, on request
         self.known = Amended(replay, seed=config.seed, share=float(config.amended_trades))
-        self._entries: list[
-            Fill | tuple[str, Decimal] | Decimal
-        ] = []  # what the account is made of: fills, splits, cash
-        self._day_fees: list[Decimal] = []
+        self._entries: list[Entry] = []  # what the account is made of
+        self._opening = 0  # how many of them were there when the latest session opened
+        self._day_fees: dict[str, Decimal] = {}  # by execution
         self.frame_messages = config.frame_messages
         self._working: Counter[str] = Counter()
         self.streams: list[Stream] = []
@@ -426,26 +427,23 @@ class Exchange:
 
     def replace(self, order: Order, changes: Mapping[str, Any]) -> Wire:
         """Put a new order in the place of an open one and return it. `changes`: qty, time_in_force, limit_price, stop_price,
-        trail, client_order_id. `qty` counts what the old one has filled already. Raises Refusal."""
+        trail, client_order_id. `qty` counts what the old one has filled already; what hangs on the order follows it. Raises Refusal."""
         if order.status not in ("new", "partially_filled"):
             raise Refusal(422, NOT_ALLOWED, "unable to replace order, order is not open")
         if (name := changes.get("client_order_id")) and name in self.by_client_id:
             raise Refusal(422, BAD_FIELD, "client_order_id must be unique")
-        limit, stop = (changes.get(n) or getattr(order, n) for n in ("limit_price", "stop_price"))
         asked = changes.get("qty")
         if order.qty is None or (asked is not None and asked <= order.filled_qty):
             raise Refusal(422, NOT_ALLOWED, "unable to replace order, qty must be greater than filled qty")
-        qty = (asked or order.qty) - order.filled_qty
-        trails = "trail_price" if order.trail_price is not None else "trail_percent"
-        followed = {trails: changes.get("trail") or getattr(order, trails)} if order.type == "trailing_stop" else {}
-        request = OrderRequest(
-            symbol=order.symbol, side=order.side, type=order.type, qty=qty, order_class=order.order_class, limit_price=limit,
-            time_in_force=changes.get("time_in_force") or order.time_in_force, extended_hours=order.extended_hours,
-            stop_price=None if followed else stop, client_order_id=changes.get("client_order_id"), **followed,
-        )  # fmt: skip
-        reference = self._reference(request, self.marks[order.symbol])
+        qty, last = (asked or order.qty) - order.filled_qty, self.marks[order.symbol]
+        request = _replacement(order, changes, qty)
+        rest.check_request(request)
+        self._check_window(request)
+        self._check_legs(request, last)
+        reference = self._reference(request, last)
         with self._set_aside(order):
-            if order.intent.endswith("open"):
+            self._check_wash_trade(request)
+            if order.opens:
                 self._check_buying_power(qty * reference)
             else:
                 self._check_available(order.symbol, order.side, qty)
@@ -485,19 +483,19 @@ class Exchange:
             raise Refusal(404, UNKNOWN, f"execution not found for {execution_id}")
         fill = self._entries[index]
         assert isinstance(fill, Fill)
-        order, signed = self.by_id[fill.broker_order_id], fill.quantity if fill.side == "buy" else -fill.quantity
+        order = self.by_id[fill.broker_order_id]
         order.filled_value -= fill.quantity * (fill.price_usd - (price or _ZERO))
         at = order.updated_ns = self._stamp()
         if price is None:
             del self._entries[index]
+            self._opening -= index < self._opening
+            self._day_fees.pop(execution_id, None)
             order.filled_qty -= fill.quantity
             if order.is_open and not order.filled_qty:
                 order.status = "new"
         else:
             self._entries[index] = changed(fill, price_usd=price)
-        self.account = self._books()
-        change = signed * ((price or _ZERO) - fill.price_usd)
-        self.intraday_basis[order.symbol] = self.intraday_basis.get(order.symbol, _ZERO) + change
+        self._keep_books()
         kept = [(ns, a) for ns, a in self.activities if price is not None or not a["id"].endswith(execution_id)]
         self.activities = [
             (ns, {**a, "price": plain(price)} if price is not None and a["id"].endswith(execution_id) else a)
@@ -512,17 +510,37 @@ class Exchange:
             if other.is_open and self.held(order.symbol) > abs(self.account.quantity(order.symbol)):
                 self._finish(other, "canceled")  # what it would have closed is gone
 
-    def _books(self) -> Account:
-        """The account as its entries make it."""
-        account = Account(cash=self.config.cash)
-        for entry in self._entries:
-            if isinstance(entry, Fill):
-                account = account.apply_fill(entry)
-            elif isinstance(entry, tuple):
-                account = account.split(*entry)
+    def _book(self, entry: Entry) -> None:
+        """Let the account, and what its positions are worth since the open, follow from one entry more."""
+        before = self.account
+        if isinstance(entry, tuple):
+            self.account = before.split(*entry)
+        elif isinstance(entry, Decimal):
+            self.account = changed(before, cash=before.cash + entry)
+        else:
+            self.account = before.apply_fill(entry)
+            held, after = before.quantity(entry.symbol), self.account.quantity(entry.symbol)
+            basis = self.intraday_basis.get(entry.symbol, _ZERO)
+            if held * after < 0:  # through zero, where the purchase before it was busted
+                basis = after * entry.price_usd
+            elif abs(after) > abs(held):
+                basis += (after - held) * entry.price_usd
             else:
-                account = changed(account, cash=account.cash + entry)
-        return account
+                basis = basis * after / held
+            self.intraday_basis[entry.symbol] = basis
+
+    def _keep_books(self) -> None:
+        """Make the account anew of all its entries."""
+        self.account, self.intraday_basis = Account(cash=self.config.cash), {}
+        for entry in self._entries[: self._opening]:
+            self._book(entry)
+        self._mark_positions()
+        for entry in self._entries[self._opening :]:
+            self._book(entry)
+
+    def _mark_positions(self) -> None:
+        """What is held at the open counts at the close before."""
+        self.intraday_basis = {s: p.quantity * self.lastday[s] for s, p in self.account.positions.items()}
 
     def held(self, symbol: str) -> Decimal:
         """Shares that open orders which reduce the position hold back; exits of one group hold theirs once."""
@@ -781,7 +799,6 @@ class Exchange:
             return
         at, rules = self._stamp(), self.config.costs
         execution_id = self.ids.uuid("execution")
-        before = self.account.quantity(order.symbol)
         order.filled_qty += quantity
         order.filled_value += quantity * price
         order.updated_ns = at
@@ -795,18 +812,14 @@ class Exchange:
             symbol=order.symbol, side=order.side, quantity=quantity, cumulative_quantity=order.filled_qty, price_usd=price,
             fees_usd=commission(order.side, quantity, price, rules) + fees(order.side, quantity, price, rules), at_ns=at,
         )  # fmt: skip
-        self.account = self.account.apply_fill(fill)
         self._entries.append(fill)
+        self._book(fill)
         if charged := fees(order.side, quantity, price, rules):
-            self._day_fees.append(charged)
-        after = self.account.quantity(order.symbol)
-        basis = self.intraday_basis.get(order.symbol, _ZERO)
-        opened = abs(after) > abs(before)
-        self.intraday_basis[order.symbol] = basis + (after - before) * price if opened else basis * after / before
+            self._day_fees[execution_id] = charged
         self._record_fill(order, fill)
         self._tell(
             order, "fill" if done else "partial_fill", at, price=plain(price), qty=plain(quantity),
-            position_qty=plain(after), execution_id=execution_id,
+            position_qty=plain(self.account.quantity(order.symbol)), execution_id=execution_id,
             settle_date=self.replay.calendar.next_session(self.now_ns).date.isoformat(),
         )  # fmt: skip
         self._after_fill(order)
@@ -843,23 +856,28 @@ class Exchange:
 
     @contextmanager
     def _set_aside(self, order: Order) -> Iterator[None]:
-        """Judge as if the order were not there."""
-        kept = dict(self.open_orders)
-        del self.open_orders[order.id]
+        """Judge as if the order, and those that hold the same shares, were not there."""
+        kept, gone = self.open_orders, {order.id, *(other.id for other in order.group)}
+        self.open_orders = {number: other for number, other in kept.items() if number not in gone}
         try:
             yield
         finally:
             self.open_orders = kept
 
     def _put_in_place(self, order: Order, request: OrderRequest, reference: Decimal) -> Wire:
+        assert request.qty is not None
+        more = request.qty - order.left
         new = self._new_order(request, reference, order.intent, "new")
         new.replaces, order.replaced_by = order.id, new.id
-        new.parent, new.legs = order.parent, order.legs
-        new.group = order.group
-        for each in new.group:
-            each.group = new.group
-        if order in new.group:
-            new.group[new.group.index(order)] = new
+        new.parent, new.legs, new.group = order.parent, order.legs, order.group
+        for family in (new.group, [] if order.parent is None else order.parent.legs):
+            if order in family:
+                family[family.index(order)] = new
+        for leg in new.legs:
+            leg.parent = new
+        for other in dict.fromkeys([*new.legs, *new.group]):  # exits are of as many shares as their entry, and as each other
+            if other is not new and other.is_open and other.qty is not None:
+                other.qty += more
         order.group, order.legs = [], []
         at = order.replaced_ns = order.updated_ns = self._stamp()
         order.status = "replaced"
@@ -939,7 +957,8 @@ class Exchange:
         for symbol, ratio in self.replay.splits(today).items():
             self._split(symbol, ratio, today.isoformat())
         self.lastday = dict(self.marks)
-        self.intraday_basis = {s: p.quantity * self.marks[s] for s, p in self.account.positions.items()}
+        self._opening = len(self._entries)
+        self._mark_positions()
         self.day = self.replay.day(session)
         self.marks.update((symbol, bar.open) for symbol, bar in self.day.items())
 
@@ -948,8 +967,8 @@ class Exchange:
         held = self.account.quantity(symbol)
         if held:
             amount = (held * cash).quantize(CENT, ROUND_HALF_EVEN)
-            self.account = changed(self.account, cash=self.account.cash + amount)
             self._entries.append(amount)
+            self._book(amount)
             self._record_other(
                 self._stamp(), "DIV", day, symbol=symbol, qty=plain(held), per_share_amount=plain(cash),
                 net_amount=plain(amount),
@@ -960,8 +979,8 @@ class Exchange:
             self.marks[symbol] /= ratio
         before = self.account.quantity(symbol)
         if before:
-            self.account = self.account.split(symbol, ratio)
             self._entries.append((symbol, ratio))
+            self._book(self._entries[-1])
             gained = self.account.quantity(symbol) - before
             self._record_other(self._stamp(), "SPLIT", day, symbol=symbol, qty=plain(gained), net_amount="0")
 
@@ -996,10 +1015,10 @@ class Exchange:
         if self._day_fees:
             day, sales = self.replay.sessions[session].date.isoformat(), len(self._day_fees)
             self._record_other(
-                self._stamp(), "FEE", day, net_amount=plain(-sum(self._day_fees, _ZERO)),
+                self._stamp(), "FEE", day, net_amount=plain(-sum(self._day_fees.values(), _ZERO)),
                 description=f"Regulatory fees of {sales} sales",
             )  # fmt: skip
-            self._day_fees = []
+            self._day_fees = {}
 
     def _fill_within(self, day: Mapping[str, DayBar]) -> None:
         """Limits and stops that the range of the session reached."""
@@ -1024,3 +1043,21 @@ class Exchange:
                 self._fill(order, price, shares(order, price))
             else:
                 self._finish(order, "canceled")
+
+
+def _replacement(order: Order, changes: Mapping[str, Any], qty: Decimal) -> OrderRequest:
+    """The order with `changes`, of `qty` shares, as a request; with the exits that wait for it."""
+    limit, stop = (changes.get(name) or getattr(order, name) for name in ("limit_price", "stop_price"))
+    trail_price, trail_percent = order.trail_price, order.trail_percent
+    if order.type == "trailing_stop":
+        stop = changes.get("stop_price")  # its own follows the market
+    if trail_price is not None:
+        trail_price = changes.get("trail") or trail_price
+    else:
+        trail_percent = changes.get("trail") or trail_percent
+    return OrderRequest(
+        symbol=order.symbol, side=order.side, type=order.type, qty=qty, order_class=order.order_class, limit_price=limit,
+        time_in_force=changes.get("time_in_force") or order.time_in_force, extended_hours=order.extended_hours,
+        stop_price=stop, trail_price=trail_price, trail_percent=trail_percent, client_order_id=changes.get("client_order_id"),
+        legs=tuple(Leg(limit_price=leg.limit_price, stop_price=leg.stop_price) for leg in order.legs if leg.status == "held"),
+    )  # fmt: skip

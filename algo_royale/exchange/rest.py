@@ -162,8 +162,7 @@ def _legs(fields: Wire, kind: str, order_class: str, time_in_force: str, limit: 
         raise Refusal(422, BAD_FIELD, "oto orders require one of take_profit and stop_loss")
     if order_class == "oco" and (kind != "limit" or legs["take_profit"].limit_price != limit):
         raise Refusal(422, BAD_FIELD, "oco orders must be limit orders at their take_profit")
-    if time_in_force not in ("day", "gtc"):
-        raise Refusal(422, NOT_ALLOWED, f"{order_class} orders must be DAY or GTC orders")
+    _check_class(order_class, time_in_force)
     if kind == "trailing_stop":
         raise Refusal(422, NOT_ALLOWED, "trailing stop orders must be simple orders")
     return tuple(legs[name] for name in ("take_profit", "stop_loss") if name in legs)
@@ -278,6 +277,21 @@ def _check_rules(
         wrong = "notional amount must be >= 1.00"
     if wrong:
         raise Refusal(422, NOT_ALLOWED, wrong)
+
+
+def check_request(request: OrderRequest) -> None:
+    """Whether an order may be what `request` says, for one that takes the place of another. Raises Refusal."""
+    names = ("limit_price", "stop_price", "trail_price", "trail_percent")
+    _check_form(request.type, request.qty, request.notional, {name: getattr(request, name) for name in names})
+    _check_rules(
+        request.type, request.time_in_force, request.order_class, request.qty, request.notional, request.extended_hours
+    )
+    _check_class(request.order_class, request.time_in_force)
+
+
+def _check_class(order_class: str, time_in_force: str) -> None:
+    if order_class != "simple" and time_in_force not in ("day", "gtc"):
+        raise Refusal(422, NOT_ALLOWED, f"{order_class} orders must be DAY or GTC orders")
 
 
 def _check_increment(name: str, price: Decimal | None) -> None:

@@ -219,7 +219,7 @@ def test_what_cannot_be_done_at_the_exchange_is_refused(client: Any, name: str, 
 
 def figures(client: Any) -> Any:
     account, positions = client.get("/v2/account"), client.get("/v2/positions")
-    names = ("symbol", "qty", "qty_available", "avg_entry_price", "unrealized_pl")
+    names = ("symbol", "qty", "qty_available", "avg_entry_price", "unrealized_pl", "unrealized_intraday_pl")
     return account["cash"], account["equity"], [{n: p[n] for n in names} for p in positions]
 
 
@@ -266,6 +266,34 @@ def test_a_corrected_execution_costs_what_it_says_over_a_split_too(client: Any) 
     assert client.get("/v2/account/activities/FILL")[0]["price"] == "20"
     order = client.get("/v2/orders:by_client_order_id", client_order_id="one")
     assert (order["filled_qty"], order["filled_avg_price"]) == ("10", "20")
+
+
+@pytest.mark.parametrize("price", ["60.03", None])
+def test_what_a_sale_is_corrected_to_is_no_cost_of_what_was_kept(client: Any, price: str | None) -> None:
+    """Ten bought at 20.01 in this session; five sold at a price that makes as much of them as the others cost, or not at all."""
+    client.submit("AAPL", "10")
+    client.step()
+    client.submit("AAPL", "5", side="sell")
+    sale = next(e for e in reversed(client.exchange.events) if e["event"] == "fill")
+    say(client, "undo", execution_id=sale["execution_id"], **({} if price is None else {"price": price}))
+    position = client.get("/v2/positions/AAPL")
+
+    cost = Decimal("20.01") * Decimal(position["qty"])
+    assert position["qty"] == ("5" if price else "10")
+    assert Decimal(position["market_value"]) - Decimal(position["unrealized_intraday_pl"]) == cost
+
+
+def test_the_fees_of_a_busted_sale_are_not_told(start: Any) -> None:
+    client = start(costs=CostRules(sec_fee_per_million=Decimal("20.6")))
+    client.hold("AAPL", "1000")
+    client.step()
+    client.submit("AAPL", "400", side="sell")
+    sale = next(e for e in reversed(client.exchange.events) if e["event"] == "fill")
+    say(client, "undo", execution_id=sale["execution_id"])
+    client.step()
+
+    assert client.exchange.truth()["fees"] == "0"
+    assert client.get("/v2/account/activities/FEE") == []
 
 
 def test_orders_that_would_close_what_was_busted_are_canceled(client: Any) -> None:

@@ -252,6 +252,86 @@ def test_what_is_not_at_the_market_cannot_be_replaced(client: Any) -> None:
     assert (answer.status, answer.json["message"]) == (422, "unable to replace order, order is not open")
 
 
+def replaced(client: Any, order: dict[str, Any], **changes: object) -> Any:
+    return client.ask("PATCH", f"/v2/orders/{order['id']}", body=changes)
+
+
+BRACKET = {"order_class": "bracket", "time_in_force": "gtc", "take_profit": {"limit_price": "30"}, "stop_loss": {"stop_price": "10"}}  # fmt: skip
+
+
+def test_an_exit_is_replaced_in_its_group(client: Any) -> None:
+    """Both hold the same ten shares, before and after, and the other still ends when it fills."""
+    client.step()
+    order = client.submit(**BRACKET)
+    profit, stop = state(client, order)["legs"]
+    nearer = replaced(client, profit, limit_price="19.50")
+
+    assert nearer.status == 200, nearer
+    assert told(client, nearer.json) == ["new", "fill"]
+    assert (state(client, stop)["status"], client.get("/v2/positions")) == ("canceled", [])
+    assert [leg["id"] for leg in state(client, order)["legs"]] == [nearer.json["id"], stop["id"]]
+
+
+@pytest.mark.parametrize(("qty", "held"), [("4", "4"), ("12", "12")])
+def test_exits_are_of_as_many_shares_as_their_entry_is_replaced_by(client: Any, qty: str, held: str) -> None:
+    client.step()
+    order = client.submit(limit_price="15", **BRACKET)
+    answer = replaced(client, order, qty=qty, limit_price="21")
+
+    assert answer.status == 200, answer
+    assert [leg["qty"] for leg in state(client, answer.json)["legs"]] == [held, held]
+    found = client.get("/v2/positions/AAPL")
+    assert (found["qty"], found["qty_available"]) == (held, "0")
+
+
+def test_exits_stay_of_as_many_shares_as_each_other(client: Any) -> None:
+    client.hold()
+    client.step()
+    order = client.submit(
+        side="sell", type="limit", limit_price="25.00", order_class="oco", stop_loss={"stop_price": "10"}, time_in_force="gtc"
+    )  # fmt: skip
+    answer = replaced(client, order["legs"][0], qty="6")
+
+    assert answer.status == 200, answer
+    assert (answer.json["qty"], state(client, order)["qty"]) == ("6", "6")
+    assert client.get("/v2/positions/AAPL")["qty_available"] == "4"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stop_price": "18"}, "limit orders require no stop price"),
+        ({"trail": "2"}, "trail_price and trail_percent are for trailing stop orders only"),
+        ({"qty": "2.5"}, "fractional orders must be DAY orders"),
+        ({"limit_price": "31"}, "take_profit.limit_price must be >= base_price + 0.01"),
+        ({"time_in_force": "ioc"}, "bracket orders must be DAY or GTC orders"),
+    ],
+)
+def test_an_order_is_replaced_by_one_that_could_have_been_sent(client: Any, changes: Any, message: str) -> None:
+    client.step()
+    order = client.submit(limit_price="15", **BRACKET)
+    answer = replaced(client, order, **changes)
+
+    assert (answer.status, answer.json["message"]) == (422, message)
+    assert state(client, order)["status"] == "new"
+
+
+def test_an_auction_that_is_over_is_too_late_for_a_replacement(client: Any) -> None:
+    client.step()
+    order = client.submit(limit_price="15")
+
+    assert "opg orders must be submitted after" in replaced(client, order, time_in_force="opg").json["message"]
+
+
+def test_a_replacement_does_not_trade_with_an_order_of_its_own(client: Any) -> None:
+    client.hold()
+    client.step()
+    client.submit(qty="5", side="sell", limit_price="22", client_order_id="sale")
+    order = client.submit(qty="5", limit_price="15")
+
+    assert "wash trade" in replaced(client, order, limit_price="22").json["message"]
+
+
 def test_a_replacement_needs_the_buying_power_that_it_adds(client: Any) -> None:
     client.step()
     old = client.submit(limit_price="19.00", qty="20000")  # 380,000 of 400,000
