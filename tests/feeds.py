@@ -28,22 +28,9 @@ SECOND_NS, MINUTE_NS, HOUR_NS = 1_000_000_000, 60_000_000_000, 3_600_000_000_000
 MONDAY = calendar().sessions(FIRST, LAST)[0]
 
 
-class Some:
-    """Two symbols of the bundled data over one week."""
-
-    def symbols(self) -> list[str]:
-        return list(SYMBOLS)
-
-    def bars(self, symbol: str, timeframe: Timeframe) -> Any:
-        return bundled().bars(symbol, timeframe, FIRST, LAST)
-
-    def actions(self, symbol: str) -> tuple[Any, ...]:
-        return ()
-
-
 @lru_cache
 def minutes_replay() -> MarketReplay:
-    return MarketReplay.of(Some(), calendar(), seed=7)
+    return MarketReplay.of(bundled(), calendar(), SYMBOLS, seed=7, start=FIRST, end=LAST)
 
 
 class Listener(SignalActor):

@@ -16,10 +16,8 @@ from algo_royale.app.pacing import DirectMarket, run_paced
 from algo_royale.app.trader import live_start, trader_parts
 from algo_royale.config import Config
 from algo_royale.data.catalog import Catalog
-from algo_royale.data.resample import resample
 from algo_royale.exchange.core import Exchange, ExchangeConfig
 from algo_royale.exchange.replay import MarketReplay
-from algo_royale.exchange.tape import PathTape
 from algo_royale.market import Timeframe
 from algo_royale.research.handover import TradingPlan
 from algo_royale.sessions import calendar
@@ -31,12 +29,9 @@ HOUR_NS = 3_600_000_000_000
 def market_replay(plan: TradingPlan, catalog: Catalog, end: date) -> MarketReplay:
     """What the twin replays: the plan's symbols up to the session `end`, and for a plan within the day a path through their
     minutes. Immutable: one serves any number of runs."""
+    within: dict[str, Any] = {"timeframe": Timeframe.MIN_1, "seed": 0, "spread_bps": 0.0}
     daily = Timeframe(plan.timeframe) is Timeframe.DAY_1
-    timeframe = Timeframe.DAY_1 if daily else Timeframe.MIN_1
-    bars = {symbol: catalog.bars(symbol, timeframe, end=end) for symbol in plan.names}
-    tape = None if daily else PathTape(bars, spread_bps=0.0)
-    days = bars if daily else {symbol: resample(series, Timeframe.DAY_1) for symbol, series in bars.items()}
-    return MarketReplay(days, calendar(), {symbol: catalog.actions(symbol) for symbol in plan.names}, tape)
+    return MarketReplay.of(catalog, calendar(), plan.names, end=end, **({} if daily else within))
 
 
 class SteppedTrader:

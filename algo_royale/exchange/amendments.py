@@ -20,7 +20,7 @@ from algo_royale.market import Bars, IntArray, Timeframe
 Kind = Literal["late", "correct", "cancel", "bars"]
 KINDS: tuple[Kind, ...] = ("late", "correct", "cancel")
 Key = tuple[str, int]  # symbol and session
-HALF_MINUTE_NS = 30_000_000_000
+HALF_MINUTE_NS = MINUTE_NS // 2
 DELAY_MS = (1_000, 90_000)  # how long after a trade a drawn amendment of it is told
 CACHED = 1024  # tables made of amended sessions
 _TRADE = ("at_ns", "price", "size", "counts")

@@ -30,7 +30,7 @@ from algo_royale.exchange.matching import STOPS, Range, Touch, price_now, price_
 from algo_royale.exchange.records_rest import CONFIGURATIONS
 from algo_royale.exchange.replay import CLOSE, MINUTE, OPEN, DayBar, Event, MarketReplay, Ticks, bar_json
 from algo_royale.exchange.streams import DataStream, Stream, TestStream, TradingStream, encode
-from algo_royale.exchange.tape import POST_MARKET_NS, PRE_MARKET_NS, Day
+from algo_royale.exchange.tape import MINUTE_NS, POST_MARKET_NS, PRE_MARKET_NS, Day
 from algo_royale.exchange.wire import (
     BAD_FIELD,
     FORBIDDEN,
@@ -59,7 +59,7 @@ from algo_royale.sessions import new_york_date, new_york_ns
 
 __all__ = ["Exchange", "ExchangeConfig", "Response"]
 
-MINUTE_NS, HOUR_NS = 60_000_000_000, 3_600_000_000_000
+HOUR_NS = 60 * MINUTE_NS
 SHORT_RESERVE, SHORT_EQUITY_USD = Decimal("1.03"), Decimal(2000)
 
 AMENDED = {"late": "trades", "correct": "corrections", "cancel": "cancelErrors", "bars": "updatedBars"}
@@ -86,6 +86,7 @@ class Exchange:
 
     def __init__(self, replay: MarketReplay, config: ExchangeConfig) -> None:
         self.replay, self.config = replay, config
+        self.named = {name: symbol for symbol in replay.symbols for name in (symbol, asset_id(symbol))}
         self.now_ns = config.start_ns
         self.account = Account(cash=config.cash)
         self.orders: list[Order] = []
@@ -875,7 +876,9 @@ class Exchange:
                 family[family.index(order)] = new
         for leg in new.legs:
             leg.parent = new
-        for other in dict.fromkeys([*new.legs, *new.group]):  # exits are of as many shares as their entry, and as each other
+        for other in dict.fromkeys(
+            [*new.legs, *new.group]
+        ):  # exits are of as many shares as their entry, and as each other
             if other is not new and other.is_open and other.qty is not None:
                 other.qty += more
         order.group, order.legs = [], []
@@ -920,10 +923,8 @@ class Exchange:
 
     def _deposit(self) -> None:
         """The journal entry that opened the account, a day before its birth."""
-        day = new_york_date(self.config.start_ns - 86_400_000_000_000)
-        self._record_other(
-            self.config.start_ns - 86_400_000_000_000, "JNLC", day.isoformat(), net_amount=money(self.config.cash)
-        )
+        at_ns = self.config.start_ns - 24 * HOUR_NS
+        self._record_other(at_ns, "JNLC", new_york_date(at_ns).isoformat(), net_amount=money(self.config.cash))
 
     def _record_other(self, at_ns: int, kind: str, day: str, **extra: str) -> None:
         activity = {

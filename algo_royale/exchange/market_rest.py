@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from algo_royale.exchange.query import Query, choice, count, instant, names
 from algo_royale.exchange.replay import ADJUSTMENTS
-from algo_royale.exchange.wire import Refusal, Wire, asset_id, parse_instant, rfc3339
+from algo_royale.exchange.wire import SECOND_NS, Refusal, Wire, asset_id, parse_instant, rfc3339
 from algo_royale.market import CorporateAction, Timeframe
 from algo_royale.sessions import new_york_date
 
@@ -29,7 +29,8 @@ _WITHIN_DAYS = {"1Min": Timeframe.MIN_1, "1T": Timeframe.MIN_1, "5Min": Timefram
                 "1H": Timeframe.HOUR_1}  # fmt: skip
 _FEEDS = ("iex", "sip", "otc", "boats", "delayed_sip")
 _KINDS = ("trades", "quotes")
-SIP_DELAY_NS = 900_000_000_000  # what the basic plan has to wait for all exchanges' data
+BACK_NS = 10 * 86_400 * SECOND_NS  # in which the latest bar lies: further back than the exchange was ever closed
+SIP_DELAY_NS = 900 * SECOND_NS  # what the basic plan has to wait for all exchanges' data
 _SINGULAR = {"bars": "bar", "trades": "trade", "quotes": "quote"}
 _CORPORATE_TYPES = frozenset(
     ("reverse_split", "forward_split", "unit_split", "cash_dividend", "stock_dividend", "spin_off", "cash_merger",
@@ -167,7 +168,7 @@ def _latest(exchange: Exchange, kind: str, symbol: str, query: Query) -> Wire | 
 
 def _last_bar(exchange: Exchange, symbol: str, timeframe: Timeframe, *, back: int = 1) -> Wire | None:
     now = exchange.now_ns
-    found = exchange.known.history(symbol, timeframe, now - 10 * 86_400_000_000_000, now, now)
+    found = exchange.known.history(symbol, timeframe, now - BACK_NS, now, now)
     if len(found) < back:
         return None
     return exchange.replay.bars_json(found.slice(len(found) - back, len(found) - back + 1), "raw", now)[0]

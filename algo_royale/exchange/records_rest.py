@@ -9,14 +9,13 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from algo_royale.exchange.query import Query, body_object, choice, instant
-from algo_royale.exchange.wire import BAD_FIELD, UNKNOWN, Refusal, Wire, asset_id, rfc3339
+from algo_royale.exchange.wire import BAD_FIELD, SECOND_NS, UNKNOWN, Refusal, Wire, asset_id, rfc3339
 from algo_royale.sessions import new_york_date, new_york_ns
 
 if TYPE_CHECKING:
     from algo_royale.exchange.core import Exchange
 
 Answer = tuple[int, Any]
-SECOND_NS = 1_000_000_000
 _PERIOD = re.compile(r"(\d{1,3})([DWMA])", re.ASCII)
 _DAYS = {"D": 1, "W": 7, "M": 30, "A": 365}
 _MINUTES = {"1Min": 1, "5Min": 5, "15Min": 15, "1H": 60, "1D": 0}

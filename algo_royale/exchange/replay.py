@@ -42,7 +42,7 @@ class Source(Protocol):
 
     def symbols(self) -> Sequence[str]: ...
 
-    def bars(self, symbol: str, timeframe: Timeframe) -> Bars: ...
+    def bars(self, symbol: str, timeframe: Timeframe, start: date | None = None, end: date | None = None) -> Bars: ...
 
     def actions(self, symbol: str) -> tuple[CorporateAction, ...]: ...
 
@@ -147,13 +147,14 @@ class MarketReplay:
     def of(
         cls, source: Source, calendar: Calendar, symbols: Sequence[str] | None = None, *,
         timeframe: Timeframe = Timeframe.DAY_1, seed: int | None = None, spread_bps: float = 2.0,
+        start: date | None = None, end: date | None = None,
     ) -> "MarketReplay":  # fmt: skip
-        """Everything that `source` has of the symbols (default: all of its symbols).
+        """What `source` has of the symbols (default: all of its symbols) from the session `start` to the session `end`.
 
         With a `seed` a path is drawn through the bars of that timeframe; without one only daily bars are replayed.
         """
         chosen = tuple(source.symbols() if symbols is None else symbols)
-        bars = {s: source.bars(s, timeframe) for s in chosen}
+        bars = {s: source.bars(s, timeframe, start, end) for s in chosen}
         tape = None if seed is None else PathTape(bars, seed=seed, spread_bps=spread_bps)
         daily = {s: b if timeframe is Timeframe.DAY_1 else resample(b, Timeframe.DAY_1) for s, b in bars.items()}
         return cls(daily, calendar, {s: source.actions(s) for s in chosen}, tape)

@@ -126,8 +126,7 @@ def order_request(exchange: Exchange, body: bytes) -> OrderRequest:
         raise Refusal(422, BAD_FIELD, "client_order_id must be no more than 128 characters")
     if client_order_id and client_order_id in exchange.by_client_id:
         raise Refusal(422, BAD_FIELD, "client_order_id must be unique")
-    known = {s: s for s in exchange.replay.symbols} | {asset_id(s): s for s in exchange.replay.symbols}
-    if symbol not in known:
+    if symbol not in exchange.named:
         raise Refusal(422, NOT_ALLOWED, f'asset "{symbol}" not found')
     extended = fields.get("extended_hours", False)
     if not isinstance(extended, bool):
@@ -137,7 +136,7 @@ def order_request(exchange: Exchange, body: bytes) -> OrderRequest:
         _check_increment(name, prices[name])
     legs = _legs(fields, kind, order_class, time_in_force, prices["limit_price"])
     request = OrderRequest(
-        symbol=known[symbol], side=side, type=kind, qty=qty, notional=notional, time_in_force=time_in_force,
+        symbol=exchange.named[symbol], side=side, type=kind, qty=qty, notional=notional, time_in_force=time_in_force,
         order_class=order_class, extended_hours=extended, client_order_id=client_order_id or None, legs=legs, **prices,
     )  # fmt: skip
     _check_intent(exchange, fields, request)
@@ -482,10 +481,10 @@ def _position(exchange: Exchange, which: str, query: Query) -> Wire:
 
 def _holding(exchange: Exchange, which: str) -> str:
     """The symbol of a position, named by it or by its asset."""
-    for symbol in exchange.account.positions:
-        if which in (symbol, asset_id(symbol)):
-            return symbol
-    raise Refusal(404, UNKNOWN, "position does not exist")
+    symbol = exchange.named.get(which)
+    if symbol is None or symbol not in exchange.account.positions:
+        raise Refusal(404, UNKNOWN, "position does not exist")
+    return symbol
 
 
 def _position_json(exchange: Exchange, symbol: str) -> Wire:
@@ -590,10 +589,9 @@ def _assets(exchange: Exchange, query: Query) -> list[Wire]:
 
 
 def _asset(exchange: Exchange, which: str, query: Query) -> Wire:
-    for symbol in exchange.replay.symbols:
-        if which in (symbol, asset_id(symbol)):
-            return _asset_json(exchange, symbol)
-    raise Refusal(404, UNKNOWN, f"asset not found for {which}")
+    if which not in exchange.named:
+        raise Refusal(404, UNKNOWN, f"asset not found for {which}")
+    return _asset_json(exchange, exchange.named[which])
 
 
 def _clock(exchange: Exchange, query: Query) -> Wire:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from algo_royale.data.catalog import bundled
 from algo_royale.exchange.core import Exchange, ExchangeConfig, Response
 from algo_royale.exchange.replay import MarketReplay
 from algo_royale.exchange.streams import Stream
 from algo_royale.market import Bars, CorporateAction, Timeframe
 from algo_royale.sessions import Session, calendar
+from feeds import minutes_replay
 
 FIRST, LAST = date(2012, 11, 12), date(2012, 11, 30)
 SPLIT_DAY, DIVIDEND_DAY, GAP_DAY, FB_DAY = (
@@ -159,25 +159,9 @@ def client(start: Start) -> Client:
     return start()
 
 
-WEEK = date(2012, 11, 19), date(2012, 11, 23)  # a Monday to the half day after Thanksgiving
-
-
-class Some:
-    """Two symbols of the bundled data over one week."""
-
-    def symbols(self) -> list[str]:
-        return ["AAPL", "IBM"]
-
-    def bars(self, symbol: str, timeframe: Timeframe) -> Any:
-        return bundled().bars(symbol, timeframe, *WEEK)
-
-    def actions(self, symbol: str) -> tuple[Any, ...]:
-        return ()
-
-
 @pytest.fixture(scope="session")
 def tape_replay() -> MarketReplay:
-    return MarketReplay.of(Some(), calendar(), seed=7)
+    return minutes_replay()
 
 
 @pytest.fixture

@@ -18,11 +18,12 @@ from actors.messages import BarClosed, BarCorrected, FeedHealthChanged
 from algo_royale.broker.connection import PATIENT as RECONNECT
 from algo_royale.broker.staleness import Patience
 from algo_royale.clock import ScaledClock
+from algo_royale.data.catalog import bundled
 from algo_royale.exchange.core import Exchange, ExchangeConfig
 from algo_royale.exchange.server import TwinServer
 from algo_royale.market import Timeframe
 from algo_royale.sessions import calendar
-from feeds import FIRST, LAST, MINUTE_NS, MONDAY, SECOND_NS, SYMBOLS, Feed, Some, minutes_replay
+from feeds import FIRST, LAST, MINUTE_NS, MONDAY, SECOND_NS, SYMBOLS, Feed, minutes_replay
 from twins import KEY, SECRET
 
 PATIENT = Patience(feed_s=150.0, symbol_s=900.0)
@@ -216,7 +217,9 @@ def test_with_three_lost_connections_in_ten_frames_every_day_is_told_once(seed: 
     assert len(days) == 4
     for symbol in SYMBOLS:
         assert feed.starts(symbol, 0) == days
-        assert [row.close for row in feed.told[symbol]] == [bar.close for bar in Some().bars(symbol, Timeframe.DAY_1)]
+        assert [row.close for row in feed.told[symbol]] == [
+            bar.close for bar in bundled().bars(symbol, Timeframe.DAY_1, FIRST, LAST)
+        ]
     assert bad.count or seed % 2 == 0
 
 
