@@ -444,7 +444,7 @@ class Notify(Section):
 
     urls: Annotated[tuple[SecretStr, ...], BeforeValidator(_several)]
     urls_file: str
-    events: tuple[Literal["start", "stop", "state", "rejected", "fill", "disconnect", "summary", "restart"], ...]
+    events: tuple[Literal["start", "stop", "state", "rejected", "fill", "disconnect", "job", "summary", "restart"], ...]
     disconnect_s: PositiveSeconds
     heartbeat_url: SecretStr
     heartbeat_minutes: Annotated[float, Field(strict=True, gt=0, le=1440, allow_inf_nan=False)]

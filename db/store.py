@@ -1224,6 +1224,17 @@ class Reader:
         """Comparisons with the broker, oldest first."""
         return self._all(models.Reconciliation.select().order_by(models.Reconciliation.seq))
 
+    def failed_jobs(self, *, sessions: int = 2) -> list[dict[str, Any]]:
+        """Jobs of the latest sessions on record whose last try did not end well, oldest first. A session that nobody attended is one of them, named `session`."""
+        row, newer = models.SessionJob, models.SessionJob.alias()
+        days = row.select(row.session_date).distinct().order_by(row.session_date.desc()).limit(sessions)
+        again = newer.select(newer.seq).where(
+            newer.session_date == row.session_date, newer.phase == row.phase, newer.job == row.job, newer.seq > row.seq
+        )
+        fields = (row.session_date, row.phase, row.job, row.detail, row.at_ns)
+        failed = row.select(*fields).where(row.ok == 0, row.session_date.in_(days), ~peewee.fn.EXISTS(again))
+        return self._all(failed.order_by(row.session_date, row.seq))
+
     def trading_states(self) -> list[dict[str, Any]]:
         """Every change of the trading state with who made it and why, oldest first."""
         return self._all(models.TradingStateRow.select().order_by(models.TradingStateRow.seq))

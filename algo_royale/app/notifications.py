@@ -6,6 +6,7 @@ kind of the service and its place in the list. Addresses are secrets and stand i
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +27,7 @@ from actors.messages import (
     Noticed,
     NotificationDelivered,
     OrderChanged,
+    RecordSessionJob,
     SessionPhaseChanged,
     TradingStateChanged,
 )
@@ -232,16 +234,18 @@ class Notices:
     def __init__(self, behind: Sink) -> None:
         self._behind = behind
         self._ref: Ref[Any] | None = None
+        self._noticed: deque[tuple[str, str, str]] = deque(maxlen=WAITING_MAX)  # what happens before `open` waits here
         self._now_ns: Callable[[], int] = lambda: 0
         self._phase = ""
         self._kinds: Mapping[type, Callable[[Record], tuple[str, str, str] | None]] = {
             OrderChanged: self._order, TradingStateChanged: self._state, SessionPhaseChanged: self._session,
             BrokerStateChanged: self._broker, ConnectionChanged: self._connection, FeedStarted: self._feed,
-            FeedHealthChanged: self._health,
+            FeedHealthChanged: self._health, RecordSessionJob: self._job,
         }  # fmt: skip
 
     def open(self, ref: Ref[Any], now_ns: Callable[[], int]) -> None:
         self._now_ns, self._ref = now_ns, ref
+        self._pass_on()
 
     def write(self, record: Record) -> None:
         look = self._kinds.get(type(record.message))
@@ -262,7 +266,15 @@ class Notices:
         self._behind.close()
 
     def _tell(self, event: str, text: str, key: str = "") -> None:
-        if self._ref is not None:
+        self._noticed.append((event, text, key))
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        while self._ref is not None:
+            try:
+                event, text, key = self._noticed.popleft()
+            except IndexError:  # or another thread was faster
+                return
             self._ref.inject(Noticed(at_ns=self._now_ns(), event=event, text=text, key=key))
 
     # What is told to several is noticed at one of them.
@@ -295,6 +307,12 @@ class Notices:
             if (before, message.phase) == ("open", "closed")
             else None
         )
+
+    def _job(self, record: Record) -> tuple[str, str, str] | None:
+        message = record.message
+        if message.ok:
+            return None
+        return "job", f"session {message.session_date}, {message.phase}: {message.job} failed: {message.detail}", ""
 
     def _broker(self, record: Record) -> tuple[str, str, str]:
         message = record.message

@@ -21,6 +21,7 @@ from actors.messages import (
     NotificationDelivered,
     OrderChanged,
     OrderRecord,
+    RecordSessionJob,
     SessionPhaseChanged,
     TradingStateChanged,
 )
@@ -34,7 +35,7 @@ from algo_royale.errors import BadConfiguration
 NOON_NS = 1_325_610_000_000_000_000
 SECOND_NS = 1_000_000_000
 PASSWORD = "hunter2-very-secret"
-ALL = ("start", "stop", "state", "rejected", "fill", "disconnect", "summary", "restart")
+ALL = ("start", "stop", "state", "rejected", "fill", "disconnect", "job", "summary", "restart")
 
 
 class Inbox:
@@ -127,7 +128,8 @@ class Anyone(Actor[object]):
 class Running:
     """A system with a few actors that only listen, and a notifier beside them."""
 
-    def __init__(self, to: Addressees, **changes: Any) -> None:
+    def __init__(self, to: Addressees, *, first: tuple[Any, ...] = (), **changes: Any) -> None:
+        """`first`: what happens before anything is delivered."""
         self.clock, self.log = ManualClock(NOON_NS), Log()
         notify = settings(**changes)
         self.notices = Notifications(notify, to, name="AlgoRoyale test", summary=lambda: "equity 5 USD")
@@ -135,6 +137,7 @@ class Running:
         children = [ChildSpec(id=name, factory=Anyone) for name in ("orders", "portfolio", "market_data", "signal")]
         children.append(ChildSpec(id="frail", factory=Anyone, restart=Restart.TEMPORARY))
         self.system.start(ChildSpec(id="root", factory=lambda: Supervisor([*children, self.notices.spec])))
+        self.tell(*first)
         self.notices.open(self.system, "run-1 trades IBM")
 
     def tell(self, *messages: Any, to: str = "orders") -> None:
@@ -202,6 +205,21 @@ def test_each_event_is_told_once_and_reads_well(inbox: Inbox) -> None:
     ]
     assert {path for path, _ in inbox.got} == {"/hook"}
     assert all(report.delivered and report.service == "json #1" for report in run.log.reports(5))
+
+
+def job(name: str, *, ok: bool = False) -> RecordSessionJob:
+    return RecordSessionJob(
+        at_ns=NOON_NS, session_date="2012-01-03", phase="pre_market", job=name, ok=ok, detail="no answer from broker"
+    )
+
+
+def test_a_job_that_failed_is_told_also_when_it_did_while_the_trader_started(inbox: Inbox) -> None:
+    run = Running(to(f"json://{inbox.address}"), first=(job("settlement", ok=True), job("reconcile")), events=("job",))
+    run.tell(job("holds", ok=True), job("warm_up"))
+    run.end()
+
+    said = "AlgoRoyale test: job | session 2012-01-03, pre_market: {} failed: no answer from broker"
+    assert inbox.texts(2) == [said.format("reconcile"), said.format("warm_up")]
 
 
 def test_only_what_was_asked_for_is_told(inbox: Inbox) -> None:

@@ -94,6 +94,21 @@ def test_status_says_what_runs_and_what_is_held(home: Path) -> None:
         assert f"running, process {os.getpid()}" in run(home, "status").stdout
 
 
+def test_status_shows_the_jobs_that_failed(home: Path) -> None:
+    assert document(home, "status")["failed_jobs"] == []  # type: ignore[index]
+    store = Store.open(home / "dev_integration" / "ledger.db", run_id="t-2", now_ns=NOON_NS, live_start_ns=0)
+    store.record_session_job("2012-01-03", "pre_market", "reconcile", ok=False, detail="no answer", now_ns=NOON_NS)
+    store.close()
+
+    assert document(home, "status")["failed_jobs"] == [  # type: ignore[index]
+        {
+            "session_date": "2012-01-03", "phase": "pre_market", "job": "reconcile", "detail": "no answer",
+            "at": "2012-01-03T12:00:00.000-05:00",
+        }
+    ]  # fmt: skip
+    assert "2012-01-03\tpre_market\treconcile\tno answer" in run(home, "status").stdout
+
+
 def test_status_before_the_first_run_is_an_answer_too(tmp_path: Path) -> None:
     assert "none yet" in run(tmp_path, "status").stdout
 
@@ -259,13 +274,17 @@ def test_stop_without_a_trader_says_so(home: Path) -> None:
 def test_equity_and_differences_are_lists_of_what_was_committed(home: Path) -> None:
     assert run(home, "equity").stderr == "no session has closed yet\n"
     store = Store.open(home / "dev_integration" / "ledger.db", run_id="t-2", now_ns=NOON_NS, live_start_ns=0)
-    for day, price in (("2012-01-03", "10"), ("2012-01-04", "8")):
+    for day, price in (("2012-01-03", "10"), ("2012-01-04", "8"), ("2012-01-09", "9")):
         store.record_session_close(day, {"AAPL": D(price)}, now_ns=NOON_NS)
     store.close()
 
     assert [(row["equity_usd"], row["unrealised_usd"]) for row in document(home, "equity")] == [  # type: ignore[attr-defined]
-        ("1002.625", "2.625"), ("996.625", "-3.375"),
+        ("1002.625", "2.625"), ("996.625", "-3.375"), (None, None), (None, None), ("999.625", "-0.375"),
     ]  # fmt: skip
+    thursday, friday, monday = document(home, "equity", "--since", "2012-01-05")  # type: ignore[misc]  # the 7th is a Saturday
+    assert [row["session_date"] for row in (thursday, friday)] == ["2012-01-05", "2012-01-06"]
+    assert (friday["seen"], monday["seen"], monday["session_date"]) == (False, True, "2012-01-09")
+    assert "2012-01-06\t-\t-\t-" in run(home, "equity").stdout
     assert "2012-01-04\t996.62\t972.62\t0.00\t24.00\t0.00\t-3.38" in run(home, "equity", "--since", "2012-01-04").stdout
     (adopted,) = document(home, "differences")  # type: ignore[misc]
     assert (adopted["subject"], adopted["ours"], adopted["resolution"]) == ("account", "unknown", "adopted")

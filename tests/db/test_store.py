@@ -604,6 +604,28 @@ def test_the_command_line_reads_while_the_trader_writes(store: Store, place: Pat
     assert summary.cash_usd == D(99_000)
 
 
+def test_failed_jobs_are_those_of_the_latest_sessions_whose_last_try_failed(
+    store: Store, place: Path | PostgresUrl
+) -> None:
+    told = [
+        ("2012-01-03", "after_close", "parity", False), ("2012-01-04", "after_close", "session", False),
+        ("2012-01-05", "pre_market", "reconcile", False), ("2012-01-05", "pre_market", "warm_up", False),
+        ("2012-01-05", "pre_market", "reconcile", True), ("2012-01-05", "after_close", "reconcile", False),
+        ("2012-01-05", "after_close", "equity", True),
+    ]  # fmt: skip
+    for at_ns, (day, phase, job, ok) in enumerate(told, 300):
+        store.record_session_job(day, phase, job, ok=ok, detail=f"{job} of {day}", now_ns=at_ns)
+
+    with Reader(place) as reader:
+        found, all_days = reader.failed_jobs(), reader.failed_jobs(sessions=9)
+    assert [(job["session_date"], job["phase"], job["job"], job["detail"], job["at_ns"]) for job in found] == [
+        ("2012-01-04", "after_close", "session", "session of 2012-01-04", 301),
+        ("2012-01-05", "pre_market", "warm_up", "warm_up of 2012-01-05", 303),
+        ("2012-01-05", "after_close", "reconcile", "reconcile of 2012-01-05", 305),
+    ]
+    assert [job["job"] for job in all_days] == ["parity", "session", "warm_up", "reconcile"]
+
+
 def test_a_fresh_ledger_has_a_summary_too(place: Path | PostgresUrl) -> None:
     open_store(place)
     with Reader(place) as reader:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +157,7 @@ def _documents(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     documents = []
     for row in rows:
         document = {name: value for name, value in row.items() if name != "seq"}
-        for name in [name for name in document if name.endswith("_ns")]:
+        for name in [name for name in document if name.endswith("_ns") and document[name] is not None]:
             document[name.removesuffix("_ns")] = when(document[name])
         documents.append(document)
     return documents
@@ -240,7 +241,8 @@ def fills_command(settings: "Settings", since: str | None, symbol: str | None, l
 def equity_command(settings: "Settings", since: str) -> None:
     """List what the account was worth at each session's close, with where it came from.
 
-    Equity is cash and positions; realised, fees, dividends and transfers are sums since the ledger began.
+    Equity is cash and positions; realised, fees, dividends and transfers are sums since the ledger began. A session whose
+    close the trader did not see has a row without figures ("seen": false): nothing is guessed.
 
     \b
     Examples:
@@ -248,8 +250,21 @@ def equity_command(settings: "Settings", since: str) -> None:
       algo-royale equity --since 2012-06-01 --json
     """
     with closing(open_reader(settings)) as reader:
-        rows = [row for row in reader.closes() if row["session_date"] >= since]
+        rows = [row for row in _with_gaps(reader.closes()) if row["session_date"] >= since]
     _result(settings, rows, _EQUITY, nothing="no session has closed yet")
+
+
+def _with_gaps(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The closes in order, and between them each session of the calendar that has none, without figures."""
+    from algo_royale.sessions import calendar
+
+    seen = {row["session_date"]: {**row, "seen": True} for row in rows}
+    if not seen:
+        return []
+    first, last = (date.fromisoformat(day) for day in (min(seen), max(seen)))
+    unseen = {**dict.fromkeys(rows[0]), "seen": False}
+    days = {session.date.isoformat() for session in calendar().sessions(first, last)} | set(seen)
+    return [seen.get(day) or {**unseen, "session_date": day} for day in sorted(days)]
 
 
 @click.command("differences")

@@ -66,7 +66,7 @@ def status_command(settings: "Settings") -> None:
     pid = running_trader(settings.directory)
     document: dict[str, Any] = {
         "environment": settings.env, "running": pid is not None, "pid": pid, "trader": None, "ledger": None,
-        "positions": [], "open_orders": [],
+        "positions": [], "open_orders": [], "failed_jobs": [],
     }  # fmt: skip
     if pid is not None:
         with suppress(AlgoRoyaleError):  # it starts, ends or is somebody else's: the ledger still speaks
@@ -78,6 +78,7 @@ def status_command(settings: "Settings") -> None:
             document["ledger"] = summary_of(reader)
             document["positions"] = reader.positions()
             document["open_orders"] = [_order(row) for row in reader.orders(status="open")]
+            document["failed_jobs"] = [_job(row) for row in reader.failed_jobs()]
     if settings.json:
         print_json(document)
     else:
@@ -104,6 +105,10 @@ def _order(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in wanted}
 
 
+def _job(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{name: row[name] for name in ("session_date", "phase", "job", "detail")}, "at": when(row["at_ns"])}
+
+
 def _show_status(document: Mapping[str, Any]) -> None:
     rows: list[tuple[str, object]] = [("environment", document["environment"])]
     live, ledger = document["trader"], document["ledger"]
@@ -128,6 +133,10 @@ def _show_status(document: Mapping[str, Any]) -> None:
             for o in document["open_orders"]
         ]  # fmt: skip
         print_table(columns, orders, right=("quantity", "filled"))
+    if document["failed_jobs"]:
+        click.echo()
+        jobs = [(job["session_date"], job["phase"], job["job"], job["detail"]) for job in document["failed_jobs"]]
+        print_table(("session", "phase", "failed job", "because"), jobs)
 
 
 def _live_rows(live: Mapping[str, Any]) -> list[tuple[str, object]]:
