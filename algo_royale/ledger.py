@@ -119,15 +119,19 @@ class Flow(enum.StrEnum):
     OTHER = "other"
 
 
-_FLOWS = {"fee": Flow.FEE, "cfee": Flow.FEE, "ptc": Flow.FEE, "int": Flow.INTEREST, "cgd": Flow.DIVIDEND}
+_FLOWS = {"fee": Flow.FEE, "cfee": Flow.FEE, "ptc": Flow.FEE, "divfee": Flow.FEE, "cgd": Flow.DIVIDEND}
 _TRANSFERS = ("csd", "csw", "csr", "jnl", "acat", "trans")
 
 
 def flow_of(kind: str) -> Flow:
     """The class of a cash entry by the broker's word for it, in lower case (Alpaca's activity types)."""
+    if kind in _FLOWS:
+        return _FLOWS[kind]
     if kind.startswith("div"):
         return Flow.DIVIDEND
-    return Flow.TRANSFER if kind.startswith(_TRANSFERS) else _FLOWS.get(kind, Flow.OTHER)
+    if kind.startswith("int"):
+        return Flow.INTEREST
+    return Flow.TRANSFER if kind.startswith(_TRANSFERS) else Flow.OTHER
 
 
 class Resolution(enum.StrEnum):
@@ -153,17 +157,23 @@ def fold(history: Iterable[Move]) -> tuple[Position, Decimal]:
     position, realised = FLAT, _ZERO
     for move in history:
         if move.price_usd is None:
-            position = moved(position, move.quantity)
+            position, gained = moved(position, move.quantity)
         else:
             position, gained = _trade(position, move.quantity, move.price_usd)
-            realised += gained
+        realised += gained
     return position, realised
 
 
-def moved(held: Position, quantity: Decimal) -> Position:
-    """A position after shares were added or taken without a price: what was paid is spread over what is left."""
-    after = held.quantity + quantity
-    return Position(after, held.average_cost_usd * held.quantity / after) if after else FLAT
+def moved(held: Position, quantity: Decimal) -> tuple[Position, Decimal]:
+    """A position after shares were added or taken without a price, and the profit realised by that.
+
+    What was paid is spread over what is left. Where nothing is left of it (a merger, a worthless removal) it is realised as a
+    loss, of a short position as a gain; what was paid for the shares is an entry of cash.
+    """
+    after, cost = held.quantity + quantity, held.average_cost_usd * held.quantity
+    if after * held.quantity > 0:
+        return Position(after, cost / after), _ZERO
+    return Position(after, _ZERO), -cost
 
 
 def _trade(position: Position, signed: Decimal, price: Decimal) -> tuple[Position, Decimal]:

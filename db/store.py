@@ -717,9 +717,18 @@ class Store:
     def _book_entries(
         self, account: Account, entries: Sequence[NewEntry], cause_of: str, now_ns: int
     ) -> Account:  # fmt: skip
-        """Book what is new. What happened before the opening is part of the opening's figures."""
+        """Book what is new. What happened before the opening is part of the opening's figures.
+
+        A split may be told as all old shares going and the new ones coming: what comes in a day is booked before what goes, or
+        nothing would be left in between that the cost is of.
+        """
         opened = self._rows("SELECT at_ns FROM cash_entry WHERE kind = 'opening'")
-        for entry in entries:
+        before = account
+
+        def goes_last(entry: NewEntry) -> tuple[date, bool]:
+            return new_york_date(entry.at_ns), before.quantity(entry.symbol) * entry.quantity < 0
+
+        for entry in sorted(entries, key=goes_last):
             if entry.at_ns <= opened[0][0] or self._rows(
                 "SELECT 1 FROM cash_entry WHERE reference = ? UNION SELECT 1 FROM position_entry WHERE reference = ?",
                 entry.entry_id, entry.entry_id,
@@ -732,11 +741,14 @@ class Store:
                 account = replace(account, cash=exact(account.cash + entry.cash_usd))
                 self._insert_cash(entry.kind, entry.entry_id, entry.cash_usd, account.cash, now_ns)
             if entry.quantity and entry.symbol:
-                held = _exact_position(moved(account.positions.get(entry.symbol, FLAT), entry.quantity))
+                held, realised = moved(account.positions.get(entry.symbol, FLAT), entry.quantity)
+                held, realised = _exact_position(held), exact(realised)
                 positions = {s: p for s, p in {**account.positions, entry.symbol: held}.items() if p.quantity}
-                account = replace(account, positions=dict(sorted(positions.items())))
+                account = replace(
+                    account, positions=dict(sorted(positions.items())), realised_pnl=account.realised_pnl + realised
+                )
                 self._insert_position(
-                    entry.kind, entry.entry_id, entry.symbol, entry.quantity, Decimal(0), held, Decimal(0), now_ns
+                    entry.kind, entry.entry_id, entry.symbol, entry.quantity, Decimal(0), held, realised, now_ns
                 )
         return account
 

@@ -275,12 +275,16 @@ def parse_entry(wire: Wire) -> WireEntry:
         at_ns = parse_time_ns(created)
     else:
         at_ns = parse_time_ns(f"{_text(wire, 'date')}T23:59:59Z")
+    kind = _text(wire, "activity_type").lower()
+    quantity, cash = (optional_decimal(wire, name) or Decimal(0) for name in ("qty", "net_amount"))
+    if kind.startswith("div") and cash:
+        quantity = Decimal(0)  # the shares that were paid for; a dividend of shares has no cash
     return WireEntry(
         activity_id=_text(wire, "id"),
-        kind=_text(wire, "activity_type").lower(),
+        kind=kind,
         symbol=_text(wire, "symbol") if wire.get("symbol") else "",
-        quantity=optional_decimal(wire, "qty") or Decimal(0),
-        cash_usd=optional_decimal(wire, "net_amount") or Decimal(0),
+        quantity=quantity,
+        cash_usd=cash,
         at_ns=at_ns,
     )
 

@@ -3,11 +3,12 @@
 from decimal import Decimal
 from fractions import Fraction
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from algo_royale.costs import CostRules, commission, fill_price
-from algo_royale.ledger import Account, Move, Position
+from algo_royale.ledger import Account, Move, Position, flow_of, moved
 from algo_royale.orders import Fill
 
 CASH = Decimal(100_000)
@@ -58,6 +59,30 @@ def test_a_split_changes_shares_and_cost_but_not_value() -> None:
     account = folded(fill("buy", 10, 100)).split("KO", Decimal(2)).split("GE", Decimal(3))
 
     assert account.positions == {"KO": Position(Decimal(20), Decimal(50))}
+
+
+def test_shares_moved_without_a_price_keep_their_cost_and_the_last_ones_take_it_with_them() -> None:
+    long, short = Position(Decimal(10), Decimal(6)), Position(Decimal(-4), Decimal(5))
+
+    assert moved(long, Decimal(-7)) == (Position(Decimal(3), Decimal(20)), 0)  # a reverse split of ten for three
+    assert moved(short, Decimal(-4)) == (Position(Decimal(-8), Decimal("2.5")), 0)
+    assert moved(long, Decimal(-10)) == (Position(Decimal(0), Decimal(0)), -60)
+    assert moved(short, Decimal(4)) == (Position(Decimal(0), Decimal(0)), 20)  # what it was sold for is earned
+    assert moved(long, Decimal(-12)) == (Position(Decimal(-2), Decimal(0)), -60)
+    assert moved(Position(Decimal(0), Decimal(0)), Decimal(5)) == (Position(Decimal(5), Decimal(0)), 0)  # a spin-off
+
+
+@pytest.mark.parametrize(
+    ("kind", "flow"),
+    [
+        ("fee", "fee"), ("cfee", "fee"), ("ptc", "fee"), ("divfee", "fee"), ("div", "dividend"), ("divnra", "dividend"),
+        ("cgd", "dividend"), ("int", "interest"), ("intnra", "interest"), ("inttw", "interest"), ("csd", "transfer"),
+        ("csw", "transfer"), ("jnlc", "transfer"), ("acatc", "transfer"), ("trans", "transfer"), ("split", "other"),
+        ("ma", "other"), ("rounding", "other"),
+    ],
+)  # fmt: skip
+def test_cash_is_classed_by_the_brokers_word(kind: str, flow: str) -> None:
+    assert flow_of(kind).value == flow
 
 
 def test_proceeds_are_cash_at_once_and_spendable_when_they_settle() -> None:

@@ -22,6 +22,7 @@ MONDAY = date(2012, 1, 2)
 DAY_NS = 86_400_000_000_000
 NOON_NS = 1_325_523_600_000_000_000  # of MONDAY in New York
 TINY = F(1, 10**12)
+LOT = D("1e-9")
 
 
 @dataclass
@@ -47,7 +48,9 @@ class Model:
                 continue
             quantity, cost = held.get(symbol, (F(0), F(0)))
             if price is None:
-                held[symbol] = (quantity + signed, cost)
+                kept = (quantity + signed) * quantity > 0  # else nothing is left of what was paid
+                realised -= F(0) if kept else cost
+                held[symbol] = (quantity + signed, cost if kept else F(0))
                 continue
             closed = min(abs(signed), abs(quantity)) if quantity * signed < 0 else F(0)
             if closed:
@@ -95,7 +98,8 @@ class Bench:
         )  # fmt: skip
         assert outcome.agreed, outcome.differences
 
-    def trade(self, symbol: str, side: str, quantity: D, price: D, fee: D) -> None:
+    def trade(self, symbol: str, side: str, quantity: D, price: D, fee: D, part: D = D(0)) -> None:
+        """An order that fills at once, or a part of it first."""
         self.count += 1
         n = self.count
         intent = OrderIntent(
@@ -106,11 +110,16 @@ class Bench:
             targets="[]", approved=(intent,),
         )  # fmt: skip
         self.store.record_decision(decision, now_ns=self.now_ns)
-        fill = Fill(
-            execution_id=f"e-{n}", client_order_id=f"o-{n}", broker_order_id=f"b-{n}", symbol=symbol, side=side,
-            quantity=quantity, cumulative_quantity=quantity, price_usd=price, fees_usd=fee, at_ns=self.now_ns,
-        )  # fmt: skip
-        self.book(fill, OrderEvent.FILL)
+        first = (quantity * part).quantize(LOT) if part else D(0)
+        for so_far, execution in ((first, "p"), (quantity, "e")):
+            if not so_far:
+                continue
+            fill = Fill(
+                execution_id=f"{execution}-{n}", client_order_id=f"o-{n}", broker_order_id=f"b-{n}", symbol=symbol, side=side,
+                quantity=so_far if execution == "p" else quantity - first, cumulative_quantity=so_far, price_usd=price,
+                fees_usd=fee, at_ns=self.now_ns,
+            )  # fmt: skip
+            self.book(fill, OrderEvent.PARTIAL_FILL if execution == "p" else OrderEvent.FILL)
 
     def book(self, fill: Fill, event: OrderEvent, reversed_execution_id: str = "") -> None:
         tomorrow = (MONDAY + timedelta(days=self.day + 1)).isoformat()
@@ -155,16 +164,34 @@ class Bench:
         self.reconcile(facts.cash_usd + amount, dict(facts.positions), (told,))
         self.model.cash.append((kind, F(amount), ""))
 
-    def split(self, symbol: str, times: int) -> None:
+    def round_off(self, cents: int) -> None:
+        """The broker's cash is apart by what may be rounding."""
+        self.count += 1
+        facts = self.store.facts(now_ns=self.now_ns)
+        assert facts.cash_usd is not None
+        self.reconcile(facts.cash_usd + D(cents) / 100, dict(facts.positions))
+        self.model.cash.append(("rounding", F(cents, 100), ""))
+
+    def split(self, symbol: str, ratio: F, in_lieu: D | None, whole: bool) -> None:
+        """So many new shares for an old one, to nine places, or with a remainder paid `in_lieu` each to whole ones; told as the
+        difference or (`whole`) as all old shares going and the new ones coming. A ratio of 0 takes them all."""
         self.count += 1
         facts = self.store.facts(now_ns=self.now_ns)
         held = facts.positions.get(symbol)
         if held is None or facts.cash_usd is None:
             return
-        more = held.quantity * (times - 1)
-        after = {**facts.positions, symbol: Position(held.quantity * times, D(1))}
-        self.reconcile(facts.cash_usd, after, (NewEntry(f"a-{self.count}", "split", symbol, more, D(0), self.now_ns),))
-        self.model.happened.append((f"a-{self.count}", symbol, F(more), None))
+        old, exactly = held.quantity, F(held.quantity) * ratio
+        sign = 1 if old > 0 else -1
+        step = F(1, 10**9) if in_lieu is None else F(1)
+        new = D(sign) * D(int(abs(exactly) / step)) * (LOT if in_lieu is None else D(1))
+        paid = D(0) if in_lieu is None else (D(sign) * D(float(abs(exactly - F(new)))) * in_lieu).quantize(D("0.01"))
+        told = []
+        for number, (change, cash) in enumerate(((-old, paid), (new, D(0))) if whole else ((new - old, paid),)):
+            told.append(NewEntry(f"a-{self.count}-{number}", "split", symbol, change, cash, self.now_ns))
+        after = {s: p for s, p in {**facts.positions, symbol: Position(new, D(1))}.items() if p.quantity}
+        self.reconcile(facts.cash_usd + paid, after, tuple(told))
+        self.model.happened.append((f"a-{self.count}", symbol, F(new - old), None))
+        self.model.cash.append(("split", F(paid), ""))
 
     def close(self, prices: dict[str, D]) -> SessionClose:
         close = self.store.record_session_close(self.today, prices, now_ns=self.now_ns)
@@ -181,7 +208,8 @@ class Bench:
             "cash_usd": cash, "positions_usd": worth, "equity_usd": cash + worth, "realised_usd": realised,
             "cost_usd": sum((cost for _, cost in held.values()), F(0)), "opening_usd": F(100_280),
             "fees_usd": fees - self.model.total("fee"), "dividends_usd": self.model.total("div"),
-            "interest_usd": self.model.total("int"), "transfers_usd": self.model.total("csd"), "other_usd": F(0),
+            "interest_usd": self.model.total("int"), "transfers_usd": self.model.total("csd"),
+            "other_usd": self.model.total("split") + self.model.total("rounding"),
             "unsettled_usd": sum((amount for on, amount in self.sold.values() if on > self.today), F(0)),
         }  # fmt: skip
         for name, value in expected.items():
@@ -195,14 +223,20 @@ class Bench:
 SHARES = st.integers(1, 10**5).map(lambda n: D(n) / 1000)
 PRICES = st.integers(1, 10**6).map(lambda n: D(n) / 100)
 FEES = st.integers(0, 300).map(lambda n: D(n) / 100)
+PARTS = st.sampled_from([D(0), D("0.25")])
+RATIOS = st.sampled_from([F(2), F(3), F(3, 2), F(1, 2), F(1, 3), F(1, 10), F(1, 1000), F(0)])
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("trade"), st.sampled_from("AB"), st.sampled_from(["buy", "sell"]), SHARES, PRICES, FEES),
+        st.tuples(
+            st.just("trade"), st.sampled_from("AB"), st.sampled_from(["buy", "sell"]), SHARES, PRICES, FEES, PARTS
+        ),
         st.tuples(st.just("bust"), st.integers(0, 99)),
         st.tuples(st.just("correct"), st.integers(0, 99), PRICES, FEES),
         st.tuples(st.just("entry"), st.sampled_from(["div", "csd", "int"]), FEES.map(lambda fee: fee + 1)),
         st.tuples(st.just("entry"), st.just("fee"), FEES.map(lambda fee: -fee - 1)),
-        st.tuples(st.just("split"), st.sampled_from("AB"), st.integers(2, 4)),
+        st.tuples(st.just("entry"), st.just("div"), FEES.map(lambda fee: -fee - 1)),  # owed by who is short
+        st.tuples(st.just("rounding"), st.sampled_from([-1, 1])),
+        st.tuples(st.just("split"), st.sampled_from("AB"), RATIOS, st.none() | PRICES, st.booleans()),
         st.tuples(st.just("close"), st.dictionaries(st.sampled_from("AB"), PRICES)),
         st.tuples(st.just("load")),
     ),
@@ -213,7 +247,8 @@ STEPS = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(STEPS)
 def test_every_figure_is_what_fractions_say_whatever_happens_in_whatever_order(steps: list[tuple[object, ...]]) -> None:
-    """Trades through zero, splits, dividends, deposits, fees, busts and corrections of any earlier fill, restarts."""
+    """Trades in parts and through zero, splits and reverse splits with remainders, shares taken whole, dividends paid and owed,
+    deposits, fees, rounding, busts and corrections of any earlier fill, restarts."""
     follow(Bench(), steps)
 
 
@@ -227,16 +262,18 @@ def follow(bench: Bench, steps: list[tuple[object, ...]]) -> None:
     """Tell store and model the same, and compare at each close and at the end."""
     for name, *arguments in [*steps, ("close", {"A": D("3.5")})]:
         match name, arguments:
-            case "trade", [symbol, side, quantity, price, fee]:
-                bench.trade(str(symbol), str(side), quantity, price, fee)  # type: ignore[arg-type]
+            case "trade", [symbol, side, quantity, price, fee, part]:
+                bench.trade(str(symbol), str(side), quantity, price, fee, part)  # type: ignore[arg-type]
             case "bust", [int(n)]:
                 bench.take_back(n, None)
             case "correct", [int(n), price, fee]:
                 bench.take_back(n, (price, fee))  # type: ignore[arg-type]
             case "entry", [kind, amount]:
                 bench.entry(str(kind), amount)  # type: ignore[arg-type]
-            case "split", [symbol, int(times)]:
-                bench.split(str(symbol), times)
+            case "rounding", [int(cents)]:
+                bench.round_off(cents)
+            case "split", [symbol, ratio, in_lieu, whole]:
+                bench.split(str(symbol), ratio, in_lieu, bool(whole))  # type: ignore[arg-type]
             case "load", _:
                 bench.store.load()
             case "close", [dict(prices)]:

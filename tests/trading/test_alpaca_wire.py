@@ -113,6 +113,22 @@ def test_recorded_account_orders_positions_and_activities_are_read() -> None:
     assert (entry.kind, entry.cash_usd, entry.quantity) == ("jnlc", D(100_000), D(0))
 
 
+def test_a_dividend_moves_cash_and_not_the_shares_that_it_is_paid_for() -> None:
+    """The example of Alpaca's OpenAPI file; its `qty` is what contributed to the payment. One in shares has no cash."""
+    told = {
+        "activity_type": "DIV", "activity_sub_type": "SDIV", "created_at": "2021-05-10T14:01:04.650275Z", "date": "2019-08-01",
+        "id": "20190801011955195::5f596936", "net_amount": "1.02", "per_share_amount": "0.51", "qty": "2", "symbol": "T",
+    }  # fmt: skip
+    paid = wire.parse_entry(told)
+    assert (paid.kind, paid.symbol, paid.cash_usd, paid.quantity) == ("div", "T", D("1.02"), D(0))
+    withheld = wire.parse_entry({**told, "activity_type": "DIVNRA", "net_amount": "-0.31"})
+    assert (withheld.kind, withheld.cash_usd, withheld.quantity) == ("divnra", D("-0.31"), D(0))
+    in_shares = wire.parse_entry({**told, "net_amount": "0", "per_share_amount": None})
+    assert (in_shares.cash_usd, in_shares.quantity) == (D(0), D(2))
+    split = wire.parse_entry({**told, "activity_type": "SPLIT", "qty": "-60", "net_amount": "4.1"})
+    assert (split.cash_usd, split.quantity) == (D("4.1"), D(-60))
+
+
 def test_documented_conversations_are_understood() -> None:
     talks = json.loads(shared("alpaca/ws_transcripts.json").read_text())
     for talk in talks["trading"]["conversations"]:

@@ -17,7 +17,7 @@ from algo_royale.sessions import calendar, new_york_date
 from algo_royale.strategies.combined import CombinedSignal
 from conftest import shared
 from db.admin import check
-from traders import config, ledger_of, plan, recorded_orders, simulated, simulated_orders, trader, truth_errors
+from traders import BUSY, config, ledger_of, plan, recorded_orders, simulated, simulated_orders, trader, truth_errors
 
 PORTFOLIOS = ("EqualWeightPortfolioStrategy", "InverseVolatilityPortfolioStrategy", "MinimumVariancePortfolioStrategy")
 HELD_BACK = 250  # sessions from START to the end of the bundled data
@@ -109,6 +109,38 @@ def test_ledger_reports_the_equity_of_every_session() -> None:
         Decimal(str(v)).quantize(Decimal("0.0001")) for v in expected.equity
     ]
     assert check(live.store.database) == []
+
+
+def test_dividends_that_the_broker_pays_are_cash_for_the_shares_held_overnight_and_no_shares() -> None:
+    """As a live account is paid: three of them in November 2012, by the bundled prices' own list."""
+    live = trader(18, start=BUSY)
+    live.exchange.config = dataclasses.replace(live.exchange.config, pay_dividends=True)
+
+    assert live.run() == 0
+
+    closes = {
+        day: {symbol: Decimal(quantity) for symbol, quantity, *_ in json.loads(held)}
+        for day, held in live.store.database.connection().execute("SELECT session_date, positions FROM session_close")
+    }
+    before = {day: max(d for d in closes if d < day) for day in sorted(closes)[1:]}
+    due = [
+        closes[before[day]].get(symbol, 0) * Decimal(str(action.cash_usd))
+        for symbol in live.plan.names
+        for action in bundled().actions(symbol)
+        if (day := action.ex_date.isoformat()) in before
+    ]
+    paid = [
+        Decimal(amount)
+        for (amount,) in live.store.database.connection().execute(
+            "SELECT amount_usd FROM cash_entry WHERE kind = 'div'"
+        )
+    ]
+    assert sorted(paid) == sorted(amount for amount in due if amount) and len(paid) == 3
+    ((booked,),) = live.store.database.connection().execute(
+        "SELECT dividends_usd FROM session_close ORDER BY seq DESC LIMIT 1"
+    )
+    assert Decimal(booked) == sum(paid)
+    assert truth_errors(live) == [] and check(live.store.database) == []
 
 
 def test_the_configuration_under_test_is_the_shipped_one() -> None:
