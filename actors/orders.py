@@ -101,6 +101,7 @@ class OrdersActor(Actor[OrdersMessage]):
         self._fresh: set[str] = set()  # heard of by a decision of this incarnation: certainly never sent before
         self._tries: dict[str, int] = {}
         self._asked_for = "start"
+        self._window_of: tuple[tuple[str, int], tuple[int, int]] = (("", 0), (0, 0))  # of the last one asked for
         self._jobs: list[SessionJobDue] = []  # of the session: comparisons that somebody waits for
         self._seen_ns = 0  # when the broker was last looked at
         self._compared_ns = 0  # the latest look that the ledger agreed with
@@ -160,6 +161,8 @@ class OrdersActor(Actor[OrdersMessage]):
                     raise Halt(f"the broker could not be reconciled with during the session of {message.session_date}")
             case TimerFired(name="send"):
                 self._send_recorded()
+            case TimerFired(name="overdue"):
+                self._cancel_overdue()
             case TimerFired(name="lookup"):
                 self._sent.discard(message.key)
                 self._send_recorded()  # now, or when the broker has been reconciled with again
@@ -342,19 +345,30 @@ class OrdersActor(Actor[OrdersMessage]):
                 )
 
     def _cancel_overdue(self) -> None:
-        """Within a session an order is for one bar; what is left of it then gives way to the next decision. (A daily bar's
-        order ends with its session by itself.)"""
+        """Within a session an order is for one bar; what is left of it is canceled with that bar's last nanosecond, so that nothing
+        of the next one fills it, and gives way to the next decision. (A daily bar's order ends with its session by itself.)"""
+        for order in (self._orders or {}).values():
+            self._cancel_if_overdue(order)
+
+    def _cancel_if_overdue(self, order: OrderRecord) -> None:
         if self._timeframe is Timeframe.DAY_1:
             return
-        for order in (self._orders or {}).values():
-            until_ns = send_window(order.time_in_force, order.bar_end_ns, self._timeframe, self._calendar)[1]
-            if self.now_ns < until_ns or order.broker_order_id is None or order.client_order_id in self._canceling:
-                continue
+        last_ns = self._window(order)[1] - 1
+        if self.now_ns < last_ns:
+            self.at(last_ns, TimerFired(at_ns=last_ns, name="overdue"), key=f"overdue {last_ns}")
+        elif order.broker_order_id is not None and order.client_order_id not in self._canceling:
             self._canceling.add(order.client_order_id)
             cancel = CancelOrder(
                 at_ns=self.now_ns, client_order_id=order.client_order_id, broker_order_id=order.broker_order_id
             )
             self.tell(self._broker, cancel)
+
+    def _window(self, order: OrderRecord) -> tuple[int, int]:
+        """`send_window` of the order; the orders of a bar ask one after the other."""
+        key = order.time_in_force, order.bar_end_ns
+        if key != self._window_of[0]:
+            self._window_of = key, send_window(*key, self._timeframe, self._calendar)
+        return self._window_of[1]
 
     # --- submitting ---
 
@@ -382,7 +396,7 @@ class OrdersActor(Actor[OrdersMessage]):
             return
         if self._waits(order):
             return
-        from_ns, until_ns = send_window(order.time_in_force, order.bar_end_ns, self._timeframe, self._calendar)
+        from_ns, until_ns = self._window(order)
         if self.now_ns < from_ns:
             timer = TimerFired(at_ns=self.now_ns, name="send", key=client_order_id)
             self.later((from_ns - self.now_ns) / 1e9, timer, key=f"send {client_order_id}")
@@ -393,6 +407,7 @@ class OrdersActor(Actor[OrdersMessage]):
         self._sent.add(client_order_id)
         self._fresh.discard(client_order_id)
         self.tell(self._broker, SubmitOrder(at_ns=self.now_ns, order=order, lookup_first=lookup_first))
+        self._cancel_if_overdue(order)
 
     def _waits(self, order: OrderRecord) -> bool:
         """Whether a purchase that was not sent yet needs the proceeds of a sale that is still open."""
@@ -484,10 +499,13 @@ class OrdersActor(Actor[OrdersMessage]):
             self._ended[message.order.client_order_id] = message.order
             self._sent.discard(message.order.client_order_id)
             self._tries.pop(message.order.client_order_id, None)
+            if not self._orders and self._timeframe is not Timeframe.DAY_1:
+                self.cancel(f"overdue {self._window(message.order)[1] - 1}")
             if self._buys_wait and message.order.side != BUY:
                 self._send_recorded()
         else:
             self._orders[message.order.client_order_id] = message.order
+            self._cancel_if_overdue(message.order)  # it may have been accepted late
 
 
 def _fill_of(update: TradeUpdated) -> FillRecord | None:

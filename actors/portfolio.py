@@ -223,6 +223,8 @@ class PortfolioActor(Actor[PortfolioMessage]):
                 self.tell(self._orders, JobDue(at_ns=self.now_ns, job="reconcile"))
                 self._look(end_ns)
             return
+        if self._state.orders and self._late < end_ns and self._in_time(end_ns):
+            return  # they are for an earlier bar, and about to end
         for bar_end_ns in sorted(end for end in self._reports if end <= end_ns):
             event = self._event(bar_end_ns, self._reports.pop(bar_end_ns))
             if bar_end_ns < end_ns or not self._in_time(bar_end_ns):

@@ -266,6 +266,7 @@ class Orders(Section):
 
     type: Literal["market", "marketable_limit", "opening_auction", "closing_auction"]
     collar_bps: Annotated[Money, Field(lt=10_000)]
+    limit_rests: Flag
     flatten_at_close: Flag
     wait_for_sells: Flag
     one_way: Flag
@@ -278,7 +279,7 @@ class Orders(Section):
 
         return OrderPolicy(
             type=OrderType(self.type), collar_bps=self.collar_bps, flatten_at_close=self.flatten_at_close,
-            round_limits=round_limits,
+            round_limits=round_limits, limit_rests=self.limit_rests,
         )  # fmt: skip
 
     def holds(self, account: Account) -> "HoldRules":

@@ -103,6 +103,7 @@ class EngineConfig:
     lookback: int = field(init=False)
     is_daily: bool = field(init=False)
     keeps_holds: bool = field(init=False)
+    bar_ns: int = field(init=False)
     cash_at_close_ns: int | None = field(init=False)  # a session's end minus this is when all goes to cash; None: never
     viability_array: FloatArray = field(init=False, compare=False, repr=False)
     none_missed: tuple[int, ...] = field(init=False, compare=False, repr=False)  # these two: what most bars say
@@ -125,15 +126,17 @@ class EngineConfig:
         bar_ns = DAILY * SESSION_MINUTES // per_year * MINUTE_NS
         flat = self.rules.policy.flatten_at_close
         object.__setattr__(self, "is_daily", per_year <= DAILY)
+        object.__setattr__(self, "bar_ns", bar_ns)
         object.__setattr__(self, "keeps_holds", self.rules.holds.matters(is_daily=self.is_daily))
         if self.is_daily and flat:
             raise BadConfiguration("flatten_at_close needs bars within a session: a daily bar ends with it")
         if not self.is_daily and self.rules.policy.type in AUCTIONS:
             raise BadConfiguration("orders for an auction need daily bars: within a session the next bar decides anew")
         limited, real = self.rules.policy.type is OrderType.MARKETABLE_LIMIT, self.rules.shortfall == "borrow"
-        if limited and real and not self.is_daily and self.rules.lot % 1:
+        if limited and real and not (self.is_daily or self.rules.policy.limit_rests) and self.rules.lot % 1:
             raise BadConfiguration(
-                "within a session a marketable limit is immediate or cancel, which takes whole shares only"
+                "within a session a marketable limit is immediate or cancel, which takes whole shares only; "
+                "with [orders] limit_rests it takes fractions too"
             )
         object.__setattr__(self, "cash_at_close_ns", bar_ns if flat or params.get(CASH_AT_CLOSE) else None)
         object.__setattr__(self, "none_missed", (0,) * len(symbols))
@@ -402,7 +405,7 @@ def _fill(state: EngineState, fill: Fill, config: EngineConfig) -> EngineState:
         del orders[fill.client_order_id]
     holds = state.holds
     if config.keeps_holds:
-        holds = {**holds, fill.symbol: _traded(holds.get(fill.symbol, SymbolHold()), fill, config.rules.holds)}
+        holds = {**holds, fill.symbol: _traded(holds.get(fill.symbol, SymbolHold()), fill, config)}
     later = config.rules.account == "cash" and fill.side == SELL and config.rules.settlement_days > 0
     if later and (known := state.started or state.session):
         traded = new_york_date(fill.at_ns).isoformat()
@@ -411,13 +414,19 @@ def _fill(state: EngineState, fill: Fill, config: EngineConfig) -> EngineState:
     return replaced(state, orders=orders, holds=holds, account=state.account.apply_fill(fill, settles_at=settles_at))
 
 
-def _traded(before: SymbolHold, fill: Fill, rules: HoldRules) -> SymbolHold:
+def _traded(before: SymbolHold, fill: Fill, config: EngineConfig) -> SymbolHold:
     """The symbol's hold after an execution."""
+    at_ns = _counts_from(fill.at_ns, config)
     if fill.side == BUY:
-        now, event = replaced(before, bought_ns=max(before.bought_ns, fill.at_ns)), HoldEvent.BOUGHT
+        now, event = replaced(before, bought_ns=max(before.bought_ns, at_ns)), HoldEvent.BOUGHT
     else:
-        now, event = replaced(before, sold_ns=max(before.sold_ns, fill.at_ns)), HoldEvent.SOLD
-    return holding.move(now, event, rules, fill.at_ns, new_york_date(fill.at_ns).isoformat())
+        now, event = replaced(before, sold_ns=max(before.sold_ns, at_ns)), HoldEvent.SOLD
+    return holding.move(now, event, config.rules.holds, at_ns, new_york_date(at_ns).isoformat())
+
+
+def _counts_from(traded_ns: int, config: EngineConfig) -> int:
+    """Since when a symbol counts as traded: the start of the bar within its session, for when in it a simulation does not know."""
+    return traded_ns if config.is_daily else traded_ns - traded_ns % config.bar_ns
 
 
 def _held_back(state: EngineState, rules: HoldRules) -> dict[str, SymbolHold]:
@@ -961,9 +970,9 @@ def _traded_before(trades: Sequence[TradeFacts], config: EngineConfig) -> dict[s
     out: dict[str, SymbolHold] = {}
     rules = config.rules.holds
     for trade in sorted(trades, key=lambda one: one.at_ns) if config.keeps_holds else ():
-        before = out.get(trade.symbol, SymbolHold())
-        now = replaced(before, bought_ns=trade.at_ns) if trade.side == BUY else replaced(before, sold_ns=trade.at_ns)
-        out[trade.symbol] = holding.of_facts(now, rules, trade.at_ns, new_york_date(trade.at_ns).isoformat())
+        before, at_ns = out.get(trade.symbol, SymbolHold()), _counts_from(trade.at_ns, config)
+        now = replaced(before, bought_ns=at_ns) if trade.side == BUY else replaced(before, sold_ns=at_ns)
+        out[trade.symbol] = holding.of_facts(now, rules, at_ns, new_york_date(at_ns).isoformat())
     return out
 
 

@@ -26,7 +26,6 @@ from algo_royale.sessions import calendar, new_york_date
 
 SESSION_S = 23_400
 _SECOND_NS = 1_000_000_000
-_MINUTE_NS = 60 * _SECOND_NS
 
 
 class Hold(enum.StrEnum):
@@ -89,7 +88,7 @@ class HoldRules:
     """Which holds there are; as they stand here, none.
 
     `one_way`: a flat symbol is only bought and a held one only sold, so that positions are never added to or trimmed.
-    `post_fill_delay_s`: so long after a fill nothing is ordered, counted from the minute it filled in.
+    `post_fill_delay_s`: so long after a fill nothing is ordered, counted from the start of the bar it filled in.
     `settlement_days`: sessions until the proceeds of a sale have settled; until then the symbol is not bought. 0: no hold.
     `no_day_trades`: a symbol that was traded in a session is not ordered in it again.
     """
@@ -134,7 +133,7 @@ def applies(hold: Hold, facts: SymbolHold, rules: HoldRules, at_ns: int, session
         case Hold.CLOSED_FOR_DAY:
             return rules.no_day_trades and traded_ns > 0 and new_york_date(traded_ns).isoformat() == session
         case Hold.POST_FILL_DELAY:
-            over_ns = traded_ns - traded_ns % _MINUTE_NS + rules.post_fill_delay_s * _SECOND_NS
+            over_ns = traded_ns + rules.post_fill_delay_s * _SECOND_NS
             return rules.post_fill_delay_s > 0 and traded_ns > 0 and at_ns < over_ns
         case Hold.PENDING_SETTLEMENT:
             return facts.sold_ns > 0 and rules.settlement_days > 0 and settles_on(facts.sold_ns, rules) > session

@@ -157,20 +157,18 @@ def bar_before(at_ns: int, timeframe: Timeframe, calendar: Calendar) -> tuple[in
 def order_window(bar_end_ns: int, timeframe: Timeframe, calendar: Calendar) -> tuple[int, int]:
     """[opens, ends) in UTC ns: when the orders of the bar that ended then may be sent.
 
-    A daily bar's orders are the next session's, and so are those of a session's last bar; within a session they may be sent
-    until the next bar has ended, which decides anew.
+    That is until the next bar has ended, which decides anew: a daily bar's orders are the next session's, and those of a
+    session's last bar the first one's of the next.
     """
     session = None if timeframe is Timeframe.DAY_1 else calendar.session_at(bar_end_ns)
-    if session is None:
-        session = calendar.next_session(bar_end_ns)
-        return session.open_ns, session.close_ns
-    return bar_end_ns, bar_at(bar_end_ns, timeframe, calendar)[1]
+    opens_ns = bar_end_ns if session is not None else calendar.next_session(bar_end_ns).open_ns
+    return opens_ns, bar_at(opens_ns, timeframe, calendar)[1]
 
 
 def send_window(time_in_force: str, bar_end_ns: int, timeframe: Timeframe, calendar: Calendar) -> tuple[int, int]:
     """[from, until) in UTC ns: when the broker takes an order of the bar that ended then, so that it is still for its window.
 
-    An order for an auction is taken from seven in the evening (New York) on, one for the opening auction until two minutes
+    An order for an auction (daily bars have them) is taken from seven in the evening (New York) on, one for the opening auction until two minutes
     before the open, one for the closing auction until five minutes before the close, both with a second to spare.
     """
     if time_in_force not in ("opg", "cls"):

@@ -6,6 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from algo_royale.app.stepped import SteppedTrader, market_replay
 from algo_royale.config import Config
 from algo_royale.data.catalog import Catalog, write_parquet
@@ -16,7 +18,7 @@ from algo_royale.research.handover import Member, SymbolPlan, TradingPlan, engin
 from algo_royale.research.simulate import SimulationResult
 from algo_royale.sessions import calendar
 from algo_royale.strategies import default_trial, resolve, strategy_id
-from markets import minutes
+from markets import MINUTE_NS, minutes
 from traders import config
 
 HALF = date(2012, 11, 23)  # the session after Thanksgiving ends at one
@@ -41,11 +43,17 @@ def catalog_of(series: Mapping[str, Bars]) -> Catalog:
 
 @lru_cache
 def seeded(
-    symbols: Sequence[str] = SYMBOLS, last: date = date(2012, 12, 7), gaps: float = 0.0, seed: int = 1
+    symbols: Sequence[str] = SYMBOLS, last: date = date(2012, 12, 7), gaps: float = 0.0, seed: int = 1, silent: int = 0
 ) -> Catalog:
-    """Minutes of random walks over a month with a half day; `gaps` of the minutes, but none at a quarter hour, have no trade."""
+    """Minutes of random walks over a month with a half day; `gaps` of the minutes have no trade, and the first symbol has none in
+    the first `silent` minutes of each session."""
     sessions = calendar().sessions(FIRST, last)
-    return catalog_of({s: minutes(s, seed + n, sessions, gaps=gaps, quarters=True) for n, s in enumerate(symbols)})
+    series = {s: minutes(s, seed + n, sessions, gaps=gaps) for n, s in enumerate(symbols)}
+    bars = series[symbols[0]]
+    opens = np.array([session.open_ns for session in sessions])
+    late = bars.start_ns - opens[np.searchsorted(opens, bars.start_ns, side="right") - 1] >= silent * MINUTE_NS
+    series[symbols[0]] = Bars.of(symbols[0], bars.timeframe, [bars.bar(row) for row in np.flatnonzero(late).tolist()])
+    return catalog_of(series)
 
 
 def config_on(folder: Path, catalog: Catalog) -> Config:

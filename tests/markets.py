@@ -58,14 +58,11 @@ def random_returns(seed: int, rows: int, n: int) -> FloatArray:
     return returns
 
 
-def minutes(
-    symbol: str, seed: int, sessions: Sequence[Session], *, gaps: float = 0.0, whole: bool = True, quarters: bool = False
-) -> Bars:  # fmt: skip
-    """Minute bars of a random walk in cents over these sessions; `gaps` of the minutes have none, but, with `quarters`, never those
-    that begin a quarter of an hour. Volumes are whole, or not."""
+def minutes(symbol: str, seed: int, sessions: Sequence[Session], *, gaps: float = 0.0, whole: bool = True) -> Bars:
+    """Minute bars of a random walk in cents over these sessions; `gaps` of the minutes have none. Volumes are whole, or not."""
     rng = np.random.default_rng(seed)
     start = np.concatenate([np.arange(s.open_ns, s.close_ns, MINUTE_NS) for s in sessions])
-    kept = (rng.random(len(start)) >= gaps) | (quarters & (start % (15 * MINUTE_NS) == 0))
+    kept = rng.random(len(start)) >= gaps
     n = len(start)
     close = np.round(50 * np.exp(np.cumsum(rng.normal(0, 0.001, n))), 2)
     open_ = np.round(np.append(50.0, close[:-1]) * (1 + rng.normal(0, 0.0005, n)), 2)

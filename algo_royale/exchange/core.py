@@ -1,6 +1,8 @@
 """The twin's state: one account, its orders and fills, the session's prices, and who listens. Pure: time moves by `advance` alone.
 
-Where the replay has a tape, orders meet the best bid and offer of each trade and quote, and bars are made of what was told.
+Where the replay has a tape, orders meet the best bid and offer of each trade and quote, and bars are made of what was told. Where
+its trades come without quotes, one stands for the minute it was made in: an order in a minute without any meets the next one
+that is made. A limit for which that is not good enough waits, and trades at itself when a later one reaches it.
 
 Without one, fills follow what daily bars can tell. While a session is open its only known price is the open; at its close the range and the
 close become known. So a market order meets the open of its session (or, sent during the session, that same last price); a limit
@@ -26,7 +28,7 @@ from algo_royale.costs import CENT, commission, fees, usd
 from algo_royale.errors import BadInput, BrokerUnavailable
 from algo_royale.exchange import rest
 from algo_royale.exchange.amendments import Amended, Amendment
-from algo_royale.exchange.matching import STOPS, Range, Touch, price_now, price_within, shares
+from algo_royale.exchange.matching import STOPS, Range, Touch, limit_of, price_now, price_within, shares
 from algo_royale.exchange.records_rest import CONFIGURATIONS
 from algo_royale.exchange.replay import CLOSE, MINUTE, OPEN, DayBar, Event, MarketReplay, Ticks, bar_json
 from algo_royale.exchange.streams import DataStream, Stream, TestStream, TradingStream, encode
@@ -123,6 +125,7 @@ class Exchange:
         self.intraday_basis: dict[str, Decimal] = {}
         self._deposit()
         self.quotes: dict[str, tuple[Decimal, Decimal]] = {}
+        self._traded_ns: dict[str, int] = {}  # the last trade that counts of each symbol in this session
         before = replay.events[self._next_event - 1] if self._next_event else None
         self.tick_session = max(0, before.session) if before else 0
         self._ticks, self._cursor = replay.ticks(self.tick_session), 0
@@ -300,6 +303,7 @@ class Exchange:
             self.quotes[symbol] = (usd(day.quotes.bid[row]), usd(day.quotes.ask[row]))
         elif day.trades.counts[row]:
             self.marks[symbol] = usd(day.trades.price[row])
+            self._traded_ns[symbol] = int(day.trades.at_ns[row])
 
     def _see_last(self, ticks: Ticks, start: int, end: int, number: int, unsaid: Set[int]) -> None:
         """The last quote and the last trade that counts of a symbol in a stretch of ticks."""
@@ -458,6 +462,8 @@ class Exchange:
             "T": "s", "S": symbol, "sc": code, "sm": text, "rc": "", "rm": "", "t": rfc3339(self.now_ns), "z": "C",
         }  # fmt: skip
         self._broadcast([("statuses", symbol, encode(status))])
+        for order in self.open_orders.values():
+            order.rests = order.rests and order.symbol != symbol  # and so is a resumption
         if not halted and self.day is not None:
             self._match(symbol)
 
@@ -718,7 +724,7 @@ class Exchange:
             trail_price=request.trail_price, trail_percent=request.trail_percent, time_in_force=request.time_in_force,
             order_class=request.order_class, extended_hours=request.extended_hours, reference=reference, intent=intent,
             active=request.type not in STOPS, status=status, created_ns=at, updated_ns=at, submitted_ns=at,
-            expires_ns=self._expiry(request),
+            expires_ns=self._expiry(request), arrived_ns=self.now_ns,
         )  # fmt: skip
         order.client_order_id = request.client_order_id or self.ids.uuid("client")
         self.orders.append(order)
@@ -755,6 +761,8 @@ class Exchange:
         regular = self.day is not None and symbol in self.day
         if symbol in self.halted or not (regular or (order.extended_hours and self.extended)):
             return None
+        if not self.replay.has_quotes and self._traded_ns.get(symbol, -1) < order.arrived_ns // MINUTE_NS * MINUTE_NS:
+            return None  # nobody has traded since: no price is known
         last = self.marks[symbol]
         bid, ask = self.quotes.get(symbol, (last, last))
         return Touch(last, bid, ask)
@@ -781,6 +789,9 @@ class Exchange:
         if touch is None or not order.is_open or order.time_in_force == "cls":
             return
         price = price_now(order, touch, self.config.costs)
+        if price is not None and order.rests:
+            price = limit_of(order)
+        order.rests = price is None and order.active and not self.replay.has_quotes
         if price is not None:
             self._fill(order, price, self._part(order, shares(order, price)))
         if order.is_open and order.time_in_force in ("ioc", "fok", "opg"):
@@ -961,7 +972,11 @@ class Exchange:
         self._opening = len(self._entries)
         self._mark_positions()
         self.day = self.replay.day(session)
-        self.marks.update((symbol, bar.open) for symbol, bar in self.day.items())
+        self._traded_ns = {}
+        if self.replay.has_quotes:
+            self.marks.update((symbol, bar.open) for symbol, bar in self.day.items())
+        for order in self.open_orders.values():
+            order.rests = False  # the open is an auction
 
     def _pay_dividend(self, symbol: str, cash: Decimal, day: str) -> None:
         """Those who hold the shares overnight are paid, those who owe them pay, on the ex-date."""

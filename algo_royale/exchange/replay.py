@@ -137,6 +137,7 @@ class MarketReplay:
         self._starts = np.array([s.label_ns for s in self.sessions], np.int64)
         self._rows = {symbol: self._row_of_session(series) for symbol, series in self._bars.items()}
         self.events = Events(self.sessions, by_minute=tape is not None)
+        self.has_quotes = tape is None or tape.has_quotes  # without a tape a session's open stands for them
         self._days: dict[int, dict[str, DayBar]] = {}
         self._minutes: dict[tuple[str, int], Bars] = {}
         self._splits: dict[date, dict[str, Decimal]] = {}

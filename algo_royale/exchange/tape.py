@@ -59,7 +59,10 @@ class Day(NamedTuple):
 
 
 class Tape(Protocol):
-    """Where a session's trades and quotes come from."""
+    """Where a session's trades and quotes come from. `has_quotes`: what is bid and offered stands until the next quote; else the
+    quotes are but the trades again, and nobody knows a price in a minute without one."""
+
+    has_quotes: bool
 
     def day(self, symbol: str, session: Session) -> Day:
         """What happened in the session; nothing where there is nothing known."""
@@ -79,6 +82,7 @@ class PathTape:
 
     def __init__(self, bars: Mapping[str, Bars], *, seed: int = 0, trades: int = 780, spread_bps: float = 2.0) -> None:
         self._bars, self._seed, self._trades, self._spread = dict(bars), seed, trades, spread_bps / 1e4
+        self.has_quotes = spread_bps > 0
 
     def day(self, symbol: str, session: Session) -> Day:
         series = self._bars.get(symbol)
@@ -141,6 +145,8 @@ class TickTape:
     Trades need `timestamp, price, size` and may have `cond_flags` and `suspicious`; quotes need `timestamp, bid_price, bid_size,
     ask_price, ask_size`. Rows outside 04:00 to 20:00 New York, crossed quotes and prices that are not positive are left out.
     """
+
+    has_quotes = True
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -126,7 +126,8 @@ class Order:
     """An order as the exchange holds it. Instants are UTC nanoseconds, quantities shares, prices US dollars.
 
     `qty` is None while an order of an amount of money is not filled. `reference` is what a share is reserved at. `active`:
-    a stop that was reached. `group`: the exits of one position, of which one ends the others; `legs`: exits that wait for
+    a stop that was reached. `rests`: a limit that saw a market which was not good enough. `arrived_ns`: when
+    it was sent, whatever instant of its own it was given. `group`: the exits of one position, of which one ends the others; `legs`: exits that wait for
     this entry.
     """
 
@@ -155,6 +156,8 @@ class Order:
     extended_hours: bool = False
     intent: str = "buy_to_open"
     active: bool = True
+    rests: bool = False
+    arrived_ns: int = 0
     filled_qty: Decimal = Decimal(0)
     filled_value: Decimal = Decimal(0)
     filled_ns: int | None = None

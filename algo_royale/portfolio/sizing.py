@@ -47,7 +47,7 @@ class OrderPolicy:
     """Type and time in force of every order.
 
     `type`: see `OrderType`. A marketable limit of a daily bar works through the whole session; within a session it trades at
-    once or not at all (immediate or cancel), because the next bar decides anew.
+    once or not at all (immediate or cancel), or, with `limit_rests`, waits until the next bar has ended, which decides anew.
     `collar_bps`: how far a limit is from the last price. `round_limits`: to the broker's increments; adjusted prices have none.
     `flatten_at_close`: bars within a session sell everything before it ends.
     """
@@ -55,6 +55,7 @@ class OrderPolicy:
     type: OrderType = OrderType.MARKET
     collar_bps: Decimal = Decimal(50)
     round_limits: bool = True
+    limit_rests: bool = False
     flatten_at_close: bool = False
 
     def __post_init__(self) -> None:
@@ -64,7 +65,7 @@ class OrderPolicy:
     def terms(self, side: str, last: Decimal, *, is_daily: bool) -> Terms:
         """How an order of `side` is sent when the last price is `last`."""
         if self.type is OrderType.MARKETABLE_LIMIT:
-            return Terms("limit", "day" if is_daily else "ioc", self.limit(side, last))
+            return Terms("limit", "day" if is_daily or self.limit_rests else "ioc", self.limit(side, last))
         return _AUCTION_TERMS.get(self.type, MARKET_TERMS)
 
     def limit(self, side: str, last: Decimal) -> Decimal:

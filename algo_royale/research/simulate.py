@@ -3,10 +3,10 @@
 Timing, for each bar time of the union over symbols, in this order:
   1. a new session: splits that go ex today change quantities; unsettled cash whose day has come settles;
   2. the open: orders decided at the previous bar time fill at their symbol's open through `costs.fill_price`, sells before
-     buys, each in symbol order; an order whose symbol has no bar here, and what is left of a scaled one, expires; but where the
-     broker fills every order (TRADER_RULES), within a session such a one meets the last price, for a quote needs no trade;
-     a limit that the open does not satisfy fills at itself if the bar's range reaches it, an order for the closing auction
-     at the close;
+     buys, each in symbol order: the first trade after the decision, however late in the bar it comes. An order whose symbol
+     has no bar here, and what is left of a scaled one, ends; with a broker (TRADER_RULES) so does one whose own bar passed
+     without a trade in any symbol. A limit that the open does not satisfy fills at itself if it may wait and the bar's range
+     reaches it, an order for the closing auction at the close;
   3. the close: one `BarsClosed` with every symbol that has a bar, hence one decision, whose orders live until step 2 of the
      next bar time. Orders of the last bar time therefore stay unfilled.
 
@@ -41,9 +41,10 @@ from algo_royale.engine import (
     step,
 )
 from algo_royale.errors import BadInput
-from algo_royale.market import Bars, BoolArray, CorporateAction, FloatArray, IntArray
+from algo_royale.market import Bars, BoolArray, CorporateAction, FloatArray, IntArray, Timeframe
 from algo_royale.orders import Fill, Order, OrderEvent, apply
 from algo_royale.portfolio.sizing import AccountRules, scale_buys, sell_proceeds
+from algo_royale.sessions import calendar, order_window
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
 DAY_NS = 24 * 3_600_000_000_000
@@ -313,26 +314,25 @@ def _fill_orders(run: _Run, market: Market, moment: MarketStep) -> None:
     """Fill what can be filled during this bar time, then let every remaining order end."""
     rules, end_ns = run.config.rules, moment.closed.bar_end_ns
     waiting = sorted(run.state.orders.values(), key=lambda o: (o.side == BUY, o.symbol))
-    last = run.state.prices if rules.shortfall == "borrow" and not moment.new_session else {}
     chances = []
-    for order in waiting:
-        bar = market.bar(order.symbol, end_ns) if order.symbol in moment.closed.bars else None
-        silent = bar is None or bar.start_ns > run.state.bar_end_ns  # also where nobody had a bar between
-        if bar is not None and not (silent and order.symbol in last):
-            found = _chance(order, bar)
-        elif order.symbol in last:
-            found = _at_open(order, last[order.symbol], run.state.bar_end_ns)
-        else:
-            found = None
-        if found is not None:
-            chances.append(found)
+    if rules.shortfall == "scale" or _is_next(market, run.state.bar_end_ns, end_ns):
+        traded = [order for order in waiting if order.symbol in moment.closed.bars]
+        found = [_chance(order, market.bar(order.symbol, end_ns)) for order in traded]
+        chances = [chance for chance in found if chance is not None]
     for phase in sorted({chance.phase for chance in chances}):
         _fill_phase(run, [chance for chance in chances if chance.phase == phase])
     for order in waiting:
         if order.client_order_id in run.state.orders:
-            event = OrderEvent.EXPIRED if order.time_in_force == "day" else OrderEvent.CANCELED
+            expires = run.config.is_daily and order.time_in_force == "day"  # with its session, by itself
+            event = OrderEvent.EXPIRED if expires else OrderEvent.CANCELED
             now = run.orders[order.client_order_id] = apply(run.orders[order.client_order_id], event).order
             run.tell(OrderEnded(order.client_order_id, now.status))
+
+
+def _is_next(market: Market, decided_ns: int, end_ns: int) -> bool:
+    """Whether the bar that ends at `end_ns` is the one that orders decided at `decided_ns` are for."""
+    timeframe = market.inputs[market.symbols[0]].traded.timeframe
+    return timeframe is Timeframe.DAY_1 or end_ns <= order_window(decided_ns, timeframe, calendar())[1]
 
 
 def _chance(order: Order, bar: MarketBar) -> Chance | None:
@@ -343,18 +343,13 @@ def _chance(order: Order, bar: MarketBar) -> Chance | None:
     """
     if order.time_in_force == "cls":
         return Chance(2, order, usd(bar.close), bar.start_ns)
-    found = _at_open(order, usd(bar.open), bar.start_ns)
-    limit = order.limit_price_usd
-    if found is not None or limit is None or order.time_in_force != "day":
-        return found
+    opened, limit = usd(bar.open), order.limit_price_usd
+    if limit is None or (opened <= limit if order.side == BUY else opened >= limit):
+        return Chance(0, order, opened, bar.start_ns)
+    if order.time_in_force != "day":
+        return None
     reached = usd(bar.low) <= limit if order.side == BUY else usd(bar.high) >= limit
     return Chance(1, order, limit, bar.start_ns) if reached else None
-
-
-def _at_open(order: Order, price: Decimal, at_ns: int) -> Chance | None:
-    limit = order.limit_price_usd
-    is_good = limit is None or (price <= limit if order.side == BUY else price >= limit)
-    return Chance(0, order, price, at_ns) if is_good else None
 
 
 def _fill_phase(run: _Run, chances: Sequence[Chance]) -> None:

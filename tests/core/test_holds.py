@@ -98,16 +98,15 @@ def test_what_each_hold_lets_through(hold: str, buy: bool, sell: bool) -> None:
 
 
 def test_time_alone_leads_out_of_every_hold() -> None:
-    """10 minutes from the minute of the fill, then settlement on the next session, which a weekend does not bring nearer."""
-    rules, sold = HoldRules(post_fill_delay_s=600, settlement_days=1), FRIDAY.open_ns + 90_000_000_000
+    """10 minutes from the fill, then settlement on the next session, which a weekend does not bring nearer."""
+    rules, sold = HoldRules(post_fill_delay_s=600, settlement_days=1), FRIDAY.open_ns + MINUTE_NS
     now = move(SymbolHold(sold_ns=sold), HoldEvent.SOLD, rules, sold, "2024-06-21")
 
     def at(ns: int, session: str) -> str:
         return passed(now, rules, ns, session).hold.value
 
-    begun = FRIDAY.open_ns + MINUTE_NS  # of the minute it filled in
-    assert at(begun + 10 * MINUTE_NS - 1, "2024-06-21") == "post_fill_delay"
-    assert at(begun + 10 * MINUTE_NS, "2024-06-21") == "pending_settlement"
+    assert at(sold + 10 * MINUTE_NS - 1, "2024-06-21") == "post_fill_delay"
+    assert at(sold + 10 * MINUTE_NS, "2024-06-21") == "pending_settlement"
     assert at(FRIDAY.close_ns - 1, "2024-06-21") == "pending_settlement"
     assert at(MONDAY.open_ns, "2024-06-24") == "start"
 

@@ -138,19 +138,19 @@ WINDOWS = [  # a bar's end, its length, when its orders may be sent; all New Yor
     ("2012-06-01 16:00", "1Day", "2012-06-04 09:30", "2012-06-04 16:00"),
     ("2012-06-01 10:01", "1Min", "2012-06-01 10:01", "2012-06-01 10:02"),
     ("2012-06-01 15:59", "1Min", "2012-06-01 15:59", "2012-06-01 16:00"),
-    ("2012-06-01 16:00", "1Min", "2012-06-04 09:30", "2012-06-04 16:00"),
+    ("2012-06-01 16:00", "1Min", "2012-06-04 09:30", "2012-06-04 09:31"),
     ("2012-06-01 09:35", "5Min", "2012-06-01 09:35", "2012-06-01 09:40"),
     ("2012-11-23 12:45", "15Min", "2012-11-23 12:45", "2012-11-23 13:00"),
-    ("2012-11-23 13:00", "15Min", "2012-11-26 09:30", "2012-11-26 16:00"),  # a half day ends at one
+    ("2012-11-23 13:00", "15Min", "2012-11-26 09:30", "2012-11-26 09:45"),  # a half day ends at one
     ("2012-03-09 10:00", "1Hour", "2012-03-09 10:00", "2012-03-09 11:00"),  # the first hour holds half of one
-    ("2012-03-09 16:00", "1Hour", "2012-03-12 09:30", "2012-03-12 16:00"),  # clocks change at this weekend
+    ("2012-03-09 16:00", "1Hour", "2012-03-12 09:30", "2012-03-12 10:00"),  # clocks change at this weekend
     ("2012-03-12 15:00", "1Hour", "2012-03-12 15:00", "2012-03-12 16:00"),
 ]
 
 
 @pytest.mark.parametrize(("end", "timeframe", "opens", "ends"), WINDOWS)
 def test_orders_may_be_sent_until_the_next_bar_has_ended(end: str, timeframe: str, opens: str, ends: str) -> None:
-    """A session's last bar orders for the next one, and so does every daily bar."""
+    """A session's last bar orders for the first one of the next, and every daily bar for the next session."""
 
     def at(text: str) -> int:
         return int(datetime.fromisoformat(text).replace(tzinfo=NEW_YORK).timestamp()) * 1_000_000_000
@@ -169,7 +169,12 @@ def test_within_a_session_the_windows_are_the_bars_that_follow(day: date, timefr
     bars = bars if timeframe is Timeframe.MIN_1 else resample(bars, timeframe)
     following = calendar().next_session(session.close_ns)
     spans = list(zip(bars.start_ns.tolist(), bars.end_ns.tolist(), strict=True))
-    expected = [*spans[1:], (following.open_ns, following.close_ns)]
+    first = (
+        minutes("A", 1, [following])
+        if timeframe is Timeframe.MIN_1
+        else resample(minutes("A", 1, [following]), timeframe)
+    )
+    expected = [*spans[1:], (following.open_ns, int(first.end_ns[0]))]
 
     assert [order_window(end, timeframe, calendar()) for end in bars.end_ns.tolist()] == expected
 

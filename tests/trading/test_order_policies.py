@@ -155,6 +155,37 @@ def test_simulation_and_trader_order_and_fill_the_same_within_the_day(policy: st
     assert canceled
 
 
+RESTING = [  # length of bar, share of minutes without a trade, silent ones after an open, collar
+    ("1Min", 0.3, 30, "2", intraday.HALF),
+    ("5Min", 0.5, 7, "0", date(2012, 11, 21)),
+    ("15Min", 0.05, 0, "1", date(2012, 11, 21)),
+    ("1Hour", 0.6, 40, "0", date(2012, 11, 19)),
+]
+
+
+@pytest.mark.parametrize(("timeframe", "gaps", "silent", "collar", "start"), RESTING)
+def test_a_limit_that_rests_until_the_next_bars_end_does_the_same_in_both(
+    timeframe: str, gaps: float, silent: int, collar: str, start: date
+) -> None:
+    """At the first trade if that is good enough, else at itself if the bar's range reaches it, and canceled with the bar: also
+    where a bar, a session or a whole minute begins without a trade. In fractions of a share, which no other limit takes."""
+    cfg = configured(type="marketable_limit", collar_bps=Decimal(collar), limit_rests=True)
+    cfg = cfg.model_copy(update={"account": cfg.account.model_copy(update={"trader_lot": Decimal("0.01")})})
+    the_plan, catalog = intraday.plan(timeframe, strategies=intraday.BUSY), intraday.seeded(gaps=gaps, silent=silent)
+    expected = intraday.simulated(the_plan, catalog, start, intraday.HALF, cfg)
+    live = intraday.trader(the_plan, catalog, start, intraday.HALF, cfg)
+
+    assert live.run() == 0
+    assert recorded_orders(live.store.database.connection()) == simulated_orders(expected)
+    assert fills_of(live) == sorted((f.fill_id.rpartition(".")[0], f.quantity, f.price) for f in expected.fills)
+    assert live.exchange.account.cash == expected.state.account.cash
+    assert truth_errors(live) == []
+    limits = {order.client_order_id: order.limit_price_usd for order in expected.orders}
+    at_limit = [f for f in expected.fills if f.price == limits[f.fill_id.rpartition(".")[0]]]
+    canceled = [order for order in expected.orders if order.status is OrderStatus.CANCELED]
+    assert len(at_limit) >= 3 and canceled and len(expected.fills) > 5
+
+
 def test_a_trader_that_goes_flat_holds_nothing_overnight() -> None:
     cfg, the_plan, catalog = configured(flatten_at_close=True), intraday.plan("15Min"), intraday.seeded()
     start, end = date(2012, 11, 19), date(2012, 11, 23)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -151,21 +152,23 @@ def test_the_configuration_under_test_is_the_shipped_one() -> None:
 # --- within the day --------------------------------------------------------------------------------------------------
 
 BEFORE, HALF = date(2012, 11, 21), date(2012, 11, 23)  # a whole session, and the half one after Thanksgiving
-WITHIN = [  # length of bar, share of minutes without a trade, first and last session, how many orders there are at least
-    ("1Min", 0.05, BEFORE, HALF, 20),
-    ("5Min", 0.0, BEFORE, HALF, 3),
-    ("15Min", 0.05, date(2012, 11, 20), HALF, 3),
-    ("1Hour", 0.0, date(2012, 11, 19), date(2012, 11, 27), 3),
+WITHIN = [  # length of bar, share of minutes without a trade, silent ones after an open, first and last session, least orders
+    ("1Min", 0.05, 0, BEFORE, HALF, 20),
+    ("5Min", 0.5, 2, BEFORE, HALF, 20),
+    ("15Min", 0.3, 30, BEFORE, HALF, 10),
+    ("1Hour", 0.0, 0, date(2012, 11, 19), date(2012, 11, 27), 3),
 ]
 
 
-@pytest.mark.parametrize(("timeframe", "gaps", "start", "end", "least"), WITHIN)
+@pytest.mark.parametrize(("timeframe", "gaps", "silent", "start", "end", "least"), WITHIN)
 def test_within_the_day_too_they_order_the_same_to_the_last_cent(
-    timeframe: str, gaps: float, start: date, end: date, least: int
+    timeframe: str, gaps: float, silent: int, start: date, end: date, least: int
 ) -> None:
-    """Whole sessions, the night between them and a half day, with minutes in which nobody traded: bars are made of the stream's
-    minutes and closed by the clock, and the last bar's orders fill at the next session's open."""
-    the_plan, catalog = intraday.plan(timeframe), intraday.seeded(gaps=gaps)
+    """Whole sessions, the night between them and a half day, with minutes in which nobody traded, also the first ones of a bar and
+    of a session: bars are made of the stream's minutes and closed by the clock, and an order meets the first trade after it."""
+    busy = timeframe in ("5Min", "15Min")
+    the_plan = intraday.plan(timeframe, strategies=intraday.BUSY if busy else tuple(intraday.STRATEGIES.items()))
+    catalog = intraday.seeded(gaps=gaps, silent=silent)
     expected = intraday.simulated(the_plan, catalog, start, end)
     live = intraday.trader(the_plan, catalog, start, end)
 
@@ -198,8 +201,8 @@ def test_who_is_flat_at_every_close_is_so_in_both(timeframe: str) -> None:
     assert len(expected.orders) >= 8
 
 
-def test_where_nobody_traded_for_a_minute_an_order_meets_the_last_price_in_both() -> None:
-    """Three minutes in ten are silent, now and then all of them at once: such a minute is no bar time, and orders do not wait for it."""
+def test_where_nobody_traded_for_a_minute_an_order_gives_way_in_both() -> None:
+    """Three minutes in ten are silent, now and then all of them at once: nobody knows a price then, and the next bar decides anew."""
     the_plan = intraday.plan("1Min", portfolio="MinimumVariance", strategies=intraday.BUSY)
     catalog = intraday.seeded(gaps=0.3, seed=5)
     expected = intraday.simulated(the_plan, catalog, HALF, HALF)
@@ -209,6 +212,8 @@ def test_where_nobody_traded_for_a_minute_an_order_meets_the_last_price_in_both(
     assert recorded_orders(live.store.database.connection()) == simulated_orders(expected)
     assert live.exchange.account.equity(live.exchange.marks) == expected.final_equity
     assert len(expected.orders) >= 40 and len(expected.bar_end_ns) < 210
+    ends = Counter(order.status.value for order in expected.orders)
+    assert set(ends) == {"filled", "canceled"} and min(ends.values()) >= 8
 
 
 RECORDED = [
