@@ -25,6 +25,7 @@ BUSY = date(2012, 10, 18)  # 8 fills within 4 sessions; then a hurricane closes 
 SYMBOLS = ("AAPL", "GOOG", "IBM", "MSFT")
 # Not trend followers: they trade often, and one of them depends on its own position.
 STRATEGIES = {"RSIStrategy": 0.5, "BollingerBandsStrategy": 0.3, "MeanReversionStrategy": 0.6}
+WEIGHTS = {**STRATEGIES, "VWAPReversionStrategy": 1.0}
 
 
 def member(name: str, weight: float) -> Member:
@@ -39,7 +40,7 @@ def plan(
     symbols: Sequence[str] = SYMBOLS, portfolio: str = "EqualWeightPortfolioStrategy",
     strategies: Sequence[str] = tuple(STRATEGIES),
 ) -> TradingPlan:  # fmt: skip
-    members = tuple(member(name, STRATEGIES[name]) for name in strategies)
+    members = tuple(member(name, WEIGHTS[name]) for name in strategies)
     return TradingPlan(
         timeframe="1Day", universe="_".join(symbols), portfolio=portfolio,
         symbols=tuple(SymbolPlan(symbol=s, viability=1.0, members=members) for s in symbols),

@@ -444,7 +444,7 @@ def bar_row(
         "start_ns": start_ns,
         "end_ns": end_ns,
         **fields,
-        "vwap": None if vwap is None else float(vwap),
+        "vwap": float(vwap) if vwap else None,  # 0 is how Alpaca spells that there is none
         "trade_count": None if count is None else int(count),
     }
 

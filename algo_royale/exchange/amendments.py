@@ -227,7 +227,9 @@ class Amended:
         return self._cached("minutes", symbol, session, self._minutes)  # type: ignore[no-any-return]
 
     def _minutes(self, symbol: str, session: int) -> Bars:
-        return minute_bars(symbol, self.known(symbol, session).valid, self._replay.sessions[session])
+        assert self._replay.tape is not None
+        made = minute_bars(symbol, self.known(symbol, session).valid, self._replay.sessions[session])
+        return self._replay.tape.told(symbol, made)
 
     def running(self, symbol: str, session: int) -> Bars:
         """The daily bar of a session as it stood after each of its minutes, one row each."""

@@ -202,7 +202,8 @@ class MarketReplay:
             at = self.sessions[session]
             if len(self._minutes) >= MINUTES_KEPT:
                 del self._minutes[next(iter(self._minutes))]
-            found = self._minutes[symbol, session] = minute_bars(symbol, self.tape.day(symbol, at).trades, at)
+            made = minute_bars(symbol, self.tape.day(symbol, at).trades, at)
+            found = self._minutes[symbol, session] = self.tape.told(symbol, made)
         return found
 
     def _row_of_session(self, series: Bars) -> IntArray:

@@ -1,12 +1,12 @@
 """What happens within a session: trades and quotes, recorded ones or a path drawn from a seed through the bars that are known.
 
-A drawn path meets each bar's open, high, low, close and volume exactly, so that bars made of its trades are the bars it was made
-of. The same seed gives the same path, whatever was asked for before.
+A drawn path meets each bar's open, high, low, close and volume exactly, and within the day its volume-weighted price, so that bars
+made of its trades are the bars it was made of. The same seed gives the same path, whatever was asked for before.
 """
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -67,6 +67,9 @@ class Tape(Protocol):
     def day(self, symbol: str, session: Session) -> Day:
         """What happened in the session; nothing where there is nothing known."""
 
+    def told(self, symbol: str, bars: Bars) -> Bars:
+        """Minute `bars` made of the symbol's trades, as they are told."""
+
 
 NOTHING = Day(
     Trades(np.empty(0, np.int64), np.empty(0), np.empty(0), np.empty(0, np.bool_)),
@@ -103,14 +106,46 @@ class PathTape:
                 start = session.open_ns
             end = session.close_ns if daily else int(series.end_ns[row])
             prices = tuple(float(getattr(series, name)[row]) for name in ("open", "high", "low", "close"))
-            parts.append(path(rng, start, end, prices, float(series.volume[row]), each))
-        at, price, size = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+            volume, vwap = float(series.volume[row]), float("nan" if daily else series.vwap[row])
+            averaged = np.isfinite(vwap) and volume > 0
+            drawn = path(rng, start, end, prices, volume // 2 if averaged else volume, each)
+            counted = np.ones(each, np.bool_)
+            parts.append(_averaged(*drawn, counted, volume, vwap) if averaged else (*drawn, counted))
+        at, price, size, counts = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         half = np.maximum(np.round(price * self._spread / 2, 2), CENT if self._spread else 0.0)
         depth = np.floor(rng.exponential(4.0, (2, len(at))) + 1) * 100
         quotes = Quotes(
             at, np.maximum(np.round(price - half, 4), CENT / 100), depth[0], np.round(price + half, 4), depth[1]
         )
-        return Day(Trades(at, price, size, np.ones(len(at), np.bool_)), quotes)
+        return Day(Trades(at, price, size, counts), quotes)
+
+    def told(self, symbol: str, bars: Bars) -> Bars:
+        """With the recorded volume-weighted price to the last bit, where sums of floats have lost one, and none where none is known."""
+        series = self._bars[symbol]
+        if series.timeframe is Timeframe.DAY_1 or not len(bars):
+            return bars
+        row = np.searchsorted(series.start_ns, bars.start_ns, side="right") - 1
+        recorded = series.vwap[row]
+        same = (series.end_ns[row] == bars.end_ns) & ((bars.volume == 0) | np.isclose(bars.vwap, recorded, rtol=1e-9))
+        return replace(bars, vwap=np.where(np.isnan(recorded) | same, recorded, bars.vwap))
+
+
+def _averaged(
+    at: IntArray, price: FloatArray, size: FloatArray, counts: BoolArray, volume: float, vwap: float
+) -> tuple[IntArray, FloatArray, FloatArray, BoolArray]:
+    """The path with the rest of `volume` in one trade more, an average-price trade as there are in every market: it moves no open,
+    high, low or close, and its price is what makes the mean `vwap`."""
+    rest = volume - size.sum()
+    paid = (volume * vwap - (size * price).sum()) / rest
+    if paid <= 0:
+        size, rest, paid = np.zeros(len(size)), volume, vwap
+    before = len(at) - 1
+    return (
+        np.insert(at, before, at[-1]),
+        np.insert(price, before, paid),
+        np.insert(size, before, rest),
+        np.insert(counts, before, False),
+    )
 
 
 def path(
@@ -153,6 +188,9 @@ class TickTape:
         if not folder.is_dir():
             raise BadMarketData(f"there is no folder of ticks at {folder}")
         self._days: dict[tuple[str, str], Day] = {}
+
+    def told(self, symbol: str, bars: Bars) -> Bars:
+        return bars
 
     def symbols(self) -> tuple[str, ...]:
         """Symbols that have trades on any day."""

@@ -247,10 +247,10 @@ def order_json(order: Order, *, stream: bool = False, nested: bool = False) -> W
 
 
 def trade_json(trades: Trades, row: int) -> Wire:
-    """A trade as market data spells it; its number is its place in the day."""
+    """A trade as market data spells it; its number is its place in the day. W: an average price, which moves no bar's prices."""
     return {
         "t": rfc3339(int(trades.at_ns[row])), "x": "V", "p": float(trades.price[row]), "s": round(float(trades.size[row])),
-        "c": ["@"], "i": row + 1, "z": "C",
+        "c": ["@" if trades.counts[row] else "W"], "i": row + 1, "z": "C",
     }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Trades and quotes of a session: drawn ones make exactly the bars they were drawn from, recorded ones the bars of their source."""
 
 import os
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from algo_royale.data.resample import resample
 from algo_royale.exchange.tape import PathTape, TickTape, minute_bars, path
 from algo_royale.market import Timeframe
 from algo_royale.sessions import calendar
+from markets import minutes
 
 REFERENCE = Path(os.environ.get("ALGO_ROYALE_REFERENCE", Path(__file__).parents[3] / "shared"))
 TICKS = REFERENCE / "data" / "lean" / "ticks"
@@ -56,6 +58,25 @@ def test_daily_bars_made_of_a_drawn_path_are_the_bars_it_was_drawn_from() -> Non
             bar.volume,
         )
         assert (whole.start_ns, whole.end_ns) == (bar.start_ns, bar.end_ns)
+
+
+@given(st.integers(0, 99), st.sampled_from([Timeframe.MIN_1, Timeframe.MIN_15]))
+def test_within_the_day_drawn_trades_have_the_recorded_volume_weighted_price(seed: int, timeframe: Timeframe) -> None:
+    """With every other number of the bar as recorded; where no such price is recorded the minutes tell none."""
+    session = calendar().sessions(date(2012, 11, 23), date(2012, 11, 23))[0]
+    bars = minutes("A", seed, [session], gaps=0.1)
+    vwap = bars.low + (bars.high - bars.low) * np.random.default_rng(seed).random(len(bars))
+    bars = replace(bars, vwap=np.where(np.arange(len(bars)) % 7 == 0, np.nan, vwap))
+    bars = bars if timeframe is Timeframe.MIN_1 else resample(replace(bars, vwap=vwap), timeframe)
+    tape = PathTape({"A": bars}, seed=seed, spread_bps=0.0)
+
+    told = tape.told("A", minute_bars("A", tape.day("A", session).trades, session))
+
+    made = told if timeframe is Timeframe.MIN_1 else resample(told, timeframe)
+    for name in ("start_ns", "open", "high", "low", "close", "volume"):
+        assert getattr(made, name).tolist() == getattr(bars, name).tolist()
+    exact = 0.0 if timeframe is Timeframe.MIN_1 else 1e-12
+    np.testing.assert_allclose(made.vwap, bars.vwap, rtol=exact, atol=0)
 
 
 def test_a_path_depends_on_its_seed_symbol_and_day_and_on_nothing_asked_before() -> None:

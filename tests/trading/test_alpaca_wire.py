@@ -239,6 +239,12 @@ def test_a_daily_bar_ends_at_the_close_of_its_session() -> None:
     assert (row["vwap"], row["trade_count"]) == (10.9, 7)
 
 
+def test_a_volume_weighted_price_of_0_is_none() -> None:
+    row = wire.bar_row({**BAR, "vw": 0}, timeframe=Timeframe.DAY_1, calendar=calendar())
+
+    assert row is not None and row["vwap"] is None
+
+
 @pytest.mark.parametrize(
     ("start", "timeframe", "end"),
     [

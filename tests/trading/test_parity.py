@@ -216,6 +216,32 @@ def test_where_nobody_traded_for_a_minute_an_order_gives_way_in_both() -> None:
     assert set(ends) == {"filled", "canceled"} and min(ends.values()) >= 8
 
 
+def test_what_reads_the_volume_weighted_price_reads_the_same_in_both() -> None:
+    """The minutes that the twin draws have the recorded one, and none where none is known: then it is the mean of high, low and close."""
+    known, minute = intraday.seeded(gaps=0.05), 60_000_000_000
+    series = {symbol: known.bars(symbol, Timeframe.MIN_1) for symbol in known.symbols()}
+    unknown = {symbol: np.where(bars.start_ns // minute % 3 == 0, np.nan, bars.vwap) for symbol, bars in series.items()}
+    catalog = intraday.catalog_of({s: dataclasses.replace(bars, vwap=unknown[s]) for s, bars in series.items()})
+    the_plan = intraday.plan("1Min", strategies=(("VWAPReversionStrategy", 1.0),))
+    expected = intraday.simulated(the_plan, catalog, HALF, HALF)
+    live = intraday.trader(the_plan, catalog, HALF, HALF)
+
+    assert live.run() == 0
+    assert recorded_orders(live.store.database.connection()) == simulated_orders(expected)
+    assert len(expected.orders) >= 40
+
+
+def test_daily_bars_without_a_volume_weighted_price_have_none_for_the_trader_either() -> None:
+    assert np.isnan(bundled().bars("IBM", Timeframe.DAY_1).vwap).all()
+    the_plan = plan(strategies=("VWAPReversionStrategy",))
+    expected = simulated(12, the_plan, start=BUSY)
+    live = trader(12, the_plan, start=BUSY)
+
+    assert live.run() == 0
+    assert recorded_orders(live.store.database.connection()) == simulated_orders(expected)
+    assert len(expected.orders) >= 8
+
+
 RECORDED = [
     ("1Min", ("AIG", "BAC", "IBM", "SPY"), date(2013, 10, 7), date(2013, 10, 7)),  # AIG lacks a minute
     ("15Min", ("AIG", "BAC", "IBM", "SPY"), date(2013, 10, 8), date(2013, 10, 10)),
