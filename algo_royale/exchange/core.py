@@ -408,6 +408,8 @@ class Exchange:
         if self.configurations["suspend_trade"]:
             raise Refusal(403, FORBIDDEN, "new orders are rejected by user request")
         self._check_window(request)
+        if request.symbol in self.config.whole_shares and request.fractional:
+            raise Refusal(403, FORBIDDEN, f'asset "{request.symbol}" is not fractionable')
         reference = self._reference(request, last)
         qty = request.qty if request.qty is not None else request.notional / reference  # type: ignore[operator]  # one is set
         intent = self._intent(request, qty)
@@ -623,8 +625,7 @@ class Exchange:
             if others:
                 raise Refusal(403, FORBIDDEN, "cannot open a long buy while a short sell order is open")
             return "buy_to_open"
-        fractional = request.qty is None or request.qty != request.qty.to_integral_value()
-        if fractional:
+        if request.fractional:
             raise Refusal(422, NOT_ALLOWED, "fractional orders cannot be sold short")
         if not self.config.shorting or self.configurations["no_shorting"]:
             raise Refusal(422, NOT_ALLOWED, f'asset "{symbol}" cannot be sold short')

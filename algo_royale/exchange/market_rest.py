@@ -176,6 +176,8 @@ def _last_bar(exchange: Exchange, symbol: str, timeframe: Timeframe, *, back: in
 
 def _snapshot(exchange: Exchange, symbol: str, query: Query) -> Wire:
     """What is known of a symbol in one object; the daily bar is the running one while a session with trades is open."""
+    if symbol not in exchange.replay.symbols:
+        raise Refusal(404, None, f"symbol not found: {symbol}")
     running = exchange.running_day(symbol)
     known = {
         "latestTrade": _latest(exchange, "trades", symbol, query),

@@ -53,7 +53,8 @@ def handle(
 ) -> Response:
     """Answer one request; see `Exchange.handle`."""
     if not authorized(headers, exchange.config.keys):
-        return Response(401, {"message": "unauthorized."})
+        of_data = path.startswith(("/v2/stocks/", "/v1/"))
+        return Response(403, {"message": "forbidden."}) if of_data else Response(401, {"message": "unauthorized."})
     limits = exchange.count_request()
     if limits is not None and limits["X-RateLimit-Remaining"] == "-1":
         limits["X-RateLimit-Remaining"] = "0"
@@ -573,7 +574,7 @@ def _asset_json(exchange: Exchange, symbol: str) -> Wire:
         "shortable": exchange.config.shorting,
         "easy_to_borrow": exchange.config.shorting,
         "borrow_status": "easy_to_borrow" if exchange.config.shorting else "hard_to_borrow",
-        "fractionable": True,
+        "fractionable": symbol not in exchange.config.whole_shares,
         "attributes": [],
     }
 

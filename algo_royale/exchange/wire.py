@@ -60,7 +60,8 @@ class ExchangeConfig:
     `symbols_max` bounds the symbols of trades and quotes on a data stream (30 on Alpaca's basic plan).
     Alpaca's paper accounts are paid no dividends, its live ones are. `amended_trades` is the share of trades that are reported
     late, corrected or canceled. `frame_messages` bounds the messages of one frame of market data. `sip`: the data plan includes
-    all exchanges; Alpaca's basic plan has IEX, and of the others what is older than 15 minutes.
+    all exchanges; Alpaca's basic plan has IEX, and of the others what is older than 15 minutes. `whole_shares` are the symbols
+    that are not traded in fractions.
     """
 
     start_ns: int
@@ -80,6 +81,7 @@ class ExchangeConfig:
     frame_messages: int = 100
     sip: bool = True
     nyse_listed: frozenset[str] = frozenset({"IBM"})
+    whole_shares: frozenset[str] = frozenset()
 
     @property
     def auth_headers(self) -> dict[str, str]:
@@ -119,6 +121,11 @@ class OrderRequest:
     extended_hours: bool = False
     client_order_id: str | None = None
     legs: tuple[Leg, ...] = ()
+
+    @property
+    def fractional(self) -> bool:
+        """Whether it is of an amount of money or of parts of shares."""
+        return self.qty is None or self.qty != self.qty.to_integral_value()
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -1,6 +1,7 @@
 """Every answer against Alpaca's own OpenAPI documents, the fields its SDK cannot do without, recorded answers, and its SDK's models."""
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
@@ -17,10 +18,12 @@ from jsonschema import Draft202012Validator, FormatChecker
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
+from algo_royale.costs import CostRules
 from algo_royale.exchange.core import Exchange, ExchangeConfig
 from algo_royale.exchange.replay import MarketReplay
 from algo_royale.exchange.tape import PathTape
-from algo_royale.market import Timeframe
+from algo_royale.market import Bar, Bars, Timeframe
+from algo_royale.sessions import calendar
 from conftest import shared
 
 REQUIRED = {
@@ -31,6 +34,18 @@ REQUIRED = {
     "bar": "t o h l c v n vw",
     "fill": "activity_type id order_id symbol side qty cum_qty leaves_qty price transaction_time type order_status",
     "update": "at event_id event timestamp order",
+    "entry": "activity_type id date created_at net_amount status currency",
+    "clock": "timestamp is_open next_open next_close",
+    "session": "date open close session_open session_close settlement_date",
+    "watchlist": "id account_id name created_at updated_at assets",
+    "history": "timestamp equity profit_loss profit_loss_pct base_value base_value_asof timeframe cashflow",
+    "trade": "t x p s c i z",
+    "quote": "t ax ap as bx bp bs c z",
+    "snapshot": "latestTrade latestQuote minuteBar dailyBar prevDailyBar",
+    "dividend": "id symbol rate process_date ex_date special foreign",
+    "split": "id symbol new_rate old_rate process_date ex_date",
+    "closed": "symbol status body",
+    "canceled": "id status",
 }
 HISTORY = {"timeframe": "1Day", "start": "2012-11-01", "end": "2012-12-31"}
 
@@ -127,6 +142,35 @@ def test_every_answer_is_valid_by_alpacas_openapi_documents(client: Any, documen
     assert problems == []
 
 
+def watchlist_answers(client: Any) -> Iterator[tuple[str, str, Any]]:
+    """Every way to a watchlist, by its id and by its name."""
+    made = client.ask("POST", "/v2/watchlists", body={"name": "few", "symbols": ["AAPL", "IBM"]}).json
+    path, named = f"/v2/watchlists/{made['id']}", "/v2/watchlists:by_name"
+    for template, method, served, query, body in [
+        ("/v2/watchlists/{watchlist_id}", "put", path, {}, {"name": "none", "symbols": []}),
+        ("/v2/watchlists/{watchlist_id}", "post", path, {}, {"symbol": "FB"}),
+        ("/v2/watchlists/{watchlist_id}/{symbol}", "delete", f"{path}/FB", {}, None),
+        ("/v2/watchlists:by_name", "get", named, {"name": "none"}, None),
+        ("/v2/watchlists:by_name", "put", named, {"name": "none"}, {"name": "one", "symbols": ["FB"]}),
+        ("/v2/watchlists:by_name", "post", named, {"name": "one"}, {"symbol": "IBM"}),
+        ("/v2/watchlists/{watchlist_id}", "get", path, {}, None),
+    ]:
+        answer = client.ask(method.upper(), served, query, body)
+        assert answer.status == 200, answer
+        yield template, method, answer.json
+    for path, query in [(named, {"name": "one"}), (f"/v2/watchlists/{made['id']}", {})]:
+        assert client.ask("DELETE", path, query).status == (204 if path == named else 404)
+
+
+def test_watchlists_are_valid_by_alpacas_openapi_documents(client: Any, documents: dict[str, Any]) -> None:
+    found = list(watchlist_answers(client))
+
+    assert [p for path, method, answer in found for p in _errors(documents, path, method, answer)] == []
+    assert [[asset["symbol"] for asset in answer["assets"]] for _, _, answer in found] == [
+        [], ["FB"], [], [], ["FB"], ["FB", "IBM"], ["FB", "IBM"],
+    ]  # fmt: skip
+
+
 def complex_answers(client: Any) -> Iterator[tuple[str, str, Any]]:
     """Orders of every class and type, replaced and closed, short and long, of money and of shares."""
     exits = {"take_profit": {"limit_price": "25.00"}, "stop_loss": {"stop_price": "15.00", "limit_price": "14.90"}}
@@ -193,7 +237,19 @@ def test_the_validation_sees_a_wrong_answer(client: Any, documents: dict[str, An
     assert _errors(documents, "/v2/stocks/bars", "get", bars)
 
 
-def test_nothing_is_missing_that_the_sdk_needs(client: Any) -> None:
+def market_data(client: Any) -> dict[str, list[Any]]:
+    """An hour into the second session."""
+    client.exchange.advance(client.exchange.replay.sessions[1].open_ns + 3_600_000_000_000)
+    found = {kind: client.get(f"/v2/stocks/{kind}s", symbols="AAPL")[f"{kind}s"]["AAPL"] for kind in ("trade", "quote")}
+    latest = {kind: client.get(f"/v2/stocks/{kind}s/latest", symbols="AAPL,IBM")[f"{kind}s"] for kind in found}
+    return {
+        **{kind: [*found[kind], *latest[kind].values()] for kind in found},
+        "snapshot": list(client.get("/v2/stocks/snapshots", symbols="AAPL,IBM").values()),
+    }
+
+
+def test_nothing_is_missing_that_the_sdk_needs(client: Any, begin: Any) -> None:
+    """The lists are those of what alpaca-py raises without, and of the shapes that were documented for the rest."""
     stream = client.listen()
     lived(client)
     found = {
@@ -204,7 +260,17 @@ def test_nothing_is_missing_that_the_sdk_needs(client: Any) -> None:
         "bar": client.get("/v2/stocks/bars", symbols="AAPL", **HISTORY)["bars"]["AAPL"],
         "fill": client.get("/v2/account/activities/FILL"),
         "update": [json.loads(frame)["data"] for frame in stream.outbox],
+        "clock": [client.get("/v2/clock")],
+        "session": client.get("/v2/calendar", start="2012-11-01", end="2012-12-01"),
+        "entry": client.get("/v2/account/activities", category="non_trade_activity"),
+        "history": [client.get("/v2/account/portfolio/history", timeframe="1D")],
+        **market_data(begin()),
     }
+    found["watchlist"] = [answer for _, _, answer in watchlist_answers(client) if isinstance(answer, dict)]
+    actions = client.get("/v1/corporate-actions", start="2012-11-01", end="2012-12-01")["corporate_actions"]
+    found["dividend"], found["split"] = actions["cash_dividends"], actions["forward_splits"]
+    found["canceled"] = client.ask("DELETE", "/v2/orders").json
+    found["closed"] = client.ask("DELETE", "/v2/positions").json
     for kind, names in REQUIRED.items():
         assert found[kind], kind
         for item in found[kind]:
@@ -223,6 +289,114 @@ def test_money_and_quantities_are_text(client: Any) -> None:
     for path in ("/v2/account", "/v2/positions", "/v2/orders", "/v2/account/activities"):
         numbers = {v for v in _texts(client.get(path)) if isinstance(v, int | float) and not isinstance(v, bool)}
         assert numbers <= {0}, path  # the option levels and the crypto tier of the account
+
+
+def test_activities_have_the_fields_of_recorded_ones(client: Any) -> None:
+    """The deposit all of them; of the fill, which was not recorded but written, `amount` alone is lacking."""
+    recorded = json.loads(shared("alpaca/recorded_2026-07-24/activities.json").read_text())
+    lived(client)
+    for want in recorded:
+        (served, *_) = client.get(f"/v2/account/activities/{want['activity_type']}")
+        assert set(want) - set(served) <= {"amount"} and set(served) <= set(want) | {"type"}
+        assert [len(each["id"].split("::")[0]) for each in (want, served)] == [17, 17]
+
+
+def test_the_flat_account_is_worth_and_may_spend_what_the_recorded_one_was_and_did(client: Any) -> None:
+    recorded = json.loads(shared("alpaca/recorded_2026-07-24/account.json").read_text())
+    own = {"id", "account_number", "created_at", "balance_asof", "options_approved_level", "options_trading_level", "crypto_tier",
+           "shorting_enabled"}  # fmt: skip
+
+    assert {k: v for k, v in client.get("/v2/account").items() if k not in own} == {
+        k: v for k, v in recorded.items() if k not in own
+    }
+
+
+def test_the_recorded_position_comes_out_to_the_last_digit(documents: Any) -> None:
+    """One share of SPY at 737.91, now at 737.99, after a close of 738.18."""
+    recorded = json.loads(shared("alpaca/recorded_2026-07-24/positions.json").read_text())[0]
+    sessions = calendar().sessions(date(2026, 7, 23), date(2026, 7, 24))
+    bars = Bars.of("SPY", Timeframe.DAY_1, [
+        Bar(symbol="SPY", timeframe=Timeframe.DAY_1, start_ns=session.label_ns, end_ns=session.close_ns, open=opened, high=740.0,
+            low=730.0, close=close, volume=1.0)
+        for session, opened, close in zip(sessions, (738.0, 737.91), (738.18, 737.99), strict=True)
+    ])  # fmt: skip
+    exchange = Exchange(
+        MarketReplay({"SPY": bars}, calendar()),
+        ExchangeConfig(start_ns=sessions[1].open_ns - 1, costs=CostRules(slippage_bps=Decimal(0))),
+    )
+    headers = exchange.config.auth_headers
+    exchange.advance(sessions[1].open_ns)
+    order = b'{"symbol": "SPY", "qty": "1", "side": "buy", "type": "market", "time_in_force": "day"}'
+    assert exchange.handle("POST", "/v2/orders", {}, order, headers).status == 200
+    exchange.advance(sessions[1].close_ns)
+    served = exchange.handle("GET", "/v2/positions/SPY", {}, b"", headers).json
+
+    own = {"asset_id", "exchange"}
+    assert {k: v for k, v in served.items() if k not in own} == {k: v for k, v in recorded.items() if k not in own}
+
+
+def _observed(client: Any, when: str) -> Any:
+    """Do what was done when that error was seen; None where the twin has nothing of the kind."""
+    client.hold("AAPL", "10")
+    client.step()
+    match when:
+        case "bad key on trading REST":
+            return client.exchange.handle("GET", "/v2/account", {}, b"", {})
+        case "forbidden":
+            return client.exchange.handle("GET", "/v2/stocks/bars", {}, b"", {})
+        case "duplicate client_order_id (also after fill or cancel)":
+            client.submit(client_order_id="twice")
+            return client.order(client_order_id="twice")
+        case "fractional qty of a non-fractionable asset":
+            return client.order("IBM", "1.5")
+        case "sell more than held with fraction":
+            return client.order(qty="10.5", side="sell")
+        case "wash trade, market or stop":
+            client.submit(type="stop", stop_price="40.00")
+            return client.order(side="sell", qty="5")
+        case "wash trade, limit crossing limit":
+            client.submit(limit_price="10.00")
+            return client.order(side="sell", qty="5", limit_price="9.00")
+        case "stop loss above base price":
+            exits = {"take_profit": {"limit_price": "90"}, "stop_loss": {"stop_price": "80"}}
+            return client.order(order_class="bracket", **exits)
+        case "sub-penny limit":
+            return client.order(limit_price="290.123")
+        case "cancel a filled order":
+            return client.ask("DELETE", f"/v2/orders/{client.exchange.orders[0].id}")
+        case "unknown order id":
+            return client.ask("GET", "/v2/orders/<id>")
+        case "no position":
+            return client.ask("GET", "/v2/positions/IBM")
+        case "rate limit":
+            return [client.ask("GET", "/v2/clock") for _ in range(200)][-1]
+    return None
+
+
+OWN = {
+    "available",
+    "base_price",
+    "existing_order_id",
+    "existing_qty",
+    "held_for_orders",
+    "symbol",
+}  # numbers and names of the day
+
+
+def test_every_error_that_was_observed_comes_out_word_for_word(start: Any) -> None:
+    observed = json.loads(shared("alpaca/errors_observed.json").read_text())["errors"]
+    absent = []
+    for row in observed:
+        answer = _observed(start(requests_per_minute=150, whole_shares=frozenset({"IBM"})), row["when"])
+        if answer is None:
+            absent.append(row["when"])
+            continue
+        assert (answer.status, set(answer.json)) == (row["status"], set(row["body"])), row["when"]
+        for name, want in row["body"].items():
+            numbers = re.compile(r"[0-9.]+|OCGN|IBM")
+            assert name in OWN or numbers.sub("N", str(answer.json[name])) == numbers.sub("N", str(want)), row["when"]
+
+    assert absent == ["credentials not allowed"]  # one key, and it may do everything
 
 
 @pytest.mark.parametrize(

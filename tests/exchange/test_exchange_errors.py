@@ -2,11 +2,15 @@
 
 import base64
 import json
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from algo_royale.exchange.core import Exchange, ExchangeConfig
+from conftest import shared
 
 UNKNOWN_ID = "00000000-0000-0000-0000-000000000000"
 
@@ -225,9 +229,12 @@ def test_a_body_that_is_no_json_object_is_400(client: Any, body: bytes) -> None:
     ],
 )
 def test_wrong_keys_are_401_without_a_code(client: Any, headers: dict[str, str]) -> None:
-    for path in ("/v2/account", "/v2/stocks/bars", "/nothing"):
+    for path in ("/v2/account", "/nothing"):
         answer = client.exchange.handle("GET", path, {}, b"", headers)
         assert (answer.status, answer.json) == (401, {"message": "unauthorized."})
+    for path in ("/v2/stocks/bars", "/v1/corporate-actions"):  # the other host has words of its own
+        answer = client.exchange.handle("GET", path, {}, b"", headers)
+        assert (answer.status, answer.json) == (403, {"message": "forbidden."})
 
 
 @pytest.mark.parametrize(
@@ -272,6 +279,7 @@ PATHS = [
     "/v2/stocks/bars",
     "/v1/corporate-actions",
     "/v2/assets",
+    *("/v2/stocks/trades", "/v2/stocks/snapshots", "/v2/account/portfolio/history"),
 ]
 WORDS = [
     "AAPL",
@@ -289,7 +297,9 @@ WORDS = [
 QUERY = st.dictionaries(
     st.sampled_from(
         ["symbols", "timeframe", "start", "end", "limit", "status", "after", "until", "direction", "page_token", "page_size",
-         "adjustment", "sort", "types", "ids", "date", "asof", "feed", "side", "activity_types", "after_order_id"]
+         "adjustment", "sort", "types", "ids", "date", "asof", "feed", "side", "activity_types", "after_order_id",
+         "before_order_id", "category", "nested", "asset_class", "period", "intraday_reporting", "pnl_reset", "date_end", "currency",
+         "client_order_id", "name", "exchange", "attributes", "date_type", "qty", "percentage"]
     ),
     st.sampled_from(WORDS) | st.text(max_size=6),
 )  # fmt: skip
@@ -326,8 +336,59 @@ def test_no_query_makes_the_exchange_stumble_or_changes_it(start: Any, path: str
 ROUTES = [
     "/v2/orders", "/v2/orders/{order}", "/v2/orders/nobody", "/v2/positions", "/v2/positions/AAPL", "/v2/positions/ZZZZ",
     "/v2/watchlists", "/v2/watchlists/{watchlist}", "/v2/watchlists/{watchlist}/AAPL", "/v2/watchlists:by_name",
-    "/v2/account/configurations", "/v2/account/portfolio/history", "/v2/account", "/v2/stocks/AAPL/trades", "/v2/", "/",
+    "/v2/account/configurations", "/v2/account/portfolio/history", "/v2/account", "/v2/account/activities",
+    "/v2/account/activities/FILL", "/v2/orders:by_client_order_id", "/v2/assets", "/v2/assets/AAPL", "/v2/clock", "/v2/calendar",
+    "/v1/corporate-actions", "/v2/", "/",
 ]  # fmt: skip
+DATA_ROUTES = [
+    f"/v2/stocks/{path}" for path in (
+        "bars", "bars/latest", "trades", "trades/latest", "quotes", "quotes/latest", "snapshots", "AAPL/bars", "AAPL/bars/latest",
+        "AAPL/trades", "AAPL/trades/latest", "AAPL/quotes", "AAPL/quotes/latest", "AAPL/snapshot", "ZZZZ/snapshot",
+    )
+]  # fmt: skip
+NOT_SERVED = {  # of the stock business: answered with 404
+    "/v2/corporate_actions/announcements", "/v2/corporate_actions/announcements/{id}", "/v3/clock", "/v3/calendar/{market}",
+    "/v2/positions/{symbol_or_contract_id}/exercise", "/v2/positions/{symbol_or_contract_id}/do-not-exercise",
+    "/v2/stocks/auctions", "/v2/stocks/{symbol}/auctions", "/v2/stocks/meta/exchanges", "/v2/stocks/meta/conditions/{ticktype}",
+}  # fmt: skip
+
+
+def test_every_route_of_alpacas_that_is_served_is_tried_below() -> None:
+    shapes = {re.sub(r"/(AAPL|ZZZZ|FILL|nobody|\{\w+\})(?=/|$)", "/*", route) for route in (*ROUTES, *DATA_ROUTES)}
+    described = set()
+    for name in ("trading", "market_data"):
+        described |= set(
+            re.findall(r"^  (/v[123]\S*):$", shared(f"alpaca/openapi/{name}_openapi.yaml").read_text(), re.MULTILINE)
+        )
+    ours = {path for path in described - NOT_SERVED if re.match(r"/v2/(account|assets|calendar|clock|corporate_actions|orders|positions"
+            r"|watchlists|stocks)|/v3/|/v1/corporate-actions", path)}  # fmt: skip
+
+    assert described >= NOT_SERVED
+    assert {re.sub(r"\{\w+\}", "*", path) for path in ours} == shapes - {"/v2/", "/"}
+
+
+@given(path=st.sampled_from(DATA_ROUTES), query=QUERY)
+@settings(max_examples=120)
+def test_no_query_makes_market_data_within_a_session_stumble_or_changes_it(
+    trading_hour: Any, path: str, query: dict[str, str]
+) -> None:
+    before = json.dumps(trading_hour.exchange.truth())
+    answer = trading_hour.ask("GET", path, query)
+
+    assert answer.status in (200, 400, 403, 404, 422)
+    assert json.dumps(trading_hour.exchange.truth()) == before
+
+
+@pytest.fixture(scope="session")
+def trading_hour(tape_replay: Any, start: Any) -> Any:
+    """An account that holds something, ten minutes into the first session."""
+    opens = tape_replay.sessions[0].open_ns
+    client = type(start())(Exchange(tape_replay, ExchangeConfig(start_ns=opens + 300_000_000_000, sip=False)))
+    client.submit("AAPL", "3")
+    client.exchange.advance(opens + 600_000_000_000)
+    return client
+
+
 ANY = st.recursive(
     st.none()
     | st.booleans()

@@ -48,6 +48,9 @@ DAY = click.DateTime(["%Y-%m-%d"])
     "--spread-bps", type=click.FloatRange(0, 1000), default=2.0,
     help="Between bid and offer of a drawn market, at least a cent; 0 for none, so that orders pay --cost alone.",
 )  # fmt: skip
+@click.option(
+    "--whole-shares", default="", help="Symbols that are not traded in fractions; comma-separated.", show_default=False
+)
 @click.option("--shorting/--no-shorting", default=False, help="Whether shares may be sold short.")
 @click.option(
     "--partial-fills", default="0", metavar="SHARE", help="Share of executions that fill a part only, 0 to 1."
@@ -77,7 +80,7 @@ DAY = click.DateTime(["%Y-%m-%d"])
 @click.pass_obj
 def run_exchange_command(
     settings: "Settings", host: str, port: int, data: str, symbols: str, start: datetime | None, end: datetime | None,
-    speed: str, seed: int, cash: str, costs: tuple[str, ...], market: str, spread_bps: float, shorting: bool, partial_fills: str,
+    speed: str, seed: int, cash: str, costs: tuple[str, ...], market: str, spread_bps: float, whole_shares: str, shorting: bool, partial_fills: str,
     dividends: bool, amended_trades: str, symbols_max: int | None, sip: bool, rate_limit: int | None, state: str | None, exit_with_parent: int | None,
 ) -> None:  # fmt: skip
     """Serve a simulated Alpaca on loopback until SIGTERM or Ctrl-C.
@@ -99,12 +102,13 @@ def run_exchange_command(
         "seed": seed, "cash": _decimal("--cash", cash), "costs": _costs(costs, market), "shorting": shorting,
         "partial_fills": _decimal("--partial-fills", partial_fills), "requests_per_minute": rate_limit,
         "pay_dividends": dividends, "symbols_max": symbols_max, "sip": sip,
-        "amended_trades": _decimal("--amended-trades", amended_trades),
+        "amended_trades": _decimal("--amended-trades", amended_trades), "whole_shares": frozenset(_symbols(whole_shares)),
     }  # fmt: skip
     exchange = _exchange(data, symbols, start and start.date(), end and end.date(), market, spread_bps, rules)
     told = {
         **rules,
-        "form": 2,
+        "whole_shares": sorted(rules["whole_shares"]),
+        "form": 3,
         "data": data,
         "symbols": symbols,
         "market": market,
@@ -142,8 +146,9 @@ def _exchange(
             raise BadInput(f"--{name.replace('_', '-')} {rules[name]} is not between 0 and 1")
     if rules["amended_trades"] and market == "sessions":
         raise BadInput("--amended-trades needs a market that has trades: --market path, minutes or ticks")
-    chosen = [name.strip().upper() for name in symbols.split(",") if name.strip()]
-    replay = _replay(data, chosen or None, market, rules["seed"], spread_bps)
+    replay = _replay(data, _symbols(symbols) or None, market, rules["seed"], spread_bps)
+    if strange := rules["whole_shares"] - set(replay.symbols):
+        raise UnknownName("symbol", min(strange), replay.symbols)
     sessions = [s for s in replay.sessions if (start is None or s.date >= start) and (end is None or s.date <= end)]
     if not sessions:
         have = f"{replay.sessions[0].date}..{replay.sessions[-1].date}"
@@ -151,6 +156,10 @@ def _exchange(
     if start is None:
         sessions = sessions[-DEFAULT_SESSIONS:]
     return Exchange(replay, ExchangeConfig(start_ns=sessions[0].label_ns, end_ns=sessions[-1].close_ns, **rules))
+
+
+def _symbols(text: str) -> list[str]:
+    return [name.strip().upper() for name in text.split(",") if name.strip()]
 
 
 def _replay(data: str, symbols: list[str] | None, market: str, seed: int, spread_bps: float) -> "MarketReplay":
