@@ -107,7 +107,7 @@ def run_exchange_command(
     exchange = _exchange(data, symbols, start and start.date(), end and end.date(), market, spread_bps, rules)
     told = {
         **rules,
-        "whole_shares": sorted(rules["whole_shares"]),
+        "whole_shares": sorted(_symbols(whole_shares)),
         "form": 3,
         "data": data,
         "symbols": symbols,
