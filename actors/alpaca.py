@@ -98,7 +98,7 @@ class AlpacaRest(TradingApi):
         self, *, key: str, secret: str, trading_url: str, data_url: str, feed: str = "iex", data_retries: int = 0,
         timeouts_s: tuple[float, float] = TIMEOUTS_S,
     ) -> None:  # fmt: skip
-        self.asked = 0  # requests so far, for whoever paces time by what is on its way
+        self.asked = 0  # requests so far that may make frames, for whoever paces time by what is on its way
         self._feed = DataFeed(feed)
         self._trading = TradingClient(key, secret, raw_data=True, url_override=_bare(trading_url))
         self._stocks = StockHistoricalDataClient(key, secret, raw_data=True, url_override=_bare(data_url))
@@ -116,7 +116,7 @@ class AlpacaRest(TradingApi):
     def request(self, method: str, path: str, data: Mapping[str, Any] | None = None) -> Any:
         # The SDK's get, post and delete instead of its typed methods: their request models turn quantities into floats.
         fields = dict(data or {})
-        self.asked += 1
+        self.asked += method != "GET"
         if method == "POST":
             return _call(lambda: self._trading.post(path, fields))
         if method == "DELETE":
@@ -129,7 +129,6 @@ class AlpacaRest(TradingApi):
         self, *, symbol: str, timeframe: str, start_ns: int, end_ns: int, limit: int | None = None, newest_first: bool = False
     ) -> list[Wire]:  # fmt: skip
         """Bars that start in [start_ns, end_ns), oldest first or newest first; with `limit` no more than so many of them."""
-        self.asked += 1
         request = StockBarsRequest(
             symbol_or_symbols=symbol, timeframe=_TIMEFRAMES[timeframe], start=_datetime(start_ns), end=_datetime(end_ns - 1),
             adjustment=Adjustment.RAW, feed=self._feed, limit=limit, sort=Sort.DESC if newest_first else Sort.ASC,
@@ -140,12 +139,10 @@ class AlpacaRest(TradingApi):
         return [bar for bar in bars if start_ns <= alpaca_wire.parse_time_ns(bar.get("t", "")) < end_ns]
 
     def snapshots(self, *, symbols: Sequence[str]) -> Wire:
-        self.asked += 1
         request = StockSnapshotRequest(symbol_or_symbols=list(symbols), feed=self._feed)
         return one(_call(lambda: self._stocks.get_stock_snapshot(request)))
 
     def corporate_actions(self, *, symbol: str, start: str, end: str) -> Wire:
-        self.asked += 1
         request = CorporateActionsRequest(
             symbols=symbol.split(","), types=_ACTIONS, limit=None,
             start=date.fromisoformat(start), end=date.fromisoformat(end),

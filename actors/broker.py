@@ -38,6 +38,7 @@ DUPLICATE_CODE = 40010001
 DUPLICATE_TEXT = "client_order_id must be unique"
 CALL_S = 60.0  # how long one protected block of REST calls may take before the actor counts as hung
 SNAPSHOT_TRIES = 3
+ACTIVITIES_KEPT_NS = 8 * 86_400_000_000_000  # longer than a wide snapshot reaches back; narrow ones lie between
 PROBED_NS = 3_600_000_000_000  # so far back REST is compared with what the stream has told
 _UNTOLD = Decimal(0), 0
 SNAPSHOT_REQUESTS = 4  # at least: orders, positions, account, activities
@@ -62,7 +63,7 @@ class BrokerActor(Actor[BrokerMessage]):
         self._snapshot_due: BrokerSnapshotRequested | None = None
         self._snapshot_failures = 0
         self._told: dict[str, tuple[Decimal, int]] = {}  # by the stream of late: quantity filled and when, by order id
-        self._activities: set[str] = set()  # ids, as of the last reading
+        self._activities: dict[str, int] = {}  # ids of late, and when they were read last
         self._counts = dict.fromkeys(
             ("frames", "bad_frames", "unknown_frames", "lookups", "resends", "cancels_refused", "unheard", "delayed"), 0
         )
@@ -292,7 +293,7 @@ class BrokerActor(Actor[BrokerMessage]):
     def _snapshot(self, message: BrokerSnapshotRequested) -> BrokerSnapshot:
         """Orders, positions and cash of one instant, and what led to them.
 
-        Activities are read last. Where they hold nothing that the former reading did not, nothing moved in between, so
+        Activities are read last. Where they hold nothing that former readings did not, nothing moved in between, so
         all four are of one instant; otherwise everything is read again.
         """
         for _ in range(SNAPSHOT_TRIES):
@@ -302,8 +303,11 @@ class BrokerActor(Actor[BrokerMessage]):
             self._budget.spend(
                 self.now_ns, SNAPSHOT_REQUESTS + len(listed) // ORDERS_PAGE + len(activities) // ACTIVITIES_PAGE
             )
-            known, self._activities = self._activities, {str(item.get("id")) for item in activities}
-            if self._activities <= known:
+            known, ids = self._activities, {str(item.get("id")) for item in activities}
+            forgotten_ns = self.now_ns - ACTIVITIES_KEPT_NS
+            self._activities = {known_id: read_ns for known_id, read_ns in known.items() if read_ns > forgotten_ns}
+            self._activities |= dict.fromkeys(ids, self.now_ns)
+            if ids <= known.keys():
                 break
         else:
             raise BrokerUnavailable(f"the account kept moving through {SNAPSHOT_TRIES} attempts at a snapshot")

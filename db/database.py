@@ -214,6 +214,23 @@ def transaction(database: Database) -> AbstractContextManager[Any]:
 
 
 @contextmanager
+def unsynced(database: Database) -> Iterator[None]:
+    """`transaction` whose end does not wait for the disk: the process may die, the power may not fail."""
+    if isinstance(database, peewee.PostgresqlDatabase):
+        with transaction(database):
+            execute(database, "SET LOCAL synchronous_commit = off")
+            yield
+        return
+    ((level,),) = execute(database, "PRAGMA synchronous")
+    execute(database, f"PRAGMA synchronous = {min(level, 1)}")
+    try:
+        with transaction(database):
+            yield
+    finally:
+        execute(database, f"PRAGMA synchronous = {level}")
+
+
+@contextmanager
 def snapshot(database: Database) -> Iterator[None]:
     """All reads within see one state of the ledger, also while a trader writes."""
     is_postgres = isinstance(database, peewee.PostgresqlDatabase)

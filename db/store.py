@@ -36,6 +36,7 @@ from db.database import (
     take_writer_lock,
     to_text,
     transaction,
+    unsynced,
 )
 from db.migrations import SESSION_SUMS, TABLES, migrate, migration_states
 
@@ -566,8 +567,8 @@ class Store:
     def record_session_job(
         self, session_date: str, phase: str, job: str, *, ok: bool, detail: str, now_ns: int
     ) -> None:  # fmt: skip
-        """Commit how a job of a session ended."""
-        with self._write():
+        """Commit how a job of a session ended; lost with the power, it is only done again."""
+        with self._write(synced=False):
             self._insert(
                 "INSERT INTO session_job (run_id, at_ns, session_date, phase, job, ok, detail) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 self._run_id, now_ns, session_date, phase, job, int(ok), detail,
@@ -658,8 +659,14 @@ class Store:
         cash_usd, equity_usd = exact(cash_usd), exact(equity_usd)
         positions = {symbol: _exact_position(held) for symbol, held in positions.items() if held.quantity}
         differences: tuple[Difference, ...] = ()
-        with self._write():
-            before = self._account
+        before = self._account
+        is_news = (
+            before is None
+            or before.cash != cash_usd
+            or bool(entries)
+            or bool(compare(before, cash_usd=cash_usd, positions=positions, tolerance_usd=self.cash_tolerance_usd))
+        )
+        with self._write(synced=is_news):  # a comparison that found all as it was is only made again
             if before is not None:
                 before = self._book_entries(before, entries, cause_of, now_ns)
                 differences = compare(
@@ -974,13 +981,16 @@ class Store:
         return int(self._rows("PRAGMA data_version")[0][0])
 
     @contextmanager
-    def _write(self) -> Iterator[None]:
+    def _write(self, *, synced: bool = True) -> Iterator[None]:
         """One transaction. It refuses when another connection has committed since we loaded: a trader that was thought dead
-        and still writes must not be overwritten, nor overwrite us."""
+        and still writes must not be overwritten, nor overwrite us.
+
+        `synced`: on the disk before the caller goes on. Else a power cut may take it, though no end of the process does, and what is
+        synced later takes it along."""
         if self._broken:
             raise LedgerError("the ledger failed before; it must be loaded again first")
         try:
-            with transaction(self._database):
+            with transaction(self._database) if synced else unsynced(self._database):
                 if not self._is_memory and self._read_version() != self._data_version:
                     raise LedgerError("someone else has written to the ledger while it was ours")
                 yield

@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-import requests
+import msgspec
+import urllib3
 
 from actors.direct import DirectStreams
 from actors.kernel import Paced
@@ -62,13 +63,13 @@ class TwinMarket:
         self, url: str, received: Callable[[], Mapping[str, int]], asked: Callable[[], int] | None = None
     ) -> None:
         """`received()`: frames told so far per endpoint on its live connection. `asked()`: a number that changes whenever the
-        actors have sent the twin something; while it stands still, what the twin last said to have sent is all there is."""
+        actors have asked the twin for something that it may send frames for; while it stands still, what the twin last said
+        to have sent is all there is."""
         self._url, self._received, self._asked = url, received, asked
         self._sent: Mapping[str, int] = {}
         self._told: Mapping[str, int] = {}
         self._asked_before = -1
-        self._session = requests.Session()
-        self._session.trust_env = False
+        self._pool = urllib3.connection_from_url(url, retries=False)
         self._tick = threading.Event()
         self._now_ns = 0
         self._next_ns: int | None = None
@@ -82,8 +83,8 @@ class TwinMarket:
 
     def _ask(self, what: str) -> dict[str, Any]:
         try:
-            answer: dict[str, Any] = self._session.get(f"{self._url}/sim/{what}", timeout=10).json()
-        except requests.RequestException as error:
+            answer: dict[str, Any] = self._pool.request("GET", f"/sim/{what}", timeout=10).json()
+        except (urllib3.exceptions.HTTPError, ValueError) as error:
             raise BrokerUnavailable(f"no exchange twin answers at {self._url}: {error}") from error
         return answer
 
@@ -125,15 +126,16 @@ class TwinMarket:
     def _post(self, until_ns: int) -> bool:
         """Ask the twin to move; False while frames are still on their way."""
         asked = -1 if self._asked is None else self._asked()
-        body: Any = {"until_ns": until_ns, "received": dict(self._received())}
+        body = msgspec.json.encode({"until_ns": until_ns, "received": dict(self._received())})
         try:
-            answer = self._session.post(f"{self._url}/sim/advance", json=body, timeout=60)
-        except requests.RequestException as error:
+            answer = self._pool.request("POST", "/sim/advance", body=body, timeout=60)
+            state = answer.json()
+        except (urllib3.exceptions.HTTPError, ValueError) as error:
             raise BrokerUnavailable(f"the exchange twin at {self._url} is gone: {error}") from error
-        if answer.status_code == 409:
+        if answer.status == 409:
             return False
-        answer.raise_for_status()
-        state = answer.json()
+        if answer.status != 200:
+            raise BrokerUnavailable(f"the exchange twin at {self._url} says {answer.status}: {state}")
         self._now_ns, self._next_ns = int(state["now_ns"]), state["next_event_ns"]
         self._sent, self._asked_before = state["sent"], asked
         return True

@@ -368,6 +368,7 @@ def _write_until_killed(path: Place, told: Any) -> None:
     store = with_cash(open_store(path))
     for n in range(1, 10_000):
         store.record_decision(decision(n, intent(n)), now_ns=200 + n)
+        store.record_session_job("2012-01-03", "pre_market", f"job-{n}", ok=True, detail="", now_ns=200 + n)
         told.send(n)
         if n == 25:
             os._exit(9)
@@ -385,6 +386,51 @@ def test_what_was_told_is_on_disk_when_the_process_dies(place: Path | PostgresUr
 
     assert process.exitcode == 9
     assert [r.order.client_order_id for r in store.facts(now_ns=1).open_orders] == [f"ar-{n}" for n in told]
+    assert [job for _, _, job, _ in store.session_jobs("2012-01-01")] == [f"job-{n}" for n in told]
+
+
+def test_only_what_would_merely_be_done_again_may_go_with_the_power(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row that money depends on waits for the disk."""
+    asked: dict[str, set[str]] = {"synced": set(), "unsynced": set()}
+    postgres = "Postgres" in type(store.database).__name__
+
+    def watching(database: Any, sql: str, parameters: tuple[object, ...] = ()) -> Any:
+        if sql.startswith("INSERT INTO"):
+            ((level,),) = execute(database, "SHOW synchronous_commit" if postgres else "PRAGMA synchronous")
+            asked["synced" if level in ("on", 2) else "unsynced"].add(sql.split()[2])
+        return execute(database, sql, parameters)
+
+    def compare_with(cash: str, *entries: NewEntry) -> None:
+        cash_usd = store.facts(now_ns=1).cash_usd if cash == "ours" else D(cash)
+        positions = dict(store.facts(now_ns=1).positions)
+        assert cash_usd is not None
+        store.reconcile(
+            cause_of="periodic", checked=1, cash_usd=cash_usd, equity_usd=D(1), positions=positions, now_ns=300,
+            entries=entries,
+        )  # fmt: skip
+
+    monkeypatch.setattr("db.store.execute", watching)
+    store.record_decision(decision(1, intent(1)), now_ns=200)
+    store.record_order_event("ar-1", OrderEvent.FILL, broker_order_id="b-1", fill=fill(1), now_ns=201)
+    store.record_session_close("2012-01-03", {"AAPL": D(101)}, now_ns=202)
+    store.set_state(TradingState.REDUCING, "loss", by="limit", now_ns=203)
+    money = {"decision", "session_equity", "orders", "order_event", "fill", "cash_entry", "position_entry"}
+    assert asked["synced"] >= money | {"session_close", "trading_state"}
+    assert not asked["unsynced"]
+
+    store.record_session_job("2012-01-03", "pre_market", "holds", ok=True, detail="", now_ns=204)
+    compare_with("ours")
+    assert asked["unsynced"] == {"session_job", "reconciliation"}
+
+    for news in (("98999.99",), ("98999.99", entry("FEE", "fee-1", cash="-1"))):
+        asked["synced"].clear()
+        compare_with(*news)
+        assert asked["synced"] >= {"reconciliation", "difference", "cash_entry"}
+    compare_with("5")
+    assert store.latch.state is TradingState.HALTED
+    assert asked["unsynced"] == {"session_job", "reconciliation"}
 
 
 # --- reconciliation ---

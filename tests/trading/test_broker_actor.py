@@ -691,3 +691,26 @@ def test_a_snapshot_of_a_quiet_account_asks_four_times(monkeypatch: pytest.Monke
     bench.tell(snapshot_request())
 
     assert asked == ["/orders", "/positions", "/account", "/account/activities"]
+
+
+def test_what_only_a_narrower_snapshot_left_out_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Periodic snapshots reach less far back than those of a session; an old fill is not a movement of the account."""
+    bench = Bench()
+    bench.tell(submit())
+    bench.exchange.advance(bench.exchange.now_ns + HOUR_NS + 1)
+    bench.tell(snapshot_request())
+    filled_ns = bench.exchange.now_ns
+    asked: list[str] = []
+    real = bench.broker.request
+
+    def counting(method: str, path: str, data: Any = None) -> Any:
+        asked.append(path)
+        return real(method, path, data)
+
+    bench.exchange.advance(filled_ns + HOUR_NS)
+    bench.tell(snapshot_request(filled_ns + HOUR_NS // 2))
+    monkeypatch.setattr(bench.broker, "request", counting)
+    bench.tell(snapshot_request())
+
+    assert [len(s.fills) for s in bench.of(BrokerSnapshot)] == [1, 0, 1]
+    assert asked == ["/orders", "/positions", "/account", "/account/activities"]
