@@ -37,7 +37,7 @@ from algo_royale.broker.port import MarketDataPort, StreamPort
 from algo_royale.broker.staleness import Freshness, Patience
 from algo_royale.data.forming import FormingBars
 from algo_royale.data.resample import resample
-from algo_royale.errors import AlgoRoyaleError, BrokerRejected, BrokerUnavailable
+from algo_royale.errors import AlgoRoyaleError, BrokerError, BrokerUnavailable
 from algo_royale.market import Bar, Bars, Timeframe
 from algo_royale.phases import Job
 from algo_royale.sessions import Calendar, bar_at, bar_before, warmup_session
@@ -346,16 +346,17 @@ class MarketDataActor(Actor[MarketDataMessage]):
                 wire = self._data.corporate_actions(
                     symbol=",".join(self._symbols), start=session_date, end=session_date
                 )
-        except BrokerUnavailable as error:
+            found = alpaca_wire.actions(wire)
+        except BrokerError as error:  # also a no, or nonsense: it is asked for again, and positions are still watched
             self._pause(error)
             self._actions = None
             return
         self._actions_of = session_date
-        self._actions = {s: tuple(ActionRecord(**a) for a in rows) for s, rows in alpaca_wire.actions(wire).items()}
+        self._actions = {s: tuple(ActionRecord(**a) for a in rows) for s, rows in found.items()}
 
-    def _pause(self, error: BrokerUnavailable) -> None:
+    def _pause(self, error: BrokerError) -> None:
         """Where the broker said that we ask too often, ask for no history until it will hear us again."""
-        if error.retry_after_s is not None:
+        if isinstance(error, BrokerUnavailable) and error.retry_after_s is not None:
             self._budget.pause(self.now_ns + round(error.retry_after_s * SECOND_NS))
 
     def _on_prices(self, message: PricesRequested) -> None:
@@ -366,7 +367,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
                 wire = self._data.snapshots(symbols=self._symbols)
             for symbol, (trade, spread) in alpaca_wire.seen(wire).items():
                 seen.append(SeenPrice(symbol=symbol, trade_usd=trade, spread=spread))
-        except (BrokerUnavailable, BrokerRejected, alpaca_wire.BadWire):
+        except BrokerError:
             self._others["prices unavailable"] += 1
         answer = PricesSeen(at_ns=self.now_ns, bar_end_ns=message.bar_end_ns, prices=tuple(seen))
         self.tell(self._portfolio, answer)
@@ -388,10 +389,10 @@ class MarketDataActor(Actor[MarketDataMessage]):
                 )
                 today = dt.datetime.fromtimestamp(self.now_ns / 1e9, dt.UTC).date()
                 first = dt.datetime.fromtimestamp(start_ns / 1e9, dt.UTC).date()
-                actions = self._data.corporate_actions(
-                    symbol=message.symbol, start=first.isoformat(), end=today.isoformat()
+                actions = alpaca_wire.actions(
+                    self._data.corporate_actions(symbol=message.symbol, start=first.isoformat(), end=today.isoformat())
                 )
-        except BrokerUnavailable as error:
+        except BrokerError as error:
             self._pause(error)
             answer = HistoryUnavailable(
                 at_ns=self.now_ns, symbol=message.symbol, after_ns=message.after_ns, reason=str(error)
@@ -399,7 +400,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
             self.tell(signal, answer)
             return
         bars = self._ended_bars(message.symbol, wire, start_ns)
-        known = tuple(ActionRecord(**a) for a in alpaca_wire.actions(actions).get(message.symbol, ()))
+        known = tuple(ActionRecord(**a) for a in actions.get(message.symbol, ()))
         if bars:
             self._told[message.symbol] = bars[-1]
             self._forming.told(message.symbol, bars[-1].start_ns)

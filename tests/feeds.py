@@ -12,10 +12,10 @@ from actors.market_data import FOR_EVER, MarketDataActor
 from actors.messages import BarRow, FeedHealthChanged
 from actors.signals import SignalActor
 from algo_royale.app.pacing import DirectMarket, run_paced
-from algo_royale.broker.alpaca_wire import parse_time_ns
+from algo_royale.broker.alpaca_wire import BadWire, parse_time_ns
 from algo_royale.broker.staleness import Patience
 from algo_royale.data.catalog import bundled
-from algo_royale.errors import BrokerUnavailable
+from algo_royale.errors import BrokerError, BrokerUnavailable
 from algo_royale.exchange.core import Exchange, ExchangeConfig
 from algo_royale.exchange.replay import MarketReplay
 from algo_royale.market import Timeframe
@@ -58,9 +58,11 @@ class Ear(Actor[Any]):
 
 
 class Data(DirectBroker):
-    """The twin's REST; nobody answers while its time is in `down`, and bars are known `late_ns` after their minute."""
+    """The twin's REST; nobody answers (or whoever does says `no`, or nonsense about dividends) while its time is in `down`, and
+    bars are known `late_ns` after their minute."""
 
     down: Container[int] = range(0)
+    no: BrokerError = BrokerUnavailable("nobody answers")
     asked = late_ns = 0
     of: str | None = None  # only of this symbol
 
@@ -70,10 +72,15 @@ class Data(DirectBroker):
 
     def bars(self, **asked: Any) -> Any:
         self.asked += 1
-        if self._twin.now_ns in self.down and self.of in (None, asked["symbol"]):
-            raise BrokerUnavailable("nobody answers")
+        if self._twin.now_ns in self.down and self.of in (None, asked["symbol"]) and not isinstance(self.no, BadWire):
+            raise self.no
         known_ns = self._twin.now_ns - self.late_ns - MINUTE_NS
         return [bar for bar in super().bars(**asked) if not self.late_ns or parse_time_ns(bar["t"]) <= known_ns]
+
+    def corporate_actions(self, **asked: Any) -> Any:
+        if self._twin.now_ns in self.down and isinstance(self.no, BadWire):
+            return {"cash_dividends": [{"symbol": asked["symbol"]}]}
+        return super().corporate_actions(**asked)
 
 
 class Feed:

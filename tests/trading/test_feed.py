@@ -15,15 +15,17 @@ from actors.alpaca import AlpacaRest, AlpacaStreams
 from actors.kernel import Actor, ChildSpec, Supervisor, ThreadSystem
 from actors.market_data import MarketDataActor
 from actors.messages import BarClosed, BarCorrected, FeedHealthChanged
+from algo_royale.broker.alpaca_wire import BadWire
 from algo_royale.broker.connection import PATIENT as RECONNECT
 from algo_royale.broker.staleness import Patience
 from algo_royale.clock import ScaledClock
 from algo_royale.data.catalog import bundled
+from algo_royale.errors import BrokerError, BrokerRejected
 from algo_royale.exchange.core import Exchange, ExchangeConfig
 from algo_royale.exchange.server import TwinServer
 from algo_royale.market import Timeframe
 from algo_royale.sessions import calendar
-from feeds import FIRST, LAST, MINUTE_NS, MONDAY, SECOND_NS, SYMBOLS, Feed, minutes_replay
+from feeds import FIRST, HOUR_NS, LAST, MINUTE_NS, MONDAY, SECOND_NS, SYMBOLS, Feed, minutes_replay
 from twins import KEY, SECRET
 
 PATIENT = Patience(feed_s=150.0, symbol_s=900.0)
@@ -88,6 +90,18 @@ def test_while_history_answers_nobody_is_stale_although_the_line_is_mute() -> No
 
     assert feed.heard == []
     assert (feed.observed["silences"], feed.observed["connections"]) == (1, 2)
+    for symbol in SYMBOLS:
+        assert feed.starts(symbol) == minutes_of(MONDAY.open_ns, MONDAY.close_ns)
+
+
+@pytest.mark.parametrize("no", [BrokerRejected(403, None, "forbidden."), BadWire("nonsense")])
+def test_history_that_is_refused_or_makes_no_sense_is_asked_for_again(no: BrokerError) -> None:
+    """Nobody is restarted for it: what is held must go on being watched."""
+    feed = Feed()
+    feed.data.no, feed.data.down = no, range(MONDAY.open_ns - HOUR_NS, MONDAY.open_ns + 10 * MINUTE_NS)
+    feed.run(MONDAY.close_ns)
+
+    assert [row["path"] for row in feed.system.tree() if row["restarts"]] == []
     for symbol in SYMBOLS:
         assert feed.starts(symbol) == minutes_of(MONDAY.open_ns, MONDAY.close_ns)
 
