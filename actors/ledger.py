@@ -14,7 +14,7 @@ from algo_royale.errors import LedgerError
 from algo_royale.ledger import Position
 from algo_royale.orders import Fill, Order, OrderEvent, OrderIntent
 from algo_royale.phases import Job, Phase
-from algo_royale.risk import STATE_TRANSITIONS, StateEvent, TradingState, committed_reason
+from algo_royale.risk import StateEvent, TradingState
 from algo_royale.sessions import Calendar, new_york_date
 from db.store import NewDecision, NewEntry, RecordedOrder, RefusedIntent, Store
 
@@ -206,12 +206,7 @@ class LedgerActor(Actor[LedgerMessage]):
 
     def _move(self, store: Store, event: StateEvent, reason: str, by: str) -> None:
         """Commit what trading may do after `event`, then tell it to all who act."""
-        reason, before = committed_reason(event, reason), store.latch.state
-        after = STATE_TRANSITIONS[before][event]
-        if after.severity < before.severity:
-            store.resume(reason, by=by, now_ns=self.now_ns, to=after)
-        elif after is not TradingState.TRADING:
-            store.set_state(after, reason, by=by, now_ns=self.now_ns)
+        after = store.move(event, reason, by=by, now_ns=self.now_ns)
         if event is StateEvent.CONTRADICTED:
             self._halt(reason)
         self._tell_state(after, store.latch.reason)

@@ -43,6 +43,11 @@ BY_LIMIT = "risk"  # who set the trading state, where it was no person
 BY_CONTRADICTION: Final = frozenset({"ledger", "orders", "trader"})
 
 
+def person(name: str) -> str:
+    """The name of a person, never to be mistaken for one of ours that set the trading state (`risk`, `ledger` and so on)."""
+    return f"user {name}" if name in {*BY_CONTRADICTION, BY_LIMIT} else name
+
+
 class StateEvent(enum.StrEnum):
     """What moves the trading state."""
 

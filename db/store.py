@@ -22,7 +22,7 @@ from algo_royale import orders
 from algo_royale.errors import BadInput, LedgerError
 from algo_royale.ledger import FLAT, Account, Flow, Move, Position, Resolution, flow_of, moved
 from algo_royale.orders import Fill, Order, OrderEvent, OrderIntent, OrderStatus
-from algo_royale.risk import TradingState
+from algo_royale.risk import STATE_TRANSITIONS, StateEvent, TradingState, committed_reason
 from algo_royale.sessions import new_york_date
 from db import models
 from db.database import (
@@ -775,6 +775,16 @@ class Store:
         """Commit that the person `by` has looked and lets trading go on, or `to` reduce."""
         with self._write():
             self._insert_state(to, reason, by, now_ns)
+
+    def move(self, event: StateEvent, reason: str, *, by: str, now_ns: int) -> TradingState:
+        """Commit what trading may do after `event`, by the one table for it, and return that."""
+        reason, before = committed_reason(event, reason), self.latch.state
+        after = STATE_TRANSITIONS[before][event]
+        if after.severity < before.severity:
+            self.resume(reason, by=by, now_ns=now_ns, to=after)
+        elif after is not TradingState.TRADING:
+            self.set_state(after, reason, by=by, now_ns=now_ns)
+        return after
 
     @property
     def latch(self) -> Latch:

@@ -31,7 +31,7 @@ from actors.messages import (
 )
 from algo_royale.app.logs import fact
 from algo_royale.errors import AlgoRoyaleError
-from algo_royale.risk import BY_CONTRADICTION, BY_LIMIT
+from algo_royale.risk import person
 
 log = logging.getLogger(__name__)
 
@@ -297,11 +297,6 @@ class Gauges:
 
 LEDGER, NOTIFIER = "root/trading/ledger", "root/notifier"
 CONNECTIONS = {"trading": "root/trading/broker", "data": "root/trading/market_data"}  # whose `observe` says "state"
-
-
-def person(name: str) -> str:
-    """The name of a person, never to be mistaken for one of ours that set the trading state (`risk`, `ledger` and so on)."""
-    return f"user {name}" if name in {*BY_CONTRADICTION, BY_LIMIT} else name
 
 
 class Desk:

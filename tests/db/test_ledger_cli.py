@@ -15,6 +15,7 @@ from algo_royale.app.cli import Settings, _loaded, root
 from algo_royale.app.cli.ledger import is_locked
 from algo_royale.app.cli.trader import set_ledger_aside
 from algo_royale.app.lock import single_instance
+from algo_royale.errors import AlreadyRunning
 from algo_royale.orders import Fill, OrderEvent, OrderIntent
 from algo_royale.risk import TradingState
 from conftest import ROOT
@@ -378,3 +379,30 @@ def test_a_new_twin_puts_the_ledger_of_an_older_program_aside(tmp_path: Path) ->
     assert not (tmp_path / "ledger.db").exists()
     with Reader(tmp_path / "ledgers" / "long-ago.db") as reader:
         assert reader.summary().ledger_id == "old"
+
+
+@pytest.mark.parametrize(
+    ("command", "change"),
+    [
+        (["migrate"], "db.admin.migrate_file"), (["drop", "--name", "dev_integration/ledger"], "db.admin.drop"),
+        (["resume", "--reason", "x"], "db.store.Store.move"),
+    ],
+)  # fmt: skip
+def test_no_trader_starts_while_a_ledger_is_changed(
+    home: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], change: str
+) -> None:
+    store = Store.open(home / "dev_integration" / "ledger.db", run_id="t-2", now_ns=NOON_NS, live_start_ns=0)
+    store.set_state(TradingState.HALTED, "so", by="ann", now_ns=NOON_NS)
+    store.close()
+    kept_out = []
+
+    def try_to_start(*_: object, **__: object) -> tuple[()]:
+        with pytest.raises(AlreadyRunning), single_instance(home / "dev_integration", "run-trader"):
+            pass
+        kept_out.append(change)
+        return ()
+
+    monkeypatch.setattr(change, try_to_start)
+    run(home, "db", *command)
+
+    assert kept_out == [change]

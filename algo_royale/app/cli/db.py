@@ -2,12 +2,14 @@
 
 import getpass
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from algo_royale.app.cli.ledger import has_ledger, ledger_place, running_trader
+from algo_royale.app.cli.ledger import INSTANCE, has_ledger, ledger_place, running_trader
 from algo_royale.app.cli.messages import print_json, print_table, when
 from algo_royale.errors import BadInput
 
@@ -28,12 +30,19 @@ def db_group() -> None:
     """
 
 
-def _not_while_trading(settings: "Settings") -> "Path | PostgresUrl":
-    """Where the ledger is, unless a trader writes to it: two writers would halt it."""
-    pid = running_trader(settings.directory)
+@contextmanager
+def _not_while_trading(settings: "Settings", *, there: bool = True) -> "Iterator[Path | PostgresUrl]":
+    """Where the ledger is, unless a trader writes to it: two writers would halt it. None starts meanwhile. With `there` there must
+    be a ledger."""
+    from algo_royale.app.lock import single_instance
+
+    pid, place = running_trader(settings.directory), ledger_place(settings)
     if pid is not None:
         raise BadInput(f"a trader is running in {settings.directory} (process {pid}); stop it first")
-    return ledger_place(settings)
+    if there and not has_ledger(settings):
+        raise BadInput(f"there is no ledger at {place}")
+    with single_instance(settings.directory, INSTANCE):
+        yield place
 
 
 @db_group.command("migrate")
@@ -48,8 +57,8 @@ def migrate_command(settings: "Settings") -> None:
     from algo_royale.clock import WallClock
     from db.admin import migrate_file
 
-    place = _not_while_trading(settings)
-    applied = migrate_file(place, now_ns=WallClock().now_ns())
+    with _not_while_trading(settings, there=False) as place:
+        applied = migrate_file(place, now_ns=WallClock().now_ns())
     if settings.json:
         print_json({"path": str(place), "applied": [{"version": m.version, "name": m.name} for m in applied]})
         return
@@ -110,23 +119,20 @@ def resume_command(settings: "Settings", reason: str, by: str | None) -> None:
       algo-royale db resume --reason "sold the stray IBM shares by hand"
     """
     from algo_royale.clock import WallClock
-    from algo_royale.risk import TradingState
+    from algo_royale.risk import StateEvent, TradingState, person
     from db.store import Reader, Store
 
-    place = _not_while_trading(settings)
-    if not has_ledger(settings):
-        raise BadInput(f"there is no ledger at {place}")
-    with Reader(place) as reader:
-        was = reader.summary().latch
-    if was.state is TradingState.TRADING:
-        raise BadInput("trading is not halted")
-    who = by or login_name()
-    now_ns = WallClock().now_ns()
-    store = Store.open(place, run_id=f"resume-{now_ns}-{os.getpid()}", now_ns=now_ns, live_start_ns=now_ns)
-    try:
-        store.resume(reason, by=who, now_ns=now_ns)
-    finally:
-        store.close()
+    with _not_while_trading(settings) as place:
+        with Reader(place) as reader:
+            was = reader.summary().latch
+        if was.state is TradingState.TRADING:
+            raise BadInput("trading is not halted")
+        who, now_ns = person(by or login_name()), WallClock().now_ns()
+        store = Store.open(place, run_id=f"resume-{now_ns}-{os.getpid()}", now_ns=now_ns, live_start_ns=now_ns)
+        try:
+            store.move(StateEvent.PERSON_RESUMES, reason, by=who, now_ns=now_ns)
+        finally:
+            store.close()
     if settings.json:
         print_json({"resumed": True, "was": was.state.value, "because": was.reason, "reason": reason, "by": who})
     else:
@@ -154,14 +160,12 @@ def drop_command(settings: "Settings", name: str | None) -> None:
     """
     from db.admin import database_name, drop
 
-    place = _not_while_trading(settings)
-    if not has_ledger(settings):
-        raise BadInput(f"there is no ledger at {place}")
-    if name is None:
-        name = click.prompt(
-            f"This deletes {place}. Type the database's name, {database_name(place)}, to go on", err=True
-        )
-    drop(place, name=name)
+    with _not_while_trading(settings) as place:
+        if name is None:
+            name = click.prompt(
+                f"This deletes {place}. Type the database's name, {database_name(place)}, to go on", err=True
+            )
+        drop(place, name=name)
     if settings.json:
         print_json({"dropped": str(place)})
     else:

@@ -287,7 +287,7 @@ def _command_state(
 ) -> None:
     """Have the trader commit it, or commit it ourselves where none runs, and say what stands in the ledger then."""
     from algo_royale.app.cli.db import login_name
-    from algo_royale.app.control import person
+    from algo_royale.risk import person
 
     who = person(by or login_name())
     running = running_trader(settings.directory) is not None
@@ -354,7 +354,7 @@ def _commit_offline(settings: "Settings", command: str, reason: str, by: str, st
     """By the rules that the trader's ledger follows, holding the lock, so that no trader starts meanwhile."""
     from algo_royale.app.lock import single_instance
     from algo_royale.clock import WallClock
-    from algo_royale.risk import STATE_TRANSITIONS, StateEvent, TradingState, committed_reason
+    from algo_royale.risk import StateEvent, TradingState
     from db.store import Store
 
     place = ledger_place(settings)
@@ -367,13 +367,7 @@ def _commit_offline(settings: "Settings", command: str, reason: str, by: str, st
     with single_instance(settings.directory, INSTANCE):
         store = Store.open(place, run_id=f"{command}-{now_ns}-{os.getpid()}", now_ns=now_ns, live_start_ns=now_ns)
         try:
-            before = store.latch.state
-            after = STATE_TRANSITIONS[before][event]
-            why = committed_reason(event, reason)
-            if after.severity < before.severity:
-                store.resume(why, by=by, now_ns=now_ns, to=after)
-            elif after is not TradingState.TRADING:
-                store.set_state(after, why, by=by, now_ns=now_ns)
+            store.move(event, reason, by=by, now_ns=now_ns)
         finally:
             store.close()
 
