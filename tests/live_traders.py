@@ -147,7 +147,8 @@ def paper_variables(on_server: PostgresUrl) -> dict[str, str]:
         "research_age_days_max": "off", "feed_silent_s": "off", "symbol_silent_s": "off", "reconcile_every_s": "86400",
     }  # fmt: skip
     names = {f"ALGO_ROYALE__TRADER__{name.upper()}": value for name, value in trader.items()}
-    return {**names, "ALGO_ROYALE__RISK__ON_HALT": "keep", "ALGO_ROYALE__DATABASE__URL": on_server.text}
+    others = {"ALGO_ROYALE__RISK__ON_HALT": "keep", "ALGO_ROYALE__LOG__LEVEL": "debug"}
+    return {**names, **others, "ALGO_ROYALE__DATABASE__URL": on_server.text}
 
 
 def spawn_paper(home: Path, endpoints: Endpoints, on_server: PostgresUrl, *options: str) -> "subprocess.Popen[str]":

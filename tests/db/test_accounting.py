@@ -134,8 +134,8 @@ class Bench:
             self.sold[fill.execution_id] = (tomorrow, proceeds)
         self.fills.append(fill)
 
-    def take_back(self, n: int, corrected: tuple[D, D] | None) -> None:
-        """Bust the n-th fill that still stands, or correct its price and fee."""
+    def take_back(self, n: int, corrected: tuple[D, D, D] | None) -> None:
+        """Bust the n-th fill that still stands, or correct its price, fee and quantity (to a part of it)."""
         standing = [fill for fill in self.fills if fill.execution_id not in self.model.gone]
         if not standing:
             return
@@ -149,10 +149,12 @@ class Bench:
             )
             assert change.applied
             return
+        price, fee, part = corrected
+        quantity = (old.quantity * part).quantize(LOT)
         new = Fill(
             execution_id=f"c-{self.count}", client_order_id=old.client_order_id, broker_order_id=old.broker_order_id,
-            symbol=old.symbol, side=old.side, quantity=old.quantity, cumulative_quantity=old.cumulative_quantity,
-            price_usd=corrected[0], fees_usd=corrected[1], at_ns=self.now_ns,
+            symbol=old.symbol, side=old.side, quantity=quantity, price_usd=price, fees_usd=fee, at_ns=self.now_ns,
+            cumulative_quantity=old.cumulative_quantity - old.quantity + quantity,
         )  # fmt: skip
         self.book(new, OrderEvent.TRADE_CORRECT, old.execution_id)
 
@@ -231,7 +233,7 @@ STEPS = st.lists(
             st.just("trade"), st.sampled_from("AB"), st.sampled_from(["buy", "sell"]), SHARES, PRICES, FEES, PARTS
         ),
         st.tuples(st.just("bust"), st.integers(0, 99)),
-        st.tuples(st.just("correct"), st.integers(0, 99), PRICES, FEES),
+        st.tuples(st.just("correct"), st.integers(0, 99), PRICES, FEES, st.sampled_from([D(1), D("0.5")])),
         st.tuples(st.just("entry"), st.sampled_from(["div", "csd", "int"]), FEES.map(lambda fee: fee + 1)),
         st.tuples(st.just("entry"), st.just("fee"), FEES.map(lambda fee: -fee - 1)),
         st.tuples(st.just("entry"), st.just("div"), FEES.map(lambda fee: -fee - 1)),  # owed by who is short
@@ -266,8 +268,8 @@ def follow(bench: Bench, steps: list[tuple[object, ...]]) -> None:
                 bench.trade(str(symbol), str(side), quantity, price, fee, part)  # type: ignore[arg-type]
             case "bust", [int(n)]:
                 bench.take_back(n, None)
-            case "correct", [int(n), price, fee]:
-                bench.take_back(n, (price, fee))  # type: ignore[arg-type]
+            case "correct", [int(n), price, fee, part]:
+                bench.take_back(n, (price, fee, part))  # type: ignore[arg-type]
             case "entry", [kind, amount]:
                 bench.entry(str(kind), amount)  # type: ignore[arg-type]
             case "rounding", [int(cents)]:
@@ -326,7 +328,7 @@ def test_a_bust_is_an_entry_of_its_own_and_counts_once(bench: Bench) -> None:
 
 def test_a_correction_leaves_one_fill_at_the_new_price(bench: Bench) -> None:
     bench.trade("A", "sell", D(10), D(10), D(0))
-    bench.take_back(0, (D(11), D("0.5")))
+    bench.take_back(0, (D(11), D("0.5"), D(1)))
 
     facts = bench.store.facts(now_ns=bench.now_ns)
     assert facts.positions["A"] == Position(D(-10), D(11))

@@ -5,9 +5,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal as D
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -20,7 +21,7 @@ import db.store
 from algo_royale.ledger import Position
 from algo_royale.orders import Fill, OrderEvent, OrderIntent
 from algo_royale.risk import TradingState
-from databases import Server, needs_server
+from databases import Server, needs_server, new_schema
 from db.admin import check
 from db.database import Place, execute
 from db.store import NewDecision, NewEntry, Store
@@ -28,6 +29,7 @@ from db.store import NewDecision, NewEntry, Store
 # Where a line counts: our own writing, and peewee's BEGIN, COMMIT and ROLLBACK.
 TRACED = {module.__file__ for module in (db.store, db.database, peewee)}
 DAY_NS = 86_400_000_000_000
+KILLS = 50  # in one ledger; looking it through takes the longer the more is in it
 NOON_NS = 1_325_610_000_000_000_000
 
 Step = Callable[[Store, int], object]
@@ -145,20 +147,22 @@ def forked(place: Place, n: int, line: int) -> tuple[int, list[int]]:
     return child.exitcode if child.exitcode is not None else -1, told
 
 
-@pytest.mark.prove
-def test_a_kill_between_any_two_lines_leaves_whole_commits_and_all_that_was_told(place: Place, proving: bool) -> None:
-    """One ledger, killed again and again, a line further each time; each start goes on from what is there."""
+def begun(place: Place) -> int:
+    """A ledger in which all steps have been taken once; how many lines that was."""
     store = Store.open(place, run_id="start", now_ns=NOON_NS, live_start_ns=0)
     held = {"AAPL": Position(D(10_000), D(9))}
     store.reconcile(cause_of="start", checked=1, cash_usd=D(1000), equity_usd=D(1), positions=held, now_ns=NOON_NS - 1)
     store.close()
     exit_code, (*_, lines) = forked(place, 1, 0)
-    assert (exit_code, lines > 300) == (0, True)
-    killed = 0
-    for n, line in enumerate(range(1, lines + 1, 1 if proving else lines // 14), 2):
+    assert exit_code == 0
+    return lines
+
+
+def killed_at(lines: Sequence[int], place: Place) -> None:
+    """One ledger, killed again and again after so many lines; each start goes on from what is there."""
+    for n, line in enumerate(lines, 2):
         exit_code, told = forked(place, n, line)
         assert exit_code == -signal.SIGKILL
-        killed += 1
 
         store = Store.open(place, run_id=f"parent-{n}", now_ns=NOON_NS, live_start_ns=0)
 
@@ -171,15 +175,26 @@ def test_a_kill_between_any_two_lines_leaves_whole_commits_and_all_that_was_told
         assert all(steps_done(store, n))
         store.resume("go on", by="test", now_ns=NOON_NS)
         store.close()
-    assert killed >= 14
     store = Store.open(place, run_id="end", now_ns=NOON_NS, live_start_ns=0)
-    facts = store.facts(now_ns=NOON_NS)
-    assert facts.positions["AAPL"].quantity == 10_000 - (killed + 1)
-    assert facts.cash_usd == 1000 + (killed + 1) * D(
-        "11.49"
-    )  # sold at 11 after the correction, a cent of fees, a dividend
+    facts, times = store.facts(now_ns=NOON_NS), len(lines) + 1
+    assert facts.positions["AAPL"].quantity == 10_000 - times
+    assert facts.cash_usd == 1000 + times * D("11.49")  # sold at 11 after the correction, a cent of fees, a dividend
     assert check(store.database) == []
     store.close()
+
+
+@pytest.mark.prove
+def test_a_kill_between_any_two_lines_leaves_whole_commits_and_all_that_was_told(place: Place, proving: bool) -> None:
+    """After every line, 50 in a ledger; in the suite after 14 of them."""
+    lines = begun(place)
+    assert lines > 300
+    chosen = range(1, lines + 1, 1 if proving else lines // 14)
+    assert len(chosen) >= 14
+    for first in range(0, len(chosen), KILLS):
+        if first:
+            place = place.with_name(f"{first}.db") if isinstance(place, Path) else new_schema()
+            assert begun(place) == lines
+        killed_at(chosen[first : first + KILLS], place)
 
 
 def serve(told: Connection) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from decimal import Decimal as D
 from pathlib import Path
@@ -15,7 +16,7 @@ from algo_royale.app.cli import Settings, _loaded, root
 from algo_royale.app.cli.ledger import is_locked
 from algo_royale.app.cli.trader import set_ledger_aside
 from algo_royale.app.lock import single_instance
-from algo_royale.errors import AlreadyRunning
+from algo_royale.errors import AlreadyRunning, LedgerError
 from algo_royale.orders import Fill, OrderEvent, OrderIntent
 from algo_royale.risk import TradingState
 from conftest import ROOT
@@ -184,6 +185,16 @@ def test_a_bad_address_is_one_line_without_its_password(
 
     assert result.exit_code in (1, 5) and said in result.stderr
     assert len(result.stderr.splitlines()) == 1 and PASSWORD not in result.stderr
+
+
+def test_no_traceback_and_no_repr_has_the_password() -> None:
+    """Here the driver's own words have it."""
+    url = PostgresUrl(f"postgresql://u@h/x?{PASSWORD}=1&password={PASSWORD}")
+    with pytest.raises(LedgerError) as failed:
+        open_database(url)
+    assert "invalid URI query parameter" in str(failed.value)
+    assert PASSWORD not in "".join(traceback.format_exception(failed.value))
+    assert PASSWORD not in f"{url!r} {url} {[url]}"
 
 
 def test_development_keeps_its_ledgers_in_files(tmp_path: Path, set_url: Callable[[str], None]) -> None:

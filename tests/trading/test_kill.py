@@ -302,7 +302,7 @@ def test_killed_and_robbed_of_its_server_the_trader_ends_with_the_undisturbed_le
         for number, instant in enumerate(instants(random.Random(20121018), sessions, ends)):
             life = PaperLife(tmp_path, directory, endpoints, place)
             said.append(life.end_with_its_server(instant) if number % 2 else life.end(instant))
-        with running(spawn_paper(tmp_path, endpoints, place)) as last:
+        with running(spawn_paper(tmp_path, endpoints, place, "-vv")) as last:
             code, out, err = ended(last, LIFE_S)
         truth = twin_truth(endpoints)
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,15 @@ def document(home: Path, *words: str) -> Any:
     done = command(home, *words)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def command_lines(*of: bytes) -> list[bytes]:
+    """What `ps` has to show of such processes, where the system lists them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            found.append(path.read_bytes())
+    return [words for words in found if any(name in words for name in of)]
 
 
 def is_warm(directory: Path) -> bool:
@@ -179,6 +189,7 @@ def test_a_running_trader_on_a_server_obeys_and_keeps_every_other_one_away(tmp_p
         wait(life, lambda: ask(directory, "status")["connections"]["trading"] == "live")
         with running(spawn_paper(other, endpoints, place)) as second:
             refused = ended(second)
+        shown = command_lines(b"run-trader", b"postgres")
         halted = ask_paper(home, place, "halt", "--reason", "earnings", "--by", "ada")
         stood = ask_paper(home, place, "status")
         resumed = ask_paper(home, place, "resume", "--reason", "over", "--by", "ada")
@@ -189,6 +200,7 @@ def test_a_running_trader_on_a_server_obeys_and_keeps_every_other_one_away(tmp_p
     line = refused[2].splitlines()[-1]
     assert line.startswith("error: another process writes to this ledger: algo-royale trader-")
     assert PASSWORD not in refused[2]
+    assert not any(PASSWORD.encode() in words for words in shown)
     assert (halted["running"], halted["state"], resumed["state"], code) == (True, "halted", "trading", 0), err
     assert (stood["ledger"]["state"], stood["ledger"]["state_set_by"]) == ("halted", "ada")
     with Reader(place) as reader:
