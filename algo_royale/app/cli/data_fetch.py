@@ -15,6 +15,7 @@ from algo_royale.app.cli.data_writing import (
     existing,
     print_written,
     sole_writer,
+    target_option,
     write_plans,
 )
 from algo_royale.errors import BadConfiguration, BadInput, BadMarketData, BrokerRejected, BrokerUnavailable
@@ -42,15 +43,7 @@ EARLIEST = "2016-01-01"
 
 @click.command("fetch")
 @click.argument("symbols", nargs=-1, required=True, metavar="SYMBOL...")
-@click.option(
-    "--to",
-    "target",
-    required=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Folder that will hold <timeframe>/<SYMBOL>.parquet; made if there is none.",
-    show_default=False,
-)
+@target_option
 @click.option("--timeframe", type=click.Choice(TIMEFRAMES), default="1Day", help="Length of a bar.")
 @click.option(
     "--start", type=click.DateTime(["%Y-%m-%d"]), default=EARLIEST, metavar="DATE", help="First session that is wanted."

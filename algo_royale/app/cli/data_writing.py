@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from algo_royale.market import Bars, SymbolChange, Timeframe
 
 TIMEFRAMES = ("1Min", "5Min", "15Min", "1Hour", "1Day")
+target_option = click.option(
+    "--to",
+    "target",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Folder that will hold <timeframe>/<SYMBOL>.parquet; made if there is none.",
+    show_default=False,
+)
 timeframe_option = click.option(
     "--timeframe", type=click.Choice(TIMEFRAMES), help="Length of a bar; default what the bars look like.", show_default=False
 )  # fmt: skip
@@ -65,15 +74,7 @@ class Plan:
 
 @click.command("import")
 @click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="[FILE]...")
-@click.option(
-    "--to",
-    "target",
-    required=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Folder that will hold <timeframe>/<SYMBOL>.parquet; made if there is none.",
-    show_default=False,
-)
+@target_option
 @click.option(
     "--column",
     "columns",
