@@ -17,7 +17,7 @@ from algo_royale.app.cli.ledger import is_locked
 from algo_royale.app.cli.trader import set_ledger_aside
 from algo_royale.app.lock import single_instance
 from algo_royale.errors import AlreadyRunning, LedgerError
-from algo_royale.orders import Fill, OrderEvent, OrderIntent
+from algo_royale.orders import Fill, OrderEvent, OrderIntent, OrderStatus
 from algo_royale.risk import TradingState
 from conftest import ROOT
 from databases import PASSWORD, new_schema, server
@@ -424,3 +424,8 @@ def test_no_trader_starts_while_a_ledger_is_changed(
     run(home, "db", *command)
 
     assert kept_out == [change]
+
+
+@pytest.mark.parametrize("status", [status.value for status in OrderStatus])
+def test_orders_may_be_asked_for_by_any_status(home: Path, status: str) -> None:
+    assert run(home, "orders", "--status", status).exit_code == 0

@@ -12,6 +12,7 @@ import click
 
 from algo_royale.app.cli.messages import print_json, print_table, short_time, to_ns, when
 from algo_royale.errors import BadInput
+from algo_royale.orders import OrderStatus
 
 if TYPE_CHECKING:
     from algo_royale.app.cli import Settings
@@ -19,17 +20,7 @@ if TYPE_CHECKING:
     from db.store import Reader
 
 INSTANCE = "run-trader"
-STATUSES = (
-    "open",
-    "recorded",
-    "submitted",
-    "accepted",
-    "partially_filled",
-    "filled",
-    "canceled",
-    "expired",
-    "rejected",
-)
+STATUSES = ("open", *(status.value for status in OrderStatus if status is not OrderStatus.OPEN))
 
 
 def running_trader(directory: Path) -> int | None:
