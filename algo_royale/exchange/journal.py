@@ -28,28 +28,32 @@ class Journal:
     """Appends to the file and, where it has something already, lets the exchange live through it first.
 
     `identity` says what exchange it is of: its seed, data and rules. Raises BadInput for a file of another one, or that is no
-    journal. A last line that was cut off by the end of its process counts for nothing.
+    journal, or that cannot be written. A last line that was cut off by the end of its process counts for nothing.
     """
 
     def __init__(self, path: Path, exchange: Exchange, identity: str) -> None:
         self._exchange = exchange
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
-        whole, rest = lines[:-1], lines[-1] if lines else b""
-        if whole and whole[0] != identity.encode():
-            raise BadInput(f"{path} is the state of another exchange ({whole[0][:200].decode(errors='replace')})")
+        try:
+            self._file: IO[bytes] = open(path, "a+b", opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: SIM115 - kept open
+            self._file.seek(0)
+            lines = self._file.read().split(b"\n")
+        except OSError as error:
+            raise BadInput(f"cannot keep the exchange's state in {path}: {error.strerror}") from error
+        whole, rest = lines[:-1], lines[-1]
+        known = whole[0] == identity.encode() if whole else identity.encode().startswith(rest)
+        if not known:
+            raise BadInput(f"{path} is the state of another exchange ({lines[0][:200].decode(errors='replace')})")
         try:
             entries = [msgspec.json.decode(line, type=Entry) for line in whole[1:]]
         except msgspec.MsgspecError as error:
             raise BadInput(f"{path} is not the state of an exchange: {error}") from None
         for entry in entries:
             self._live(entry)
-        self._file: IO[bytes] = path.open("ab")
         if rest:
-            self._file.truncate(path.stat().st_size - len(rest))
+            self._file.truncate(self._file.tell() - len(rest))
         if not whole:
             self._file.write(identity.encode() + b"\n")
             self._file.flush()
-        os.chmod(path, 0o600)
         self._marked_ns = exchange.now_ns
 
     def _live(self, entry: Entry) -> None:
@@ -74,6 +78,3 @@ class Journal:
         self._marked_ns = entry.at_ns
         self._file.write(msgspec.json.encode(entry) + b"\n")
         self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()

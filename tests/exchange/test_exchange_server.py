@@ -548,6 +548,8 @@ def test_the_twin_process_serves_inside_its_block_and_tells_where() -> None:
         (["--partial-fills", "2"], "not between 0 and 1"),
         (["--amended-trades", "-0.1", "--market", "path"], "not between 0 and 1"),
         (["--amended-trades", "0.1"], "a market that has trades"),
+        (["--whole-shares", "APPL"], "did you mean 'AAPL'"),
+        (["--state", "/nowhere/at/all"], "cannot keep the exchange's state in /nowhere/at/all"),
     ],
 )
 def test_impossible_options_are_one_clear_line(options: list[str], words: str) -> None:
@@ -929,6 +931,15 @@ def test_a_fault_that_nobody_knows_is_refused(twin: Running) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ kept on disk
+
+
+@pytest.mark.parametrize("content", [b"somebody's only copy", b"\xff\x00", b"a line\nand another"])
+def test_a_file_that_is_no_state_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "letter").write_bytes(content)
+    result = CliRunner().invoke(root, ["run-exchange", "--state", str(tmp_path / "letter")])
+
+    assert result.exit_code == 1 and "is the state of another exchange" in result.stderr
+    assert (tmp_path / "letter").read_bytes() == content
 
 
 def test_a_killed_twin_goes_on_where_it_was(tmp_path: Path) -> None:
