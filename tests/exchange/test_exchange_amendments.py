@@ -121,13 +121,15 @@ def test_with_a_share_of_amended_trades_bars_are_what_the_stream_said_about_trad
     trades: dict[int, dict[str, Any]] = {}
     bars: dict[str, Any] = {}
     kinds: dict[str, int] = defaultdict(int)
-    daily = None
+    daily, late, newest = None, 0, ""
     for frame in stream.outbox:
         for m in json.loads(frame):
             kinds[m["T"]] += m.get("S") == "IBM"
             match m:
                 case {"S": "IBM", "T": "t"}:
+                    assert m["i"] not in trades, "each trade is told once, a late one late"
                     trades[m["i"]] = m
+                    late, newest = late + (m["t"][:19] < newest), max(newest, m["t"][:19])
                 case {"S": "IBM", "T": "c"}:
                     trades[m["ci"]] = {**trades.pop(m["oi"]), "p": m["cp"], "s": m["cs"], "i": m["ci"]}
                 case {"S": "IBM", "T": "x"}:
@@ -142,7 +144,7 @@ def test_with_a_share_of_amended_trades_bars_are_what_the_stream_said_about_trad
     for trade in sorted(trades.values(), key=lambda t: (t["t"].ljust(30, "0").replace("Z", "0"), t["i"])):
         minutes[trade["t"][:17] + "00Z"].append(trade)
 
-    assert min(kinds[kind] for kind in "tcxub") > 5
+    assert min(kinds[kind] for kind in "tcxub") > 5 and late > 5
     for start, made_of in minutes.items():
         p = [t["p"] for t in made_of]
         assert (bars[start]["h"], bars[start]["l"]) == (max(p), min(p))
