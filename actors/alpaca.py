@@ -232,7 +232,7 @@ class AlpacaStreams:
 
     @property
     def received(self) -> dict[str, int]:
-        return {endpoint: handle.received for endpoint, handle in self._newest.items()}
+        return {endpoint: handle.received for endpoint, handle in list(self._newest.items())}  # others open meanwhile
 
     def open(self, endpoint: str, connection: int, on_frame: FrameCallback, on_state: StateCallback) -> "_Socket":
         former = self._newest.get(endpoint)

@@ -192,11 +192,14 @@ def config_directory() -> Path:
 
 def _private_text(path: Path) -> str:
     try:
-        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise BadConfiguration(f"{path}: others can read this file of secrets; run: chmod 600 {path}")
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            if os.fstat(file.fileno()).st_mode & (stat.S_IRWXG | stat.S_IRWXO):  # of the very file that is read
+                raise BadConfiguration(f"{path}: others can read this file of secrets; run: chmod 600 {path}")
+            return file.read()
     except OSError as error:
         raise BadConfiguration(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise BadConfiguration(f"{path}: this file of secrets is not text in UTF-8") from None
 
 
 # --- global options ------------------------------------------------------------------------------------------------------
