@@ -401,3 +401,14 @@ def test_the_command_says_who_took_a_test(inbox: Inbox, tmp_path: Path) -> None:
         root, ["config", "show", "notify"], env={"ALGO_ROYALE__NOTIFY__URLS": f"json://{PASSWORD}"}
     )
     assert shown.exit_code == 0 and PASSWORD not in shown.output
+
+
+def test_a_file_of_secrets_that_is_no_text_is_one_line_without_them(tmp_path: Path) -> None:
+    addresses = tmp_path / "addresses"
+    addresses.write_bytes(b"json://127.0.0.1:9/" + PASSWORD.encode() + b"\xff\n")
+    addresses.chmod(0o600)
+    _loaded.cache_clear()
+    done = CliRunner().invoke(root, ["notify"], env={"ALGO_ROYALE__NOTIFY__URLS_FILE": str(addresses)})
+
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert "is not text" in done.stderr and PASSWORD not in done.output
