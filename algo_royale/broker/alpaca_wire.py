@@ -315,11 +315,13 @@ def parse_trade_update(data: Wire) -> WireTradeUpdate:
     """The `data` of a trade_updates frame."""
     event = _text(data, "event")
     is_fill, is_correction = event in ("fill", "partial_fill"), event == "trade_correct"
-    read = decimal if is_fill else optional_decimal
+    read, order = decimal if is_fill else optional_decimal, _mapping(data.get("order"), "order")
+    if is_fill:
+        decimal(order, "filled_qty")  # what tells this fill from the others: not known is not nothing
     at = data.get("timestamp") or data.get("at")
     return WireTradeUpdate(
         event=event,
-        order=parse_order(_mapping(data.get("order"), "order")),
+        order=parse_order(order),
         at_ns=parse_time_ns(at) if at else 0,
         execution_id=_text(data, "execution_id") if data.get("execution_id") else None,
         fill_price_usd=read(data, "price") if is_fill or is_correction else None,

@@ -160,11 +160,12 @@ def test_a_fill_is_read_exactly() -> None:
     assert (update.fill_price_usd, update.fill_quantity, update.order.filled_quantity) == (D("190.095"), D(4), D(4))
 
 
-@pytest.mark.parametrize("missing", ["price", "qty", "order", "event"])
+@pytest.mark.parametrize("missing", ["price", "qty", "order", "event", "filled_qty"])
 def test_a_fill_without_its_numbers_is_refused(missing: str) -> None:
-    """A fill read as zero shares would be a lost fill."""
+    """A fill read as zero shares would be a lost fill, and so would one that cannot be told from the others."""
+    told = {**FILL, "order": {name: value for name, value in ORDER.items() if name != missing}}
     with pytest.raises(BadWire):
-        wire.parse_trade_update({name: value for name, value in FILL.items() if name != missing})
+        wire.parse_trade_update({name: value for name, value in told.items() if name != missing})
 
 
 @pytest.mark.parametrize(
