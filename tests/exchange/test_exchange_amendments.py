@@ -112,6 +112,22 @@ def test_a_canceled_trade_is_in_no_bar(begin: Any, tape_replay: MarketReplay) ->
     assert answer.status == 404, "it is void already"
 
 
+def test_the_latest_trade_is_one_that_is_valid(begin: Any, tape_replay: MarketReplay) -> None:
+    client = begin()
+    client.exchange.advance(at_minute(tape_replay, 10))
+
+    def latest() -> Any:
+        return client.get("/v2/stocks/IBM/trades/latest")["trade"], client.get("/v2/stocks/IBM/snapshot")["latestTrade"]
+
+    first, _ = latest()
+    say(client, "amend", symbol="IBM", kind="cancel")
+    before, shown = latest()
+    assert before["i"] == first["i"] - 1 and before == shown
+    say(client, "amend", symbol="IBM", kind="correct", price=191.5, size=4)
+    corrected, shown = latest()
+    assert (corrected["p"], corrected["s"], corrected["t"]) == (191.5, 4, before["t"]) and corrected == shown
+
+
 def test_with_a_share_of_amended_trades_bars_are_what_the_stream_said_about_trades(
     begin: Any, tape_replay: MarketReplay
 ) -> None:
