@@ -85,7 +85,12 @@ class PortfolioActor(Actor[PortfolioMessage]):
 
     def observe(self) -> dict[str, object]:
         waiting = {str(end): sorted(set(self._config.symbols) - set(got)) for end, got in self._reports.items()}
-        return {"reconciled": self._reconciled, "waiting_for": waiting}
+        return {"reconciled": self._reconciled, "waiting_for": waiting, "held_back": self._held_back()}
+
+    def _held_back(self) -> dict[str, str]:
+        """The hold that each symbol was under at the last decision, where it was under any."""
+        held = {} if self._state is None else self._state.holds
+        return {symbol: now.hold.value for symbol, now in sorted(held.items()) if now.hold is not Hold.START}
 
     def receive(self, message: PortfolioMessage) -> None:
         match message:
@@ -171,8 +176,8 @@ class PortfolioActor(Actor[PortfolioMessage]):
         """Say which symbols are held back; or what was decided at the session's close, or who is waited for."""
         ok, state = True, self._state
         if message.job == Job.HOLDS.value:
-            held = [f"{s} {h.hold.value}" for s, h in sorted((state.holds if state is not None else {}).items())]
-            detail = ", ".join(each for each in held if not each.endswith(Hold.START.value)) or "no symbol is held back"
+            held = (f"{symbol} {hold}" for symbol, hold in self._held_back().items())
+            detail = ", ".join(held) or "no symbol is held back"
         else:
             session = self._calendar.session_on(dt.date.fromisoformat(message.session_date))
             decided_ns = 0 if state is None else state.bar_end_ns

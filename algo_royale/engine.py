@@ -695,6 +695,8 @@ def _judge(
         if proceeds_count:
             sells = (d for d in desires if d.ordered < 0 and d.symbol in prices)
             power += sum((sell_proceeds(-d.ordered, prices[d.symbol], rules) for d in sells), _ZERO)
+            # the sales are still to fill: until then the broker grants what a multiplier of 2 leaves
+            power = min(power, snapshot.equity_usd + state.account.cash)
         dearest = {s: policy.limit(BUY, price) for s, price in prices.items()} if is_limited else prices
         desires = scale_desires(desires, dearest, power, rules)
     approved: list[ApprovedOrder] = []

@@ -295,7 +295,7 @@ class Gauges:
         self._log.close()
 
 
-LEDGER, NOTIFIER = "root/trading/ledger", "root/notifier"
+LEDGER, PORTFOLIO, NOTIFIER = "root/trading/ledger", "root/trading/portfolio", "root/notifier"
 CONNECTIONS = {"trading": "root/trading/broker", "data": "root/trading/market_data"}  # whose `observe` says "state"
 
 
@@ -352,6 +352,7 @@ class Desk:
             "connections": {name: self._system.glance(path).get("state") for name, path in CONNECTIONS.items()},
             "bar_end_ns": bar_ns or None,
             "bar_age_s": round((now_ns - bar_ns) / 1e9, 3) if bar_ns else None,
+            "held_back": self._system.glance(PORTFOLIO).get("held_back", {}),
             "actors": len(rows),
             "actors_down": [row["path"] for row in rows if row["state"] != "running"],
             "restarts": sum(int(str(row["restarts"])) for row in rows),

@@ -296,6 +296,7 @@ def test_status_and_top_wait_for_no_actor(home: Path) -> None:
     assert system.stop() == 0
 
     assert status["connections"] == {"trading": "live", "data": None}
+    assert status["held_back"] == {}
     assert (status["run_id"], status["now_ns"], status["stopping"]) == ("run-1", NOON_NS, False)
     (row,) = (row for row in top["actors"] if row["path"] == broker.path)
     assert (row["mailbox"], row["state"], row["records"]) == (500, "running", 0)

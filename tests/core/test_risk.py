@@ -456,6 +456,13 @@ def test_of_two_broken_limits_the_harder_answer_counts() -> None:
     assert milder is not None and (milder.code, milder.event) == (RefusalCode.DAILY_LOSS, StateEvent.LIMIT_REDUCES)
 
 
+def test_where_nothing_may_be_lost_the_first_cent_is_too_much_and_no_loss_is_none() -> None:
+    limits = RiskLimits(daily_loss_fraction=D(0), drawdown_fraction=D(0))
+
+    assert breach(limits, equity=D(100), session_start=D(100), peak=D(100)) is None
+    assert breach(limits, equity=D("99.99"), session_start=D(100), peak=None) is not None
+
+
 def test_a_limit_that_only_refuses_moves_nothing() -> None:
     limits = RiskLimits(daily_loss_fraction=D("0.1"), on_daily_loss=OnBreach.REFUSE)
     found = breach(limits, equity=D(80), session_start=D(100), peak=None)

@@ -20,6 +20,7 @@ from algo_royale.portfolio.sizing import (
     in_order,
     scale_buys,
     scale_desires,
+    sell_proceeds,
 )
 
 EQUITY = Decimal(100_000)
@@ -77,6 +78,22 @@ def test_buys_are_scaled_by_one_factor_and_floored() -> None:
     assert scale_buys([D(300), D(100)], [D(10), D(20)], D(2499), rules) == [D(149), D(49)]
     assert scale_buys([D(300), D(100)], [D(10), D(20)], D(5000), rules) == [D(300), D(100)]
     assert scale_buys([D(300), D(100)], [D(10), D(20)], D(-5), rules) == [D(0), D(0)]
+
+
+def test_a_buy_that_scaling_leaves_too_small_is_dropped() -> None:
+    rules = AccountRules(lot=D(1), min_notional=D(100), costs=CostRules(slippage_bps=D(0)))
+
+    # 300*10 + 20*10 = 3200 wanted, 1600 there: the second would be 10 shares, exactly enough; with 1590 it is 9
+    assert scale_buys([D(300), D(20)], [D(10), D(10)], D(1600), rules) == [D(150), D(10)]
+    assert scale_buys([D(300), D(20)], [D(10), D(10)], D(1590), rules) == [D(149), D(0)]
+
+
+def test_what_a_trade_takes_and_brings_is_after_slippage_commission_and_fees() -> None:
+    costs = CostRules(slippage_bps=D(100), commission_bps=D(10), sec_fee_per_million=D(1000))
+    rules = AccountRules(lot=D(1), costs=costs)
+
+    assert buy_cost(D(10), D(50), rules) == D("505") + D("0.505")
+    assert sell_proceeds(D(10), D(50), rules) == D("495") - D("0.495") - D("0.495")
 
 
 def test_scaling_keeps_the_target_so_that_the_rest_is_bought_later() -> None:
@@ -144,6 +161,8 @@ def test_a_limit_stays_within_its_collar_on_the_step_of_its_price(
 
     assert policy.terms(side, D(last), is_daily=True) == ("limit", "day", D(limit))
     assert policy.terms(side, D(last), is_daily=False).time_in_force == "ioc"
+    resting = OrderPolicy(type=OrderType.MARKETABLE_LIMIT, collar_bps=D(collar), limit_rests=True)
+    assert resting.terms(side, D(last), is_daily=False) == ("limit", "day", D(limit))
 
 
 @given(st.sampled_from(["buy", "sell"]), st.integers(1, 10**8), st.integers(0, 9_999))

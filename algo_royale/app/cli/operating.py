@@ -149,6 +149,7 @@ def _live_rows(live: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("phase", "-" if live["phase"] is None else f"{live['phase']}, session {live['session']}"),
         ("connections", ", ".join(f"{name} {state or '-'}" for name, state in live["connections"].items())),
         ("last bar", bar),
+        *([("held back", ", ".join(f"{s} {hold}" for s, hold in live["held_back"].items()))] if live["held_back"] else []),
         ("actors", f"{live['actors'] - len(down)} of {live['actors']} running" + (f"; not: {', '.join(down)}" if down else "")),
         ("restarts", live["restarts"]),
         *([("notifications", ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in told.items()))] if told else []),
