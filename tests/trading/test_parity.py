@@ -11,14 +11,27 @@ import numpy as np
 import pytest
 
 import intraday
+from algo_royale.app.stepped import SteppedTrader
 from algo_royale.data.catalog import bundled, open_catalog
-from algo_royale.market import Bars, Timeframe
+from algo_royale.exchange.replay import MarketReplay
+from algo_royale.market import Bars, CorporateAction, Timeframe
 from algo_royale.research.handover import TradingPlan, engine_config, simulate_plan
 from algo_royale.sessions import calendar, new_york_date
 from algo_royale.strategies.combined import CombinedSignal
 from conftest import shared
 from db.admin import check
-from traders import BUSY, config, ledger_of, plan, recorded_orders, simulated, simulated_orders, trader, truth_errors
+from traders import (
+    BUSY,
+    config,
+    last_session,
+    ledger_of,
+    plan,
+    recorded_orders,
+    simulated,
+    simulated_orders,
+    trader,
+    truth_errors,
+)
 
 PORTFOLIOS = ("EqualWeightPortfolioStrategy", "InverseVolatilityPortfolioStrategy", "MinimumVariancePortfolioStrategy")
 HELD_BACK = 250  # sessions from START to the end of the bundled data
@@ -336,6 +349,36 @@ def test_a_split_of_what_is_held_orders_nothing_and_leaves_goals_right(rebalance
     assert live.store.account.quantity("AAPL") == expected.state.account.quantity("AAPL")
     bought = [order for order in expected.orders if order.symbol == "AAPL" and order.status.value == "filled"]
     assert live.store.account.quantity("AAPL") > 1.9 * float(bought[0].quantity)  # it did split while it was held
+
+
+def test_a_reverse_split_leaves_a_fraction_at_the_same_cost_and_trading_goes_on() -> None:
+    """IBM, one for ten, of 125 shares: equity is that of the run without it, but for whole shares that are ten times as large."""
+    day, sessions, the_plan = date(2012, 10, 31), 9, plan()
+    end = last_session(BUSY, sessions)
+    bars = {symbol: bundled().bars(symbol, Timeframe.DAY_1, end=end) for symbol in the_plan.names}
+    actions = {symbol: bundled().actions(symbol) for symbol in the_plan.names}
+    ibm = bars["IBM"]
+    times = np.where(ibm.start_ns >= calendar().offset(day, 0).label_ns, 10.0, 1.0)
+    prices = {name: getattr(ibm, name) * times for name in ("open", "high", "low", "close")}
+    bars["IBM"] = dataclasses.replace(ibm, **prices, volume=ibm.volume / times)
+    actions["IBM"] = (*actions["IBM"], CorporateAction(symbol="IBM", ex_date=day, ratio=0.1))
+    live, without = (
+        SteppedTrader(the_plan, config(), MarketReplay(bars, calendar(), actions), start=BUSY),
+        trader(sessions, start=BUSY),
+    )
+
+    assert live.run() == without.run() == 0
+
+    rows = live.store.database.connection().execute(
+        "SELECT kind, quantity, average_cost_usd FROM position_entry WHERE symbol = 'IBM' ORDER BY seq"
+    )
+    before, split, after = list(rows)[-3:]
+    assert (before[0], Decimal(before[1]), split[0], Decimal(split[1])) == ("fill", 125, "split", Decimal("12.5"))
+    assert Decimal(split[2]) == 10 * Decimal(before[2])
+    assert (after[0], Decimal(after[1]) % 1) == ("fill", 0)  # the next order is for the fraction, too
+    assert truth_errors(live) == [] and check(live.store.database) == []
+    equities = [[float(str(row[1])) for row in ledger_of(run)["session_close"]] for run in (live, without)]
+    assert len(equities[0]) == sessions and equities[0] == pytest.approx(equities[1], rel=2e-3)
 
 
 def test_a_target_that_a_split_finds_unfinished_is_met_in_new_shares() -> None:
