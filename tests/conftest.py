@@ -29,12 +29,19 @@ def shared(path: str) -> Path:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--prove", action="store_true", help="run the long proofs in their full size (make prove)")
+    parser.addoption("--proof-seed", type=int, default=20121018, help="another course of the proofs that draw one")
 
 
 @pytest.fixture
 def proving(request: pytest.FixtureRequest) -> bool:
     """True when a proof is to run in its full size; the suite runs a reduced one. Such tests carry the marker `prove`."""
     return bool(request.config.getoption("--prove"))
+
+
+@pytest.fixture
+def proof_seed(request: pytest.FixtureRequest) -> int:
+    """What a proof draws its kills and faults from."""
+    return int(request.config.getoption("--proof-seed"))
 
 
 @pytest.fixture(autouse=True)

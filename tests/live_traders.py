@@ -1,25 +1,29 @@
 """Traders on threads and in processes of their own, against the twin's server: for the proofs on whole processes."""
 
+import itertools
 import json
+import multiprocessing
 import os
+import random
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, Union
 
 import requests
 from click.testing import CliRunner
 
 from algo_royale.app.cli import _loaded, root
 from algo_royale.app.trader import Endpoints, live_start, run_trader, twin_process
+from algo_royale.clock import WallClock
 from algo_royale.research import artifacts
 from algo_royale.research.handover import TradingPlan
 from algo_royale.sessions import calendar
@@ -29,7 +33,11 @@ from db.database import PostgresUrl
 from db.store import Store
 from traders import config, last_session, money_facts, plan
 
-LIFE_S = 120.0
+LIFE_S = 300.0  # no life of a trader takes so long, even on a busy machine
+Process = Union["subprocess.Popen[str]", "Forked"]
+P = TypeVar("P", bound=Process)
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["algo_royale.app.backtest", "algo_royale.app.trader", "algo_royale.app.cli.trader"])
 LEDGER_ID = "0123456789ab"  # the one of the simulation: order ids begin with it
 PAPER = "prod_paper"  # where a ledger may be on a server
 # prod_paper refuses the twin for its address; here it is let in, and leads the time. All else is as with Alpaca.
@@ -111,9 +119,10 @@ def write_artifacts(root: Path, the_plan: TradingPlan) -> None:
     summaries.append(artifacts.portfolio_summary_path(root, the_plan.names))
     units = {path.relative_to(root).as_posix(): {"status": "complete"} for path in summaries}
     window = {"warmup_bars": the_plan.warmup_bars, "end_date": the_plan.last_session}
+    versions = {m.strategy: m.version for part in the_plan.symbols for m in part.members if m.version}
     write(
         root / "run_manifest.json", "run_manifest", units=units, holdout_reads=0, symbols=the_plan.names,
-        timeframe=the_plan.timeframe, windows=[window], end="2013-03-01",
+        timeframe=the_plan.timeframe, windows=[window], end="2013-03-01", settings={"strategy_versions": versions},
     )  # fmt: skip
 
 
@@ -126,16 +135,21 @@ def prepared(
     return directory
 
 
-def spawn(home: Path, endpoints: Endpoints, *options: str) -> "subprocess.Popen[str]":
-    """`run-trader --json` on this home against a twin that somebody else runs."""
+def _environment(endpoints: Endpoints) -> dict[str, str]:
+    """The variables by which a trader finds this twin."""
     key, secret = endpoints.keys
     urls = {
         f"ALGO_ROYALE__BROKER__{name.upper()}": getattr(endpoints, name)
         for name in ("trading_url", "data_url", "trading_stream_url", "data_stream_url")
     }
+    return {**urls, "APCA_API_KEY_ID": key, "APCA_API_SECRET_KEY": secret}
+
+
+def spawn(home: Path, endpoints: Endpoints, *options: str) -> "subprocess.Popen[str]":
+    """`run-trader --json` on this home against a twin that somebody else runs."""
     return subprocess.Popen(
         [sys.executable, "-m", "algo_royale", "--home", str(home), "--json", "run-trader", *options],
-        env={**os.environ, **urls, "APCA_API_KEY_ID": key, "APCA_API_SECRET_KEY": secret, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **_environment(endpoints), "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -161,14 +175,57 @@ def spawn_paper(home: Path, endpoints: Endpoints, on_server: PostgresUrl, *optio
     )  # fmt: skip
 
 
-def ended(process: "subprocess.Popen[str]", within_s: float = LIFE_S) -> tuple[int, str, str]:
+class Forked:
+    """What `spawn` gives, of a process that has the program's modules already: a proof of many lives spends its time in them."""
+
+    def __init__(self, home: Path, endpoints: Endpoints, *options: str) -> None:
+        self._words = home / f"words-{sum(1 for _ in home.glob('words-*'))}"
+        arguments = ["--home", str(home), "--json", "run-trader", *options]
+        self._process = FORKS.Process(target=_become, args=(arguments, _environment(endpoints), self._words))
+        self._process.start()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self.pid is not None and self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("run-trader", timeout or 0.0)
+        return self._words.read_text() if self._words.exists() else "", ""
+
+
+def _become(arguments: list[str], environment: dict[str, str], words: Path) -> None:
+    """What such a process does."""
+    os.environ.update(environment)
+    with words.open("w") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    root.main(arguments, prog_name="algo-royale")
+
+
+def ended(process: Process, within_s: float = LIFE_S) -> tuple[int, str, str]:
     """Exit code and words of a process that has so long to end."""
     out, err = process.communicate(timeout=within_s)
     return process.returncode, out, err
 
 
 @contextmanager
-def running(process: "subprocess.Popen[str]") -> Iterator["subprocess.Popen[str]"]:
+def running(process: P) -> Iterator[P]:
     """Nothing is left of it, however the test ends."""
     try:
         yield process
@@ -177,14 +234,74 @@ def running(process: "subprocess.Popen[str]") -> Iterator["subprocess.Popen[str]
         process.communicate()
 
 
-def wait(process: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:
-    tick = threading.Event()
-    for _ in range(int(LIFE_S / 0.001)):
-        assert process.poll() is None, process.communicate()
+def turns(process: Process, every_s: float) -> Iterator[int]:
+    """Counts for whoever looks whether something has come about; fails when the process has ended or takes too long."""
+    tick, now_s = threading.Event(), WallClock().monotonic_s
+    due_s = now_s() + LIFE_S
+    for turn in itertools.count():
+        assert process.poll() is None, f"it ended by itself: {process.communicate()}"
+        assert now_s() < due_s, "it did not get there"
+        yield turn
+        tick.wait(every_s)
+
+
+def wait(process: Process, condition: Callable[[], bool]) -> None:
+    for _ in turns(process, 0.005):
         if condition():
             return
-        tick.wait(0.001)
-    raise AssertionError("it did not get there")
+
+
+class BadDay:
+    """Lets the twin's server fail: a share of all requests and frames, and at each `strike` a line, a key, a clock or everything."""
+
+    STRIKES = (
+        "close", "reset", "mute", "half_open", "slow", "refuse", "deny", "restart", "skew", "split", "unauthorized", "latency",
+        "batches", "none",
+    )  # fmt: skip
+
+    def __init__(self, endpoints: Endpoints, seed: int, share: float, *, seconds: Sequence[float] = (0.2, 1.0)) -> None:
+        """`seconds`: of the machine, how long lines stay mute or refused, and the exchange gone."""
+        self._url, self._rng, self._seconds = f"{endpoints.trading_url}/sim/faults", random.Random(seed), seconds
+        self.struck: list[str] = []
+        self._ask(chance={"seed": seed, "requests": share, "frames": share})
+
+    def strike(self) -> None:
+        what, seconds = self._rng.choice(self.STRIKES), self._rng.choice(self._seconds)
+        endpoint = self._rng.choice(("data", "trading"))
+        self.struck.append(what)
+        match what:
+            case "none":
+                pass
+            case "restart":
+                self._ask(restart={"seconds": seconds})
+            case "skew":
+                self._ask(clock_skew_s=self._rng.uniform(-2, 2))
+            case "split":
+                self._ask(frames=[{"endpoint": endpoint, "kind": what, "count": 5}])
+            case "unauthorized":
+                self._ask(requests=[{"kind": what, "count": self._rng.randint(1, 4)}])
+            case "latency":
+                self._ask(latency={"seed": self._rng.randrange(1000), "median_s": 0.003, "most_s": 0.1})
+            case "batches":
+                self._ask(frame_messages=self._rng.choice((1, 2, 100)))
+            case "deny":
+                status = self._rng.choice((429, 500, 503))
+                self._ask(cut=[{"endpoint": endpoint, "how": "close", "seconds": seconds, "status": status}])
+            case _:
+                self._ask(cut=[{"endpoint": endpoint, "how": what, "seconds": seconds}])
+
+    def happened(self) -> dict[str, int]:
+        found: dict[str, int] = self._ask()["happened"]
+        return found
+
+    def _ask(self, **order: Any) -> Any:
+        answer = requests.post(self._url, json=order, timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
+
+def twin_now_ns(endpoints: Endpoints) -> int:
+    return int(requests.get(f"{endpoints.trading_url}/sim/clock", timeout=30).json()["now_ns"])
 
 
 def twin_truth(endpoints: Endpoints) -> dict[str, Any]:

@@ -431,6 +431,7 @@ class TwinServer:
                 "speed": "max" if self.speed is None else self.speed,
                 "next_event_ns": next_ns,
                 "ended": next_ns is None,
+                "events": len(self.exchange.events),
             },
         )
 

@@ -99,11 +99,9 @@ class DataStream(Stream):
             self._authenticate(key, secret)
 
     def daily_bars(self, day: Mapping[str, DayBar]) -> None:
-        """Send the session's bars of the subscribed symbols, all in one frame."""
+        """Send the session's bars of the subscribed symbols."""
         wanted = self._channels["dailyBars"]
-        frames = [bar.frame for symbol, bar in day.items() if "*" in wanted or symbol in wanted]
-        if frames:
-            self.push(f"[{','.join(frames)}]")
+        self._push_all([bar.frame for symbol, bar in day.items() if "*" in wanted or symbol in wanted])
 
     def wants(self, channel: str) -> bool:
         """Whether any symbol of the channel is subscribed."""
@@ -113,10 +111,12 @@ class DataStream(Stream):
         """Send what is subscribed of (channel, symbol, message as JSON), some messages to a frame."""
         lists = {**self._channels, **dict.fromkeys(self.followers, self._channels["trades"])}
         everything = {name for name, symbols in lists.items() if "*" in symbols}
-        wanted = [text for channel, symbol, text in batch if channel in everything or symbol in lists[channel]]
+        self._push_all([text for channel, symbol, text in batch if channel in everything or symbol in lists[channel]])
+
+    def _push_all(self, messages: Sequence[str]) -> None:
         most = self._exchange.frame_messages
-        for first in range(0, len(wanted), most):
-            self.push(f"[{','.join(wanted[first : first + most])}]")
+        for first in range(0, len(messages), most):
+            self.push(f"[{','.join(messages[first : first + most])}]")
 
     def error(self, code: int) -> None:
         """Tell the client what it did wrong."""

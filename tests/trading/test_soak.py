@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -16,7 +16,9 @@ from actors.direct import DirectBroker, DirectFaults
 from actors.kernel import Crash, Faults
 from algo_royale.app.cli import Settings
 from algo_royale.app.stepped import SteppedTrader
+from algo_royale.app.trader import twin_process
 from algo_royale.broker.api import failure
+from algo_royale.data.catalog import write_parquet
 from algo_royale.errors import BrokerRejected, BrokerUnavailable
 from algo_royale.exchange import faults as twin_faults
 from algo_royale.exchange.replay import MarketReplay
@@ -26,6 +28,8 @@ from algo_royale.market import Bars, Timeframe
 from algo_royale.research.handover import Member, SymbolPlan, TradingPlan
 from algo_royale.sessions import calendar
 from algo_royale.strategies import default_trial, loading, resolve, strategy_id
+from live_traders import BadDay, Forked, ended, prepared, running, twin_now_ns, twin_truth, wait
+from live_traders import truth_errors as truth_on_disk
 from traders import truth_errors
 
 NERVOUS = """\
@@ -49,7 +53,7 @@ LIMITS = (
     "order_notional_usd", "position_notional_usd", "orders_per_minute", "orders_per_day", "daily_loss_fraction",
     "drawdown_fraction", "collar_fraction",
 )  # fmt: skip
-SECOND_NS = 1_000_000_000
+SECOND_NS, HOUR_NS = 1_000_000_000, 3_600_000_000_000
 
 
 @pytest.fixture(autouse=True)
@@ -260,3 +264,63 @@ def test_no_order_is_doubled_and_no_fill_lost_while_everything_fails(tmp_path: P
     assert fill_errors(account) == []
     assert len(account.exchange.orders) >= (10_000 if proving else 500)
     assert sum(order.filled_qty > 0 for order in account.exchange.orders) > 0.9 * len(account.exchange.orders)
+
+
+# --- processes and sockets ---
+
+
+def run_on_sockets(
+    home: Path, seed: int, symbols: int, sessions: int, kills: int
+) -> tuple[Path, dict[str, Any], set[str]]:
+    """A trader in a process of its own, killed so many times, against a twin on sockets that something befalls about once a
+    session; the trader's folder, the twin's truth, and the kinds of what befell it."""
+    names = [f"S{number:02d}" for number in range(symbols)]
+    for number, name in enumerate(names):
+        bars = walk(name, 1000 * seed + number, sessions)
+        columns = {field: getattr(bars, field) for field in ("open", "high", "low", "close", "volume", "vwap")}
+        write_parquet(home / "data" / f"{name}.parquet", {"timestamp": bars.start_ns, **columns})
+    lifted = "".join(f'{name} = "off"\n' for name in LIMITS)
+    own, folder = home / "own.toml", str(home / "data")
+    own.write_text(f'[account]\ncash = 1000000\n[research]\ndata = "{folder}"\n[risk]\n{lifted}')
+    the_plan = nervous_plan(names, home)
+    directory = prepared(home, START, the_plan)
+    days = calendar().sessions(START, calendar().offset(START, sessions - 1).date)
+    rng = random.Random(seed)
+    deaths = set(rng.sample([day.date for day in days[1:-1]], kills))
+
+    def life() -> Forked:
+        return Forked(home, endpoints, "--quiet", "--config", str(own), "--strategy-path", *the_plan.strategy_path)
+
+    settings = Settings().with_flags({"account": {"cash": 1_000_000}, "research": {"data": folder}})
+    with ExitStack() as stack:
+        endpoints = stack.enter_context(
+            twin_process(the_plan, settings, first=days[0].date, last=days[-1].date, speed="max")
+        )
+        day = BadDay(endpoints, seed, share=0.05, seconds=(0.02, 0.1, 0.4))
+        process = stack.enter_context(running(life()))
+        for session in days[:-1]:
+            at_ns = rng.randrange(session.open_ns, session.close_ns + HOUR_NS)
+            wait(process, lambda at_ns=at_ns: twin_now_ns(endpoints) >= at_ns)  # type: ignore[misc]
+            day.strike()
+            if session.date in deaths:
+                process.kill()
+                process.communicate()
+                process = stack.enter_context(running(life()))
+        code, *words = ended(process)
+        assert code == 0, words
+        return directory, twin_truth(endpoints), {*day.struck, *day.happened()}
+
+
+@pytest.mark.prove
+def test_processes_and_sockets_lose_and_double_nothing_either(tmp_path: Path, proving: bool, proof_seed: int) -> None:
+    """1,000 orders (40 in the suite) of a trader on threads, whose process is killed now and then, against the twin's server: one
+    request and frame in twenty failing in every way, lines cut, mute, half open, refused and denied, keys refused, clocks that
+    drift, an exchange that is gone: orders, fills, positions and cash are its truth."""
+    symbols, sessions, kills = (20, 75, 10) if proving else (10, 7, 1)
+    directory, truth, happened = run_on_sockets(tmp_path, proof_seed, symbols, sessions, kills)
+
+    assert truth_on_disk(directory, truth) == []
+    assert len(truth["orders"]) >= (1_000 if proving else 40)
+    assert sum(order["filled_qty"] != "0" for order in truth["orders"]) > 0.9 * len(truth["orders"])
+    if proving:
+        assert happened >= {*BadDay.STRIKES, *twin_faults.REQUEST_KINDS, *twin_faults.FRAME_KINDS}
