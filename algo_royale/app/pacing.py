@@ -6,8 +6,9 @@ of that instant are handled before the timers of that instant fire. The same dri
 core in process and the threaded system over the twin's server, so a run has one outcome.
 """
 
+import itertools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -15,11 +16,11 @@ import urllib3
 
 from actors.direct import DirectStreams
 from actors.kernel import Paced
-from algo_royale.clock import ManualClock
+from algo_royale.clock import ManualClock, WallClock
 from algo_royale.errors import BrokerUnavailable
 from algo_royale.exchange.core import Exchange
 
-CATCH_UP_S = 30.0
+CATCH_UP_S = 60.0
 TICK_S = 0.0005
 GRACE_NS = 60_000_000_000
 
@@ -68,6 +69,7 @@ class TwinMarket:
         self._url, self._received, self._asked = url, received, asked
         self._sent: Mapping[str, int] = {}
         self._told: Mapping[str, int] = {}
+        self._behind = ""  # what the twin said when it last refused to move
         self._asked_before = -1
         self._pool = urllib3.connection_from_url(url, retries=False)
         self._tick = threading.Event()
@@ -106,33 +108,42 @@ class TwinMarket:
         return self._next_ns
 
     def advance(self, until_ns: int) -> None:
-        for _ in range(int(CATCH_UP_S / TICK_S)):
+        for _ in self._patiently():
             if self._post(until_ns):
                 return
+
+    def _patiently(self) -> Iterator[int]:
+        """Counts tries, with a moment after each; raises BrokerUnavailable when it makes no sense to try again."""
+        now_s = WallClock().monotonic_s
+        due_s = now_s() + CATCH_UP_S
+        for tries in itertools.count():
+            yield tries
+            if now_s() > due_s:
+                raise BrokerUnavailable(f"the twin's frames did not arrive within {CATCH_UP_S:g} s: {self._behind}")
             self._tick.wait(TICK_S)
-        raise BrokerUnavailable(f"the twin's frames did not arrive within {CATCH_UP_S:g} s")
 
     def deliver(self) -> bool:
-        for tries in range(int(CATCH_UP_S / TICK_S)):
+        for tries in self._patiently():
             asked = self._asked is None or self._asked() != self._asked_before
             here = not asked and self._received() == self._sent
             # all that the twin sent is here and nothing was asked of it since; or it is coming, or else the twin knows why not
             if here or ((asked or tries % 32 == 31) and self._post(self._now_ns)):
                 told, self._told = self._told, dict(self._received())
                 return told != self._told
-            self._tick.wait(TICK_S)
-        raise BrokerUnavailable(f"the twin's frames did not arrive within {CATCH_UP_S:g} s")
+        raise AssertionError("patience ends by raising")
 
     def _post(self, until_ns: int) -> bool:
         """Ask the twin to move; False while frames are still on their way."""
         asked = -1 if self._asked is None else self._asked()
-        body = msgspec.json.encode({"until_ns": until_ns, "received": dict(self._received())})
+        received = dict(self._received())
+        body = msgspec.json.encode({"until_ns": until_ns, "received": received})
         try:
             answer = self._pool.request("POST", "/sim/advance", body=body, timeout=60)
             state = answer.json()
         except (urllib3.exceptions.HTTPError, ValueError) as error:
             raise BrokerUnavailable(f"the exchange twin at {self._url} is gone: {error}") from error
         if answer.status == 409:
+            self._behind = f"it sent {state['sent']}, and {received} came"
             return False
         if answer.status != 200:
             raise BrokerUnavailable(f"the exchange twin at {self._url} says {answer.status}: {state}")

@@ -28,6 +28,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
+from websockets.exceptions import InvalidState
 
 from algo_royale.clock import WallClock
 from algo_royale.errors import BadInput, BrokerUnavailable
@@ -72,6 +73,7 @@ class Connection:
         self._reader = asyncio.current_task()
         self._late: set[asyncio.Task[None]] = set()
         self._transport = transport
+        self._closed = False  # by us, while frames may still wait
         self.lost = False
 
     async def flush(self) -> None:
@@ -80,7 +82,7 @@ class Connection:
             async with asyncio.timeout(SLOW_CLIENT_S), self._lock:
                 while self.stream.outbox:
                     frame = self.stream.outbox.popleft()
-                    if self.muted_until_s > asyncio.get_running_loop().time():
+                    if self._closed or self._is_mute:
                         continue
                     told = self._faults.sent(self.stream.endpoint, frame) if self.signed_in else [Sent(frame)]
                     for each in told:
@@ -99,7 +101,8 @@ class Connection:
         """Write something that the stream did not say."""
         with suppress(WebSocketDisconnect, OSError):
             async with self._lock:
-                await self._write(Sent(text))
+                if not self._closed:
+                    await self._write(Sent(text))
 
     def _later(self, frame: Sent) -> None:
         async def wait() -> None:
@@ -121,16 +124,21 @@ class Connection:
         return None if client is None else (client.host, client.port)
 
     async def close(self, code: int) -> None:
-        """End the connection with a close frame."""
-        with suppress(RuntimeError, WebSocketDisconnect, OSError):  # it may be gone already
-            await self._websocket.close(code)
+        """End the connection with a close frame, which comes after the message that is being written."""
+        async with self._lock:
+            self._closed = True
+            with suppress(RuntimeError, WebSocketDisconnect, OSError):  # it may be gone already
+                await self._websocket.close(code)
         self.stream.close()
 
     async def hang_up(self) -> None:
         """Write what waits and end the connection from our side."""
         await self.flush()
-        if not self.lost:
-            await self._websocket.close()
+        await self.close(1000)
+
+    @property
+    def _is_mute(self) -> bool:
+        return self.muted_until_s > asyncio.get_running_loop().time()
 
     def receive(self, message: Mapping[str, Any]) -> None:
         """Hand one message of the client to the stream."""
@@ -157,17 +165,24 @@ class Connection:
             await self._websocket.send_text(frame.text)
 
     async def _write_split(self, content: bytes, *, binary: bool) -> None:
-        """One message as three fragments, of which each leaves in two writes."""
+        """One message as three fragments, of which each leaves in two writes. Nothing is read meanwhile: the answer to a ping would
+        get between the pieces."""
         for protocol in self._transport(self.peer):
             third = len(content) // 3
             send = protocol.conn.send_binary if binary else protocol.conn.send_text
-            send(content[:third], fin=False)
-            protocol.conn.send_continuation(content[third : 2 * third], fin=False)
-            protocol.conn.send_continuation(content[2 * third :], fin=True)
+            try:
+                send(content[:third], fin=False)
+                protocol.conn.send_continuation(content[third : 2 * third], fin=False)
+                protocol.conn.send_continuation(content[2 * third :], fin=True)
+            except InvalidState:
+                raise WebSocketDisconnect(1006) from None  # the client has said goodbye
             out = b"".join(protocol.conn.data_to_send())
+            protocol.transport.pause_reading()
             for first in range(0, len(out), max(1, len(out) // 6)):
                 protocol.transport.write(out[first : first + max(1, len(out) // 6)])
                 await asyncio.sleep(0.001)
+            if not self._is_mute:
+                _read_again(protocol.transport)
 
 
 def _packed(frame: str) -> bytes:

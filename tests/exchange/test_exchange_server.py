@@ -693,6 +693,58 @@ def test_trade_updates_are_dropped_doubled_delayed_or_strange(twin: Running, kin
     assert strange == (["reconsidered"] if kind == "enum" else [])
 
 
+def test_the_answer_to_a_ping_does_not_get_between_the_pieces_of_a_message(twin: Running) -> None:
+    """The network cuts bytes apart but does not mix them; a client would read the answer as part of the message."""
+    stream, names = twin.trading_stream(), [f"order-{number}" for number in range(20)]
+    fail(twin, frames=[{"endpoint": "trading", "kind": "split", "count": len(names)}])
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(0.0005):
+            stream.ping()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for name in names:
+            post_order(twin, name)
+        heard = [json.loads(stream.recv())["data"]["order"]["client_order_id"] for _ in names]
+    finally:
+        over.set()
+        asking.join(WAIT_S)
+
+    assert heard == names
+
+
+def test_a_connection_that_is_closed_between_the_pieces_of_a_message_troubles_nobody_else(twin: Running) -> None:
+    stream = twin.trading_stream()
+    fail(twin, frames=[{"endpoint": "trading", "kind": "split", "count": 10}])
+    answers: list[Any] = []
+    orders = [threading.Thread(target=lambda n=n: answers.append(try_order(twin, f"order-{n}"))) for n in range(10)]
+    for thread in orders:
+        thread.start()
+    fail(twin, cut=[{"endpoint": "trading", "how": "close"}])
+    for thread in orders:
+        thread.join(WAIT_S)
+    with suppress(websocket.WebSocketConnectionClosedException):
+        while stream.recv():
+            pass
+
+    assert answers == [200] * 10
+
+
+def try_order(twin: Running, name: str) -> int:
+    order = {
+        "symbol": "AAPL",
+        "qty": "1",
+        "side": "buy",
+        "type": "market",
+        "time_in_force": "day",
+        "client_order_id": name,
+    }
+    return int(requests.post(f"{twin.url}/v2/orders", headers=HEADERS, json=order, timeout=WAIT_S).status_code)
+
+
 def test_many_frames_are_put_in_reverse_or_held_back_for_a_time(twin: Running) -> None:
     stream = twin.trading_stream()
     fail(twin, frames=[{"endpoint": "trading", "kind": "reorder", "count": 3}])

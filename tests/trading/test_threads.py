@@ -8,10 +8,13 @@ import pytest
 import intraday
 from actors.signals import SignalActor
 from algo_royale.app.exchange_process import ExchangeProcess
+from algo_royale.app.pacing import TwinMarket
 from algo_royale.app.trader import Endpoints, run_trader, twin_process
+from algo_royale.clock import WallClock
+from algo_royale.errors import BrokerUnavailable
 from algo_royale.market import Timeframe
 from conftest import shared
-from live_traders import ledger, new_home, trade, truth_errors, twin_truth
+from live_traders import ledger, new_home, trade, truth_errors, twin, twin_truth
 from traders import BUSY, START, config, recorded_orders, simulated, simulated_orders
 
 
@@ -49,6 +52,24 @@ def test_where_time_runs_by_itself_the_orders_are_the_same(tmp_path: Path) -> No
     with ledger(home) as database:
         assert recorded_orders(database) == simulated_orders(expected)
     assert summary["equity_end"] == f"{expected.final_equity:.2f}"
+
+
+def test_frames_that_never_come_end_the_wait_for_them_however_slowly_the_twin_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that was counted and got lost would else hold a trader up for minutes, and it would not say why."""
+    monkeypatch.setattr("algo_royale.app.pacing.CATCH_UP_S", 0.5)
+    now_s = WallClock().monotonic_s
+    with twin(BUSY, 3) as endpoints:
+        market = TwinMarket(endpoints.trading_url, lambda: {"data": 7})
+        began_s = now_s()
+        with pytest.raises(
+            BrokerUnavailable, match=r"within 0.5 s: it sent {'data': 0, 'trading': 0}, and {'data': 7} came"
+        ):
+            market.advance(market.now_ns + 1)
+        took_s = now_s() - began_s
+
+    assert took_s < 5 * 0.5
 
 
 class LateSignals(SignalActor):
