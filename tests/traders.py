@@ -1,10 +1,12 @@
 """A trading plan by hand and stepped traders over the bundled prices, for the proofs on the whole system."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
 from decimal import Decimal
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from algo_royale.app.cli import Settings
@@ -17,12 +19,28 @@ from algo_royale.orders import FINAL, Order
 from algo_royale.research.handover import Member, SymbolPlan, TradingPlan, engine_config, simulate_plan
 from algo_royale.research.simulate import SimulationResult
 from algo_royale.sessions import calendar
-from algo_royale.strategies import default_trial, resolve, strategy_id
+from algo_royale.strategies import default_trial, loading, resolve, strategy_id
 from db.store import Store
 
 START = date(2012, 3, 2)  # the first session that a default backtest holds back
 BUSY = date(2012, 10, 18)  # 8 fills within 4 sessions; then a hurricane closes the exchange and the clocks change
 SYMBOLS = ("AAPL", "GOOG", "IBM", "MSFT")
+NERVOUS = """\
+from algo_royale.strategies.own import condition, strategy
+
+
+@condition(lookback=2)
+def up(bars):
+    return bars.close[-1] > bars.close[-2]
+
+
+@condition(lookback=2)
+def down(bars):
+    return bars.close[-1] < bars.close[-2]
+
+
+strategy("Nervous", entry=up, exit=down)
+"""
 # Not trend followers: they trade often, and one of them depends on its own position.
 STRATEGIES = {"RSIStrategy": 0.5, "BollingerBandsStrategy": 0.3, "MeanReversionStrategy": 0.6}
 WEIGHTS = {**STRATEGIES, "VWAPReversionStrategy": 1.0}
@@ -47,6 +65,27 @@ def plan(
         portfolio_params={} if portfolio.startswith("EqualWeight") else {"lookback": 40},
         warmup_bars=300, last_session="2012-03-01",
     )  # fmt: skip
+
+
+@contextmanager
+def nervous_plan(symbols: Sequence[str], folder: Path, start: date) -> Iterator[TradingPlan]:
+    """In after every bar that rose, out after every one that fell: an order for nearly every bar. A strategy of the user's own."""
+    file = folder / "nervous.py"
+    file.write_text(NERVOUS)
+    loading.load([str(file)])
+    params = resolve("Nervous", default_trial("Nervous", Timeframe.DAY_1), Timeframe.DAY_1)
+    member = Member(
+        strategy="Nervous", strategy_id=strategy_id("Nervous", params, Timeframe.DAY_1), weight=1.0, params=params,
+        version=loading.versions()["Nervous"],
+    )  # fmt: skip
+    try:
+        yield TradingPlan(
+            timeframe="1Day", universe="_".join(symbols), portfolio="EqualWeightPortfolioStrategy", portfolio_params={},
+            symbols=tuple(SymbolPlan(symbol=symbol, viability=1.0, members=(member,)) for symbol in symbols),
+            warmup_bars=20, last_session=calendar().offset(start, -1).date.isoformat(), strategy_path=(str(file),),
+        )  # fmt: skip
+    finally:
+        loading.forget()
 
 
 @lru_cache

@@ -42,7 +42,7 @@ from live_traders import (
     twin_truth,
     wait,
 )
-from traders import BUSY, last_session, ledger_of, trader
+from traders import BUSY, SYMBOLS, last_session, ledger_of, nervous_plan, trader
 
 HALF_A_DAY_NS = 43_200_000_000_000
 LOOK_S, ASK_S = 0.0005, 0.005  # how often the files are looked at, and the twin is asked
@@ -73,14 +73,14 @@ def instants(rng: random.Random, sessions: int, kills: int) -> list[Instant]:
 class Life:
     """One process of the trader, and what can be seen of it from outside."""
 
-    def __init__(self, home: Path, directory: Path, endpoints: Endpoints) -> None:
-        self.directory, self.endpoints = directory, endpoints
+    def __init__(self, home: Path, directory: Path, endpoints: Endpoints, *options: str) -> None:
+        self.directory, self.endpoints, self.options = directory, endpoints, ("--quiet", *options)
         self.before = set(directory.glob("runs/*"))
         self.process = self._spawn(home)
         self._session = requests.Session()
 
     def _spawn(self, home: Path) -> Process:
-        return Forked(home, self.endpoints, "--quiet")
+        return Forked(home, self.endpoints, *self.options)
 
     def kill_at(self, instant: Instant, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Returns when it is dead."""
@@ -162,23 +162,21 @@ def test_killed_at_random_instants_while_the_broker_fails_the_ledger_is_its_trut
     cut, muted or refused: no order twice, no fill lost, positions and cash are the twin's. `--proof-seed` chooses other kills
     and faults."""
     sessions, kills = (60, 100) if proving else (5, 2)
-    directory = prepared(tmp_path, BUSY)
-
-    with twin(BUSY, sessions) as endpoints:
+    with nervous_plan(SYMBOLS, tmp_path, BUSY) as the_plan, twin(BUSY, sessions, the_plan=the_plan) as endpoints:
+        directory, own = prepared(tmp_path, BUSY, the_plan), ("--strategy-path", *the_plan.strategy_path)
         day = BadDay(endpoints, proof_seed, share=0.05)
         for number, instant in enumerate(instants(random.Random(proof_seed + 1), sessions, kills)):
-            life = Life(tmp_path, directory, endpoints)
+            life = Life(tmp_path, directory, endpoints, *own)
             with running(life.process):
                 life.kill_at(instant, day.strike)
             print(f"{number + 1}: {instant}, {day.struck[-1]}", flush=True)  # with -s: how far it is
-        last = Forked(tmp_path, endpoints, "--quiet")
-        with running(last):
+        with running(Forked(tmp_path, endpoints, "--quiet", *own)) as last:
             code, *words = ended(last, LIFE_S)
         truth, happened = twin_truth(endpoints), day.happened()
 
     assert code == 0, words
     assert truth_errors(directory, truth) == []
-    assert len(truth["fills"]) >= sessions
+    assert len(truth["fills"]) >= (2 * sessions if proving else 2)
     assert sum(happened.values()) > 3 * kills
 
 
@@ -229,7 +227,7 @@ class PaperLife(Life):
         super().__init__(home, directory, endpoints)
 
     def _spawn(self, home: Path) -> "subprocess.Popen[str]":
-        return spawn_paper(home, self.endpoints, self.place, "--quiet")
+        return spawn_paper(home, self.endpoints, self.place, *self.options)
 
     def _ledger(self) -> Any:
         newest = ", ".join(f"(SELECT max(seq) FROM {table})" for table in ("session_job", "decision", "order_event"))

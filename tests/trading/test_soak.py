@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import date
 from decimal import Decimal
@@ -25,58 +25,18 @@ from algo_royale.exchange.replay import MarketReplay
 from algo_royale.exchange.streams import Stream
 from algo_royale.exchange.wire import Response
 from algo_royale.market import Bars, Timeframe
-from algo_royale.research.handover import Member, SymbolPlan, TradingPlan
+from algo_royale.research.handover import TradingPlan
 from algo_royale.sessions import calendar
-from algo_royale.strategies import default_trial, loading, resolve, strategy_id
 from live_traders import BadDay, Forked, ended, prepared, running, twin_now_ns, twin_truth, wait
 from live_traders import truth_errors as truth_on_disk
-from traders import truth_errors
+from traders import nervous_plan, truth_errors
 
-NERVOUS = """\
-from algo_royale.strategies.own import condition, strategy
-
-
-@condition(lookback=2)
-def up(bars):
-    return bars.close[-1] > bars.close[-2]
-
-
-@condition(lookback=2)
-def down(bars):
-    return bars.close[-1] < bars.close[-2]
-
-
-strategy("Nervous", entry=up, exit=down)
-"""
 BEGAN, START = date(2011, 11, 1), date(2012, 1, 3)
 LIMITS = (
     "order_notional_usd", "position_notional_usd", "orders_per_minute", "orders_per_day", "daily_loss_fraction",
     "drawdown_fraction", "collar_fraction",
 )  # fmt: skip
 SECOND_NS, HOUR_NS = 1_000_000_000, 3_600_000_000_000
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    yield
-    loading.forget()
-
-
-def nervous_plan(symbols: Sequence[str], folder: Path) -> TradingPlan:
-    """In after every bar that rose, out after every one that fell."""
-    file = folder / "nervous.py"
-    file.write_text(NERVOUS)
-    loading.load([str(file)])
-    params = resolve("Nervous", default_trial("Nervous", Timeframe.DAY_1), Timeframe.DAY_1)
-    member = Member(
-        strategy="Nervous", strategy_id=strategy_id("Nervous", params, Timeframe.DAY_1), weight=1.0, params=params,
-        version=loading.versions()["Nervous"],
-    )  # fmt: skip
-    return TradingPlan(
-        timeframe="1Day", universe="soak", portfolio="EqualWeightPortfolioStrategy", portfolio_params={},
-        symbols=tuple(SymbolPlan(symbol=symbol, viability=1.0, members=(member,)) for symbol in symbols),
-        warmup_bars=20, last_session=calendar().offset(START, -1).date.isoformat(), strategy_path=(str(file),),
-    )  # fmt: skip
 
 
 def walk(symbol: str, seed: int, sessions: int) -> Bars:
@@ -204,17 +164,17 @@ class Broker(DirectBroker):
         raise failure(told.status, told.json, "", 1.0)
 
 
-def soaked(
-    folder: Path, seed: int, symbols: int, sessions: int, share: float
-) -> tuple[SteppedTrader, Weather, list[int]]:
+def names(count: int) -> list[str]:
+    return [f"S{number:02d}" for number in range(count)]
+
+
+def soaked(the_plan: TradingPlan, seed: int, sessions: int, share: float) -> tuple[SteppedTrader, Weather, list[int]]:
     """An account after so many sessions in such weather, the weather, and the exit code of each of its processes."""
-    names = [f"S{number:02d}" for number in range(symbols)]
-    the_plan = nervous_plan(names, folder)
     settings: dict[str, dict[str, Any]] = {"account": {"cash": 1_000_000}, "risk": dict.fromkeys(LIMITS, "off")}
     replay = MarketReplay(
-        {name: walk(name, 1000 * seed + n, sessions) for n, name in enumerate(names)},
+        {name: walk(name, 1000 * seed + n, sessions) for n, name in enumerate(the_plan.names)},
         calendar(),
-        {n: [] for n in names},
+        {name: [] for name in the_plan.names},
     )
     weather = Weather(seed, share)
     account = SteppedTrader(
@@ -254,7 +214,8 @@ def test_no_order_is_doubled_and_no_fill_lost_while_everything_fails(tmp_path: P
     the exchange's."""
     if not proving and seed != 2:
         pytest.skip("the suite takes one seed")
-    account, weather, codes = soaked(tmp_path, seed, symbols=40, sessions=400 if proving else 20, share=0.05)
+    with nervous_plan(names(40), tmp_path, START) as the_plan:
+        account, weather, codes = soaked(the_plan, seed, sessions=400 if proving else 20, share=0.05)
 
     assert account.system is not None
     assert set(codes) == {0}, account.system.exit_reason
@@ -270,19 +231,17 @@ def test_no_order_is_doubled_and_no_fill_lost_while_everything_fails(tmp_path: P
 
 
 def run_on_sockets(
-    home: Path, seed: int, symbols: int, sessions: int, kills: int
+    home: Path, the_plan: TradingPlan, seed: int, sessions: int, kills: int
 ) -> tuple[Path, dict[str, Any], set[str]]:
     """A trader in a process of its own, killed so many times, against a twin on sockets that something befalls about once a
     session; the trader's folder, the twin's truth, and the kinds of what befell it."""
-    names = [f"S{number:02d}" for number in range(symbols)]
-    for number, name in enumerate(names):
+    for number, name in enumerate(the_plan.names):
         bars = walk(name, 1000 * seed + number, sessions)
         columns = {field: getattr(bars, field) for field in ("open", "high", "low", "close", "volume", "vwap")}
         write_parquet(home / "data" / f"{name}.parquet", {"timestamp": bars.start_ns, **columns})
     lifted = "".join(f'{name} = "off"\n' for name in LIMITS)
     own, folder = home / "own.toml", str(home / "data")
     own.write_text(f'[account]\ncash = 1000000\n[research]\ndata = "{folder}"\n[risk]\n{lifted}')
-    the_plan = nervous_plan(names, home)
     directory = prepared(home, START, the_plan)
     days = calendar().sessions(START, calendar().offset(START, sessions - 1).date)
     rng = random.Random(seed)
@@ -317,7 +276,8 @@ def test_processes_and_sockets_lose_and_double_nothing_either(tmp_path: Path, pr
     request and frame in twenty failing in every way, lines cut, mute, half open, refused and denied, keys refused, clocks that
     drift, an exchange that is gone: orders, fills, positions and cash are its truth."""
     symbols, sessions, kills = (20, 75, 10) if proving else (10, 7, 1)
-    directory, truth, happened = run_on_sockets(tmp_path, proof_seed, symbols, sessions, kills)
+    with nervous_plan(names(symbols), tmp_path, START) as the_plan:
+        directory, truth, happened = run_on_sockets(tmp_path, the_plan, proof_seed, sessions, kills)
 
     assert truth_on_disk(directory, truth) == []
     assert len(truth["orders"]) >= (1_000 if proving else 40)
