@@ -290,6 +290,10 @@ class BadDay:
             case _:
                 self._ask(cut=[{"endpoint": endpoint, "how": what, "seconds": seconds}])
 
+    def forget(self) -> None:
+        """Let the exchange restart without orders, fills and positions."""
+        self._ask(restart={"seconds": 0.2, "keep": False})
+
     def happened(self) -> dict[str, int]:
         found: dict[str, int] = self._ask()["happened"]
         return found

@@ -164,6 +164,15 @@ def test_an_order_that_is_found_is_not_posted_again() -> None:
     assert posts == ["POST", "GET"]
 
 
+def test_an_order_that_the_broker_had_taken_and_does_not_know_any_more_is_not_sent_again() -> None:
+    bench = Bench()
+    bench.tell(submit(lookup_first=True, broker_order_id="taken"))
+
+    (uncertain,) = bench.of(SubmissionUncertain)
+    assert uncertain.reason == "it was taken as taken, and the broker does not show it any more"
+    assert bench.exchange.orders == []
+
+
 @pytest.mark.parametrize("lookup_first", [False, True])
 def test_a_lost_answer_is_looked_up_and_adopted(lookup_first: bool) -> None:
     """The order is there although nobody said so: it must not be sent a second time."""

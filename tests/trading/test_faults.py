@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import random
+import re
 from collections.abc import Callable, Sequence
 from datetime import date
 from functools import lru_cache
@@ -16,7 +17,10 @@ from actors.kernel import EXIT_DEADLINE, EXIT_HALTED, Crash, Faults, Hang
 from actors.messages import FeedHealthChanged
 from algo_royale.app.stepped import SteppedTrader
 from algo_royale.errors import BrokerRejected, BrokerUnavailable
+from algo_royale.exchange.core import Exchange
 from algo_royale.market import Bars
+from algo_royale.risk import TradingState
+from algo_royale.sessions import calendar
 from algo_royale.strategies.combined import CombinedSignal
 from traders import BUSY, SYMBOLS, ledger_of, plan, trader, truth_errors
 
@@ -286,6 +290,53 @@ def test_an_account_that_makes_no_sense_is_no_account(nonsense: Any) -> None:
         return nonsense if path == "/account" and asked[0] % 2 else answer
 
     assert_undisturbed(account, answered(account, after=after))
+
+
+def forgotten(account: SteppedTrader) -> None:
+    """The exchange is gone for a moment, and comes back without orders, fills and positions."""
+    for endpoint in ("data", "trading"):
+        account.streams.drop(endpoint, "the exchange is gone")
+    old, config = account.exchange, account.exchange.config
+    new = Exchange(old.replay, dataclasses.replace(config, start_ns=old.now_ns, seed=config.seed + 1))
+    vars(old).update(vars(new))
+
+
+@pytest.mark.parametrize(
+    ("session", "hours", "words"),
+    [
+        (0, 1.0, "it was taken as .*, and the broker does not show it any more"),  # orders wait for the next open
+        (1, -6.0, "ledger and broker disagree: GOOG: ledger 50, broker 0; cash: ledger .*, broker 100000"),  # a position
+        (1, 1.0, "ledger and broker disagree: GOOG: ledger 50, broker 0; cash: ledger .*, broker 100000"),  # and orders
+    ],
+)
+@pytest.mark.parametrize("running", [True, False])
+def test_a_broker_that_has_forgotten_our_orders_or_shares_halts_the_trader(
+    session: int, hours: float, words: str, running: bool
+) -> None:
+    """Whether it runs then or starts afterwards: it ends and says why, nothing is ordered to make up for it, and the ledger keeps
+    what it knew."""
+    account = trader(SESSIONS, start=BUSY)
+    at_ns, left = calendar().offset(BUSY, session).close_ns + int(hours * 3_600_000_000_000), [1]
+
+    def watch() -> bool:
+        if not left or account.exchange.now_ns < at_ns:
+            return False
+        left.pop()
+        fills.append(ledger_of(account)["fill"])
+        forgotten(account)
+        return not running
+
+    fills: list[Any] = []
+    code = account.run(should_stop=watch)
+    if not running:
+        assert code == 0
+        code = account.run()
+
+    assert code == EXIT_HALTED and account.system is not None
+    assert re.search(words, account.system.exit_reason)
+    assert account.exchange.orders == []
+    assert account.store.latch.state is TradingState.HALTED
+    assert ledger_of(account)["fill"] == fills[0]
 
 
 class AlwaysIn:

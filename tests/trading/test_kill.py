@@ -33,6 +33,7 @@ from live_traders import (
     ask_paper,
     ended,
     facts_on_disk,
+    ledger,
     prepared,
     running,
     spawn_paper,
@@ -203,6 +204,26 @@ def test_no_time_passes_while_a_dead_traders_connection_is_still_in_the_way(tmp_
     assert life.process.returncode == 0, output
     assert truth_errors(directory, truth) == []
     assert facts_on_disk(directory) == ledger_of(undisturbed)
+
+
+def test_a_broker_that_restarts_without_its_memory_ends_the_trader_until_a_person_has_looked(tmp_path: Path) -> None:
+    directory = prepared(tmp_path, BUSY)
+    with twin(BUSY, 6) as endpoints:
+        with running(Forked(tmp_path, endpoints, "--quiet")) as life:
+            wait(life, lambda: bool(twin_truth(endpoints)["positions"]))
+            BadDay(endpoints, seed=1, share=0.0).forget()
+            code, words, _ = ended(life)
+        with running(Forked(tmp_path, endpoints, "--quiet")) as again:
+            refused, why, _ = ended(again)
+        truth = twin_truth(endpoints)
+
+    assert code == 5
+    assert words.splitlines()[-1].startswith("error: root/trading/ledger: ledger and broker disagree: "), words
+    assert refused == 1
+    assert why.startswith("error: trading is halted: ledger and broker disagree: ") and why.count("\n") == 1, why
+    assert truth["orders"] == []
+    with ledger(directory) as database:
+        assert database.execute("SELECT count(*) FROM fill").fetchone()[0] > 0
 
 
 def _broker_states(directory: Path) -> list[str]:
