@@ -190,8 +190,12 @@ class BrokerActor(Actor[BrokerMessage]):
         found = self._look_up(order.client_order_id)
         if found is not None:
             return found
-        if order.broker_order_id is not None:  # it may have filled and be forgotten: sending it again is for nobody to decide
-            raise BrokerUnavailable(f"it was taken as {order.broker_order_id}, and the broker does not show it any more")
+        if (
+            order.broker_order_id is not None
+        ):  # it may have filled and be forgotten: sending it again is for nobody to decide
+            raise BrokerUnavailable(
+                f"it was taken as {order.broker_order_id}, and the broker does not show it any more"
+            )
         self._counts["resends"] += 1
         return self._send_order(order)
 

@@ -305,7 +305,11 @@ def forgotten(account: SteppedTrader) -> None:
     ("session", "hours", "words"),
     [
         (0, 1.0, "it was taken as .*, and the broker does not show it any more"),  # orders wait for the next open
-        (1, -6.0, "ledger and broker disagree: GOOG: ledger 50, broker 0; cash: ledger .*, broker 100000"),  # a position
+        (
+            1,
+            -6.0,
+            "ledger and broker disagree: GOOG: ledger 50, broker 0; cash: ledger .*, broker 100000",
+        ),  # a position
         (1, 1.0, "ledger and broker disagree: GOOG: ledger 50, broker 0; cash: ledger .*, broker 100000"),  # and orders
     ],
 )
