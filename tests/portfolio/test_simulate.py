@@ -144,6 +144,27 @@ def test_a_marketable_limit_fills_within_its_collar_or_not_at_all(
     assert result.orders[0].status is (OrderStatus.FILLED if price else OrderStatus.EXPIRED)
 
 
+@pytest.mark.parametrize("rests", [False, True])
+@pytest.mark.parametrize(("opened", "price"), [(101.0, "101"), (101.01, "101"), (101.02, None)])
+def test_within_a_session_a_limit_trades_at_once_or_where_it_may_rest_once_the_bar_comes_to_it(
+    rests: bool, opened: float, price: str | None
+) -> None:
+    """A close of 100 and a collar of 1 %; the next hour opens at the limit or above it, and comes down to a cent below its open."""
+    bars = hourly("A", dt.date(2012, 11, 20), dt.date(2012, 11, 20)).traded.slice(0, 2)
+    columns = {"open": [100.0, opened], "high": [100.0, 102.0], "low": [100.0, opened - 0.01], "close": [100.0, 101.5]}
+    bars = dataclasses.replace(bars, **{name: np.array(values) for name, values in columns.items()})
+    policy = OrderPolicy(type=OrderType.MARKETABLE_LIMIT, collar_bps=D(100), limit_rests=rests)
+
+    result = run(
+        {"A": traded(bars, [True, True])}, rules=dataclasses.replace(TRADER_RULES, policy=policy, costs=FREE),
+        weights=WeightConfig(bars_per_year=Timeframe.HOUR_1.bars_per_year),
+    )  # fmt: skip
+
+    fills = price is not None and (rests or opened == 101.0)
+    assert [f.price for f in result.fills] == ([D(str(price))] if fills else [])
+    assert result.orders[0].status is (OrderStatus.FILLED if fills else OrderStatus.CANCELED)
+
+
 @pytest.mark.parametrize(("policy", "price"), [("opening_auction", "102"), ("closing_auction", "95")])
 def test_an_auction_fills_at_its_own_print(policy: str, price: str) -> None:
     a = traded(ranged("A", (102, 103, 90)), [True, True])
