@@ -1,6 +1,6 @@
 """The broker's edge: commands to the REST API, its order events to the dispatcher. Disconnected is a state, not a failure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 
 from actors.endpoint import TIMERS, Endpoint
@@ -15,11 +15,14 @@ from actors.messages import (
     ConnectionChanged,
     FillRecord,
     FrameReceived,
+    LookUpOrder,
+    OrderAbsent,
     OrderAccepted,
     OrderRecord,
     OrderRejected,
     OrdersMessage,
     PositionRecord,
+    SubmissionDelayed,
     SubmissionUncertain,
     SubmitOrder,
     TimerFired,
@@ -36,27 +39,29 @@ from algo_royale.ids import is_ours
 
 DUPLICATE_CODE = 40010001
 DUPLICATE_TEXT = "client_order_id must be unique"
+PROMPT_S = 5.0  # an order that has waited longer in the mailbox goes back to be judged again
 CALL_S = 60.0  # how long one protected block of REST calls may take before the actor counts as hung
 SNAPSHOT_TRIES = 3
 ACTIVITIES_KEPT_NS = 8 * 86_400_000_000_000  # longer than a wide snapshot reaches back; narrow ones lie between
 PROBED_NS = 3_600_000_000_000  # so far back REST is compared with what the stream has told
 _UNTOLD = Decimal(0), 0
 SNAPSHOT_REQUESTS = 4  # at least: orders, positions, account, activities
+Answer = OrderAccepted | OrderRejected | OrderAbsent | SubmissionUncertain | SubmissionDelayed
 
 
 class BrokerActor(Actor[BrokerMessage]):
     """REST calls one at a time, and the trading stream by the table of `algo_royale.broker.connection`.
 
     `BrokerStateChanged(connected=True)` is told only when the stream is authorized and listening: an order sent before could
-    fill unheard. A submit whose answer is lost is looked up by its client id, and sent again only if it is certainly absent,
-    under the same id, so that the broker holds at most one order per intent whatever happens.
+    fill unheard. A submit is sent at once or goes back to the dispatcher, which alone knows whether it may still leave; one
+    whose answer is lost is looked up by its client id, and what that says is told. Each is answered exactly once.
     """
 
     def __init__(
         self, broker: BrokerPort, streams: StreamPort, *, keys: tuple[str, str], orders: Ref[OrdersMessage],
-        reconnect: Reconnect = PATIENT, requests_per_minute: int | None = None,
+        reconnect: Reconnect = PATIENT, requests_per_minute: int | None = None, prompt_s: float = PROMPT_S,
     ) -> None:  # fmt: skip
-        self._broker, self._keys, self._orders = broker, keys, orders
+        self._broker, self._keys, self._orders, self._prompt_ns = broker, keys, orders, round(prompt_s * SECOND_NS)
         self._reconnect = reconnect
         self._line = Endpoint(self, "trading", streams, reconnect, self._on_state, often_quiet=True)
         self._budget = Budget(requests_per_minute)
@@ -65,7 +70,7 @@ class BrokerActor(Actor[BrokerMessage]):
         self._told: dict[str, tuple[Decimal, int]] = {}  # by the stream of late: quantity filled and when, by order id
         self._activities: dict[str, int] = {}  # ids of late, and when they were read last
         self._counts = dict.fromkeys(
-            ("frames", "bad_frames", "unknown_frames", "lookups", "resends", "cancels_refused", "unheard", "delayed"), 0
+            ("frames", "bad_frames", "unknown_frames", "lookups", "cancels_refused", "unheard", "delayed"), 0
         )
 
     def started(self) -> None:
@@ -81,6 +86,8 @@ class BrokerActor(Actor[BrokerMessage]):
         match message:
             case SubmitOrder():
                 self._on_submit(message)
+            case LookUpOrder(client_order_id=order_id):
+                self._answer(order_id, lambda: self._look_up(order_id))
             case CancelOrder():
                 self._cancel_order(message.broker_order_id)
             case BrokerSnapshotRequested():
@@ -143,93 +150,84 @@ class BrokerActor(Actor[BrokerMessage]):
 
     def _on_submit(self, message: SubmitOrder) -> None:
         order = message.order
-        if (wait_ns := self._budget.wait_ns(self.now_ns)) > 0:  # certainly not sent, so it can wait here
-            self._counts["delayed"] += 1
-            self.later(wait_ns / SECOND_NS, message, key=f"submit {order.client_order_id}")
+        if self.now_ns >= min(message.at_ns + self._prompt_ns, message.until_ns):
+            waited_s = (self.now_ns - message.at_ns) / SECOND_NS
+            self._delay(order.client_order_id, 0, f"it waited {waited_s:.0f} s for its turn")
+        elif (reason := refusal(order)) is not None:
+            self.tell(self._orders, self._rejected(order.client_order_id, 0, None, f"not sent: {reason}"))
+        else:
+            self._answer(order.client_order_id, lambda: self._submit(order))
+
+    def _answer(self, client_order_id: str, ask: Callable[[], Answer]) -> None:
+        """Ask if the broker may be asked now, and tell what came of it."""
+        if (wait_ns := self._budget.wait_ns(self.now_ns)) > 0:
+            self._delay(client_order_id, wait_ns, "the requests of this minute are used up")
             return
-        if not message.lookup_first and (reason := refusal(order)) is not None:
-            self._reject(order, 0, None, f"not sent: {reason}")
-            return
+        answer: Answer
         try:
             with self.protected(CALL_S):
-                answer = self._look_up_or_submit(order) if message.lookup_first else self._submit(order)
-        except BrokerUnavailable as error:
+                answer = ask()
+        except (BrokerUnavailable, wire.BadWire) as error:  # BadWire: it answered, but we cannot read what
             self._pause(error)
-            answer = SubmissionUncertain(
-                at_ns=self.now_ns, client_order_id=order.client_order_id, reason=str(error)[:300]
-            )
-        except BrokerRejected as error:
-            self._reject(order, error.status, error.code, error.message)
-            return
-        except wire.BadWire as error:  # it answered, so something happened, but we cannot read what
-            answer = SubmissionUncertain(at_ns=self.now_ns, client_order_id=order.client_order_id, reason=str(error))
+            answer = SubmissionUncertain(at_ns=self.now_ns, client_order_id=client_order_id, reason=str(error)[:300])
         self.tell(self._orders, answer)
 
-    def _reject(self, order: OrderRecord, status: int, code: int | None, reason: str) -> None:
-        rejected = OrderRejected(
-            at_ns=self.now_ns, client_order_id=order.client_order_id, status=status, code=code, reason=reason
-        )
-        self.tell(self._orders, rejected)
+    def _delay(self, client_order_id: str, wait_ns: int, reason: str) -> None:
+        self._counts["delayed"] += 1
+        self.tell(self._orders, self._delayed(client_order_id, wait_ns, reason))
 
-    def _pause(self, error: BrokerUnavailable) -> None:
+    def _delayed(self, client_order_id: str, wait_ns: int, reason: str) -> SubmissionDelayed:
+        return SubmissionDelayed(at_ns=self.now_ns, client_order_id=client_order_id, wait_ns=wait_ns, reason=reason)
+
+    def _rejected(self, client_order_id: str, status: int, code: int | None, reason: str) -> OrderRejected:
+        return OrderRejected(
+            at_ns=self.now_ns, client_order_id=client_order_id, status=status, code=code, reason=reason
+        )
+
+    def _pause(self, error: Exception) -> None:
         """Where the broker said that we ask too often, ask nothing until it will hear us again."""
-        if error.retry_after_s is not None:
+        if isinstance(error, BrokerUnavailable) and error.retry_after_s is not None:
             self._budget.pause(self.now_ns + round(error.retry_after_s * SECOND_NS))
 
-    def _submit(self, order: OrderRecord) -> OrderAccepted | OrderRejected | SubmissionUncertain:
-        """Send; when no answer comes, look up and send the same id once more only if the broker certainly lacks it."""
-        try:
-            return self._send_order(order)
-        except BrokerUnavailable as error:
-            if error.retry_after_s is not None:
-                raise  # a rate limit: asking more now would only prolong it; the dispatcher comes back with a look-up
-        return self._look_up_or_submit(order)
-
-    def _look_up_or_submit(self, order: OrderRecord) -> OrderAccepted | OrderRejected | SubmissionUncertain:
-        self._counts["lookups"] += 1
-        found = self._look_up(order.client_order_id)
-        if found is not None:
-            return found
-        if (
-            order.broker_order_id is not None
-        ):  # it may have filled and be forgotten: sending it again is for nobody to decide
-            raise BrokerUnavailable(
-                f"it was taken as {order.broker_order_id}, and the broker does not show it any more"
-            )
-        self._counts["resends"] += 1
-        return self._send_order(order)
-
-    def _send_order(self, order: OrderRecord) -> OrderAccepted | OrderRejected | SubmissionUncertain:
+    def _submit(self, order: OrderRecord) -> Answer:
+        """Send. Where no answer comes that says what became of it, look it up, and leave it at that: the broker may show an
+        order a moment after it has taken it, so only the dispatcher's second look, later, tells that it did not arrive."""
+        order_id = order.client_order_id
         self._budget.spend(self.now_ns)
         try:
             answer = self._broker.submit(
-                client_order_id=order.client_order_id, symbol=order.symbol, side=order.side, quantity=order.quantity,
+                client_order_id=order_id, symbol=order.symbol, side=order.side, quantity=order.quantity,
                 order_type=order.order_type, time_in_force=order.time_in_force, limit_price=order.limit_price_usd,
             )  # fmt: skip
+            return self._accepted(wire.parse_order(answer), adopted=False)
         except BrokerRejected as error:
-            if error.code == DUPLICATE_CODE and DUPLICATE_TEXT in error.message:
-                # the code alone is also that of every malformed field
-                found = self._look_up(order.client_order_id)
-                if found is not None:
-                    return found
-                raise BrokerUnavailable("the broker calls the id a duplicate but does not show the order") from error
-            raise
-        return self._accepted(wire.parse_order(answer), adopted=False)
+            # the code alone is also that of every malformed field
+            if error.code != DUPLICATE_CODE or DUPLICATE_TEXT not in error.message:
+                return self._rejected(order_id, error.status, error.code, error.message)
+            reason = "the broker calls the id a duplicate"
+        except BrokerUnavailable as error:
+            if error.retry_after_s is not None:  # a rate limit: it was not taken, and asking more would only prolong it
+                self._pause(error)
+                return self._delayed(order_id, round(error.retry_after_s * SECOND_NS), str(error)[:300])
+            reason = f"no answer to the submit: {error}"[:300]
+        except wire.BadWire as error:
+            reason = f"the answer to the submit cannot be read: {error}"[:300]
+        return self._look_up(order_id, reason)
 
-    def _look_up(self, client_order_id: str) -> OrderAccepted | OrderRejected | None:
+    def _look_up(self, client_order_id: str, reason: str = "") -> Answer:
+        self._counts["lookups"] += 1
         self._budget.spend(self.now_ns)
         try:
             found = self._broker.order_by_client_id(client_order_id)
         except BrokerRejected as error:  # it refused to say, not to hold the order
             raise BrokerUnavailable(f"no look-up: {error.status} {error.message}") from error
-        return None if found is None else self._accepted(wire.parse_order(found), adopted=True)
+        if found is None:
+            return OrderAbsent(at_ns=self.now_ns, client_order_id=client_order_id, reason=reason)
+        return self._accepted(wire.parse_order(found), adopted=True)
 
     def _accepted(self, order: wire.WireOrder, *, adopted: bool) -> OrderAccepted | OrderRejected:
         if order.status == "rejected":
-            return OrderRejected(
-                at_ns=self.now_ns, client_order_id=order.client_order_id, status=200, code=None,
-                reason=f"the broker holds it as {order.status}",
-            )  # fmt: skip
+            return self._rejected(order.client_order_id, 200, None, f"the broker holds it as {order.status}")
         return OrderAccepted(
             at_ns=self.now_ns, client_order_id=order.client_order_id, broker_order_id=order.broker_order_id,
             status=order.status, filled_quantity=order.filled_quantity, adopted=adopted,

@@ -27,12 +27,14 @@ class DirectFaults:
     """What goes wrong next. Counters run down as faults happen; hooks stay.
 
     `unavailable_before`: so many requests fail before the exchange hears of them. `lost_answers`: so many requests are
-    processed and their answers lost. `only` limits both to requests of one method ("POST": submits).
+    processed and their answers lost. `only` limits both to requests of one method ("POST": submits). `unseen`: so many look-ups by
+    client id are answered as if the order were not there (yet).
     `frames(endpoint, frames)` returns what a pump delivers instead of those frames: fewer, more, or in another order.
     """
 
     unavailable_before: int = 0
     lost_answers: int = 0
+    unseen: int = 0
     only: str | None = None
     frames: Callable[[str, Sequence[str]], Sequence[str]] | None = None
     log: list[str] = field(default_factory=list)
@@ -40,7 +42,7 @@ class DirectFaults:
     def take(self, kind: str, method: str, path: str) -> bool:
         """Whether this request meets the fault `kind`, which is then used up."""
         left: int = getattr(self, kind)
-        if left <= 0 or self.only not in (None, method):
+        if left <= 0 or (kind != "unseen" and self.only not in (None, method)):
             return False
         setattr(self, kind, left - 1)
         self.log.append(f"{kind} {method} {path}")
@@ -61,6 +63,8 @@ class DirectBroker(TradingApi):
     def _handle(self, method: str, path: str, data: Mapping[str, Any]) -> Any:
         if self.faults.take("unavailable_before", method, path):
             raise BrokerUnavailable("injected: no connection")
+        if path.endswith(":by_client_order_id") and self.faults.take("unseen", method, path):
+            raise failure(404, {"code": 40410000, "message": "injected: order not found"}, "")
         body = msgspec.json.encode(data) if method == "POST" else b""
         query = {} if method == "POST" else {name: str(value) for name, value in data.items() if value is not None}
         response = self._exchange.handle(method, path, query, body, self._headers)

@@ -20,6 +20,7 @@ from actors.messages import (
     HistoryRequested,
     HistoryUnavailable,
     MarketDataMessage,
+    OrdersMessage,
     PortfolioMessage,
     PricesRequested,
     PricesSeen,
@@ -80,6 +81,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
         keys: tuple[str, str],
         signals: Mapping[str, Ref[SignalMessage]],
         portfolio: Ref[PortfolioMessage],
+        orders: Ref[OrdersMessage],
         patience: Patience = FOR_EVER,
         close_grace_s: float = 0.0,
         reconnect: Reconnect = PATIENT,
@@ -91,7 +93,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
         self._research_changes = research_changes
         self._symbols, self._timeframe, self._calendar = tuple(symbols), timeframe, calendar
         self._data, self._keys, self._signals = data, keys, signals
-        self._portfolio, self._patience = portfolio, patience
+        self._portfolio, self._orders, self._patience = portfolio, orders, patience
         self._grace_s, self._retry_s = close_grace_s, retry_s
         self._line = Endpoint(self, "data", streams, reconnect, self._on_state)
         self._forming = FormingBars(timeframe, calendar, grace_ns=int(close_grace_s * SECOND_NS))
@@ -262,12 +264,11 @@ class MarketDataActor(Actor[MarketDataMessage]):
         stale = self._fresh.stale(now_ns)
         if stale != self._stale:
             self._stale = stale
-            self.tell(
-                self._portfolio,
-                FeedHealthChanged(
-                    at_ns=now_ns, state=line.state.value, stale=tuple(sorted(stale)), detail=line.connection.detail
-                ),
+            told = FeedHealthChanged(
+                at_ns=now_ns, state=line.state.value, stale=tuple(sorted(stale)), detail=line.connection.detail
             )
+            self.tell(self._portfolio, told)
+            self.tell(self._orders, told)
         look_ns = self._fresh.next_look_ns(now_ns, live_ns)
         if look_ns is not None:
             self.at(look_ns, TimerFired(at_ns=look_ns, name="stale"), key="stale")

@@ -529,11 +529,21 @@ class TradingStateChanged(Message):
 
 
 class SubmitOrder(Message):
-    """Send one committed order: an `OrderRecord` is what the ledger has, never an intent. `lookup_first`: it may have been
-    sent before, ask by client id first."""
+    """Send one committed order, now or not at all: an `OrderRecord` is what the ledger has, never an intent, and the broker
+    certainly does not hold it. From `until_ns` on it would be too late."""
 
     order: OrderRecord
-    lookup_first: bool = False
+    until_ns: int
+
+
+class TradingEnds(Message):
+    """The process is about to end: nothing more is to be sent, and what the broker holds of ours to be canceled."""
+
+
+class LookUpOrder(Message):
+    """Ask the broker by client id whether it holds an order that may have been sent."""
+
+    client_order_id: str
 
 
 class CancelOrder(Message):
@@ -566,6 +576,23 @@ class SubmissionUncertain(Message):
     """No usable answer and the look-up failed too: we do not know whether the broker holds the order."""
 
     client_order_id: str
+    reason: str
+
+
+class OrderAbsent(Message):
+    """The broker does not show the order under its client id. It may yet: what it has taken it may show a moment later.
+
+    `reason`: what became of the submit just before this look-up; empty where there was none."""
+
+    client_order_id: str
+    reason: str = ""
+
+
+class SubmissionDelayed(Message):
+    """Certainly not sent (or looked up), and nothing is to be asked for the next `wait_ns`."""
+
+    client_order_id: str
+    wait_ns: int
     reason: str
 
 
@@ -664,15 +691,17 @@ PortfolioMessage = (
     | TimerFired
 )
 OrdersMessage = (
-    DecisionRecorded | LedgerSnapshot | OrderAccepted | OrderRejected | SubmissionUncertain | TradeUpdated | BrokerSnapshot
-    | BrokerStateChanged | OrderChanged | Reconciled | Disagreed | SessionPhaseChanged | TradingStateChanged | JobDue
+    DecisionRecorded | LedgerSnapshot | OrderAccepted | OrderRejected | SubmissionUncertain | OrderAbsent | SubmissionDelayed
+    | TradingEnds | TradeUpdated | BrokerSnapshot | FeedHealthChanged | BrokerStateChanged | OrderChanged | Reconciled | Disagreed | SessionPhaseChanged | TradingStateChanged | JobDue
     | SessionJobDue | TimerFired
 )  # fmt: skip
 LedgerMessage = (
     RecordDecision | RecordOrderEvent | RecordReconciliation | RecordSessionClose | SnapshotRequested | HaltTrading
     | ResumeTrading | FlattenRequested | SessionJobDue | SessionJobsRequested | RecordSessionJob
 )  # fmt: skip
-BrokerMessage = SubmitOrder | CancelOrder | BrokerSnapshotRequested | FrameReceived | ConnectionChanged | TimerFired
+BrokerMessage = (
+    SubmitOrder | LookUpOrder | CancelOrder | BrokerSnapshotRequested | FrameReceived | ConnectionChanged | TimerFired
+)  # fmt: skip
 
 
 # --- backtest --------------------------------------------------------------------------------------------------------

@@ -11,11 +11,14 @@ from actors.messages import (
     CancelOrder,
     DecisionRecorded,
     Disagreed,
+    FeedHealthChanged,
     FillRecord,
     HaltTrading,
     JobDue,
     LedgerMessage,
     LedgerSnapshot,
+    LookUpOrder,
+    OrderAbsent,
     OrderAccepted,
     OrderChanged,
     OrderRecord,
@@ -28,10 +31,12 @@ from actors.messages import (
     SessionJobDue,
     SessionPhaseChanged,
     SnapshotRequested,
+    SubmissionDelayed,
     SubmissionUncertain,
     SubmitOrder,
     TimerFired,
     TradeUpdated,
+    TradingEnds,
     TradingStateChanged,
 )
 from algo_royale.costs import BUY
@@ -42,7 +47,9 @@ from algo_royale.risk import TradingState, is_flattening, reduces
 from algo_royale.sessions import Calendar, send_window
 
 UNCERTAIN_RETRY_S = 2.0
-UNCERTAIN_TRIES = 8
+UNCERTAIN_RETRIES_MAX = 32  # times as long it is between two looks at most
+UNCERTAIN_TRIES = 12  # about seven minutes
+ABSENCES = 2  # so often, one after the other, the broker must not show an order before it certainly does not hold it
 DAY_NS = 86_400 * 1_000_000_000
 LOOKBACK_NS = 7 * DAY_NS
 # An order may fill days after it was sent (submitted before a long weekend), so orders are asked for further back than fills.
@@ -67,6 +74,10 @@ class OrdersActor(Actor[OrdersMessage]):
     Recovery needs no memory: the ledger's open orders and one broker snapshot say what is to be adopted, what is to be
     looked up by its client id (and sent only if the broker certainly does not know it), and what is too old to send.
 
+    Whatever an order had to wait for (the connection, its window, sales, the broker's rate limit, look-ups, a person), it is
+    judged anew right before it leaves: one at a time, the next when the broker has answered. What waits in the broker's
+    mailbox all the same comes back from there unsent. What has become too late, or is not allowed any more, is recorded as such.
+
     While trading is reducing or halted, only what that allows is sent, and what it does not allow is taken back (`cancels`)
     or left at the broker; a wish to flatten takes back everything that is open.
 
@@ -89,6 +100,7 @@ class OrdersActor(Actor[OrdersMessage]):
         self._orders: dict[str, OrderRecord] | None = None
         self._reconciled = False
         self._trading = TradingState.TRADING
+        self._ending = False  # the process is about to end
         self._held: dict[str, Decimal] = {}
         self._unwanted: set[str] = set()  # open when a person wished to flatten
         self._canceling: set[str] = set()  # asked for since the last reconciliation
@@ -97,9 +109,16 @@ class OrdersActor(Actor[OrdersMessage]):
         self._heard: set[tuple[str, object]] = set()  # (client id, cumulative quantity) of the fills told to the ledger
         self._adopted: set[str] = set()  # in the place of ours, and on their way into the ledger
         self._said: set[tuple[str, str, str]] = set()  # (client id, status, word) of what snapshots repeat
-        self._sent: set[str] = set()
+        self._sent: set[str] = set()  # with the broker, or asked of it, or ended here
         self._fresh: set[str] = set()  # heard of by a decision of this incarnation: certainly never sent before
+        self._absent: dict[str, int] = {}  # how often the broker has not shown an order since it was sent last
+        self._look_ns: dict[str, int] = {}  # when to ask for it again
+        self._asking: str | None = None  # whose submit or look-up the broker has yet to answer
+        self._wait_until_ns = 0  # before that the broker is not to be asked
+        self._waited_for: dict[str, str] = {}  # why an order has not left yet
+        self._stale: frozenset[str] = frozenset()  # symbols whose feed is quiet
         self._tries: dict[str, int] = {}
+        self._resends = 0
         self._asked_for = "start"
         self._window_of: tuple[tuple[str, int], tuple[int, int]] = (("", 0), (0, 0))  # of the last one asked for
         self._jobs: list[SessionJobDue] = []  # of the session: comparisons that somebody waits for
@@ -110,7 +129,11 @@ class OrdersActor(Actor[OrdersMessage]):
         self.tell(self._ledger, SnapshotRequested(at_ns=self.now_ns, reply_to=self.path))
 
     def observe(self) -> dict[str, object]:
-        return {"open": len(self._orders or ()), "reconciled": self._reconciled, "trading": self._trading.value}
+        waiting = {order_id: why for order_id, why in self._waited_for.items() if order_id in (self._orders or ())}
+        return {
+            "open": len(self._orders or ()), "reconciled": self._reconciled, "trading": self._trading.value,
+            "resends": self._resends, "waiting": waiting,
+        }  # fmt: skip
 
     def receive(self, message: OrdersMessage) -> None:
         match message:
@@ -139,12 +162,19 @@ class OrdersActor(Actor[OrdersMessage]):
                 self._on_disagreed()
             case DecisionRecorded():
                 self._on_decision(message)
-            case OrderAccepted() | OrderRejected() | SubmissionUncertain():
+            case OrderAccepted() | OrderRejected() | SubmissionUncertain() | OrderAbsent() | SubmissionDelayed():
                 self._on_answer(message)
+                self._send_recorded()
+            case FeedHealthChanged():
+                self._stale = frozenset(message.stale)
+                self._send_recorded()
             case TradeUpdated():
                 self._on_update(message)
             case OrderChanged():
                 self._on_changed(message)
+                self._take_back()
+            case TradingEnds():
+                self._ending = True
                 self._take_back()
             case TradingStateChanged():
                 self._on_state(TradingState(message.state), message.reason)
@@ -163,9 +193,6 @@ class OrdersActor(Actor[OrdersMessage]):
                 self._send_recorded()
             case TimerFired(name="overdue"):
                 self._cancel_overdue()
-            case TimerFired(name="lookup"):
-                self._sent.discard(message.key)
-                self._send_recorded()  # now, or when the broker has been reconciled with again
             case TimerFired(name="second look"):
                 self._request_snapshot("second look")
             case TimerFired():
@@ -200,7 +227,7 @@ class OrdersActor(Actor[OrdersMessage]):
         """Bring the ledger up to the broker's truth event by event, then have both sides compared."""
         if self._orders is None:
             return
-        self._seen_ns = snapshot.at_ns
+        self._seen_ns, self._asking = snapshot.at_ns, None  # whatever became of the answer that was waited for
         fills: dict[str, list[FillRecord]] = {}
         for fill in snapshot.fills:
             fills.setdefault(fill.client_order_id, []).append(fill)
@@ -316,27 +343,37 @@ class OrdersActor(Actor[OrdersMessage]):
 
     def _allows(self, order: OrderRecord) -> bool:
         """Whether this order may be sent, as far as what trading may do is concerned."""
+        if self._ending:
+            return False
         if self._trading is TradingState.TRADING:
             return True
         if self._trading is TradingState.HALTED or order.client_order_id in self._unwanted:
             return False
+        return self._reduces(order)
+
+    def _barrier(self) -> str:
+        return "the trader is being stopped" if self._ending else f"trading is {self._trading.value}"
+
+    def _reduces(self, order: OrderRecord) -> bool:
         left = order.quantity - order.filled_quantity
         return reduces(self._held.get(order.symbol, Decimal(0)), left if order.side == BUY else -left)
 
+    def _is_certain(self, order: OrderRecord) -> bool:
+        """Whether the broker certainly does not hold this order and never did. One that it had taken and does not show any more may
+        have filled and be forgotten: sending it again is for nobody to decide."""
+        order_id = order.client_order_id
+        return order_id in self._fresh or (order.broker_order_id is None and self._absent.get(order_id, 0) >= ABSENCES)
+
     def _take_back(self) -> None:
         """End what was certainly never sent, and have the broker cancel the rest of what may not go on."""
-        if self._orders is None or self._trading is TradingState.TRADING:
+        if self._orders is None or (self._trading is TradingState.TRADING and not self._ending):
             return
         for order in list(self._orders.values()):
             order_id = order.client_order_id
-            if self._allows(order) or not (self._cancels or order_id in self._unwanted):
+            if self._allows(order) or not (self._cancels or self._ending or order_id in self._unwanted):
                 continue
-            if order_id not in self._sent and (self._reconciled or order_id in self._fresh):
-                if order.status == OrderStatus.RECORDED.value:
-                    self._fresh.discard(order_id)
-                    self._sent.add(order_id)  # told to the ledger as ended: never to be sent from here on
-                    detail = f"never sent: trading is {self._trading.value}"
-                    self._record(order_id, None, OrderEvent.CANCELED, detail=detail)
+            if order_id not in self._sent and self._is_certain(order):
+                self._end(order_id, OrderEvent.CANCELED, self._barrier())
             elif order.broker_order_id is not None and order_id not in self._canceling:
                 self._canceling.add(order_id)
                 self.tell(
@@ -383,31 +420,63 @@ class OrdersActor(Actor[OrdersMessage]):
         self._take_back()
 
     def _send_recorded(self) -> None:
-        if not self._reconciled or self._orders is None:
+        """Hand the next order that may leave to the broker, unless it has yet to answer for the one before."""
+        if not self._reconciled or self._orders is None or self.now_ns < self._wait_until_ns:
             return
         for order in list(self._orders.values()):
+            if self._asking is not None:
+                return
             if order.client_order_id not in self._sent and order.status not in FINAL_STATUSES:
-                fresh = order.status == OrderStatus.RECORDED.value and order.client_order_id in self._fresh
-                self._submit(order.client_order_id, lookup_first=not fresh)
+                self._submit(order)
 
-    def _submit(self, client_order_id: str, *, lookup_first: bool) -> None:
-        order = (self._orders or {}).get(client_order_id)
-        if order is None or order.status in FINAL_STATUSES or not self._allows(order):
-            return
-        if self._waits(order):
+    def _submit(self, order: OrderRecord) -> None:
+        """Send it if it may leave now; ask for it first where the broker may hold it, whatever it may do here."""
+        order_id = order.client_order_id
+        if not self._is_certain(order):
+            if self.now_ns >= self._look_ns.get(order_id, 0):
+                self._ask(LookUpOrder(at_ns=self.now_ns, client_order_id=order_id))
             return
         from_ns, until_ns = self._window(order)
-        if self.now_ns < from_ns:
-            timer = TimerFired(at_ns=self.now_ns, name="send", key=client_order_id)
-            self.later((from_ns - self.now_ns) / 1e9, timer, key=f"send {client_order_id}")
-            return
         if self.now_ns >= until_ns:
-            self._record(client_order_id, None, OrderEvent.EXPIRED, detail="never sent: the time it was for is over")
-            return
-        self._sent.add(client_order_id)
-        self._fresh.discard(client_order_id)
-        self.tell(self._broker, SubmitOrder(at_ns=self.now_ns, order=order, lookup_first=lookup_first))
-        self._cancel_if_overdue(order)
+            waited_for = self._waited_for.get(order_id)
+            self._end(
+                order_id, OrderEvent.EXPIRED, "the time it was for is over" + (f"; {waited_for}" if waited_for else "")
+            )
+        elif (reason := self._held_back(order)) is not None:
+            self._waited_for[order_id] = reason
+            self._send_at(until_ns, order_id)
+        elif self.now_ns < from_ns:
+            self._send_at(from_ns, order_id)
+        else:
+            self._resends += order_id not in self._fresh
+            self._ask(SubmitOrder(at_ns=self.now_ns, order=order, until_ns=until_ns))
+            self._cancel_if_overdue(order)
+
+    def _held_back(self, order: OrderRecord) -> str | None:
+        """Why an order that could be sent must wait."""
+        if not self._allows(order):
+            return self._barrier()
+        if order.symbol in self._stale and not self._reduces(order):
+            return f"the last price of {order.symbol} is stale"
+        if self._waits(order):
+            return "the sales that pay for it have not ended"
+        return None
+
+    def _ask(self, message: SubmitOrder | LookUpOrder) -> None:
+        order_id = message.order.client_order_id if isinstance(message, SubmitOrder) else message.client_order_id
+        self._sent.add(order_id)
+        self._asking = order_id
+        self.tell(self._broker, message)
+
+    def _send_at(self, at_ns: int, order_id: str = "") -> None:
+        self.at(at_ns, TimerFired(at_ns=at_ns, name="send", key=order_id), key=f"send {order_id}")
+
+    def _end(self, order_id: str, event: OrderEvent, reason: str) -> None:
+        """Record the end of an order that the broker certainly does not hold; it is not sent from here on."""
+        how = "never sent" if order_id in self._fresh else "not at the broker"
+        self._fresh.discard(order_id)
+        self._sent.add(order_id)
+        self._record(order_id, None, event, detail=f"{how}: {reason}")
 
     def _waits(self, order: OrderRecord) -> bool:
         """Whether a purchase that was not sent yet needs the proceeds of a sale that is still open."""
@@ -416,26 +485,56 @@ class OrdersActor(Actor[OrdersMessage]):
         others = (self._orders or {}).values()
         return any(o.decision_id == order.decision_id and o.side != BUY for o in others)
 
-    def _on_answer(self, message: OrderAccepted | OrderRejected | SubmissionUncertain) -> None:
+    def _on_answer(
+        self, message: OrderAccepted | OrderRejected | SubmissionUncertain | OrderAbsent | SubmissionDelayed
+    ) -> None:
+        order_id = message.client_order_id
+        self._asking = None if self._asking == order_id else self._asking
+        if isinstance(message, SubmissionDelayed):
+            self._sent.discard(order_id)
+            self._waited_for[order_id] = message.reason
+            self._wait_until_ns = max(self._wait_until_ns, self.now_ns + message.wait_ns)
+            self._send_at(self._wait_until_ns)
+            return
+        self._fresh.discard(order_id)
         match message:
             case OrderAccepted():
                 detail = "adopted" if message.adopted else ""
                 word = OrderEvent.of(message.status)
                 event = word if word in ANSWERS else OrderEvent.ACCEPTED
-                self._record(message.client_order_id, message.broker_order_id, event, detail=detail)
+                self._record(order_id, message.broker_order_id, event, detail=detail)
             case OrderRejected():
                 detail = f"{message.status}/{message.code}: {message.reason}"
-                self._record(message.client_order_id, None, OrderEvent.REJECTED, detail=detail)
+                self._record(order_id, None, OrderEvent.REJECTED, detail=detail)
+            case OrderAbsent():
+                self._absent[order_id] = 1 if message.reason else self._absent.get(order_id, 0) + 1
+                self._on_doubt(order_id, message.reason)
             case SubmissionUncertain():
-                order = (self._orders or {}).get(message.client_order_id)
-                if order is not None and order.status == OrderStatus.RECORDED.value:
-                    self._record(message.client_order_id, None, OrderEvent.SUBMITTED, detail=message.reason)
-                tries = self._tries[message.client_order_id] = self._tries.get(message.client_order_id, 0) + 1
-                if tries >= UNCERTAIN_TRIES:
-                    self._halt(f"cannot find out whether the broker holds {message.client_order_id}: {message.reason}")
-                    return
-                timer = TimerFired(at_ns=self.now_ns, name="lookup", key=message.client_order_id)
-                self.later(self._retry_s * 2 ** (tries - 1), timer, key=f"lookup {message.client_order_id}")
+                self._absent.pop(order_id, None)
+                self._on_doubt(order_id, message.reason)
+
+    def _on_doubt(self, order_id: str, reason: str) -> None:
+        """Look up again after a while, or at once go by what is certain now."""
+        order = (self._orders or {}).get(order_id)
+        if order is None:
+            return
+        self._sent.discard(order_id)
+        if not reason and order.broker_order_id is not None:
+            reason = f"it was taken as {order.broker_order_id}, and the broker does not show it any more"
+        if reason:
+            self._waited_for[order_id] = reason
+            if order.status == OrderStatus.RECORDED.value:
+                self._record(order_id, None, OrderEvent.SUBMITTED, detail=reason)
+        tries = self._tries[order_id] = self._tries.get(order_id, 0) + 1
+        if tries >= UNCERTAIN_TRIES:
+            last = self._waited_for.get(order_id, "it is not shown")
+            self._halt(f"cannot find out whether the broker holds {order_id}: {last}")
+        elif self._is_certain(order):
+            self._take_back()
+        else:
+            delay_s = self._retry_s * min(2 ** (tries - 1), UNCERTAIN_RETRIES_MAX)
+            self._look_ns[order_id] = self.now_ns + round(delay_s * 1e9)
+            self._send_at(self._look_ns[order_id], order_id)
 
     # --- the broker's events ---
 
@@ -498,7 +597,9 @@ class OrdersActor(Actor[OrdersMessage]):
             self._orders.pop(message.order.client_order_id, None)
             self._ended[message.order.client_order_id] = message.order
             self._sent.discard(message.order.client_order_id)
-            self._tries.pop(message.order.client_order_id, None)
+            for known in (self._tries, self._absent, self._look_ns, self._waited_for):
+                known.pop(message.order.client_order_id, None)
+            self.cancel(f"send {message.order.client_order_id}")
             if not self._orders and self._timeframe is not Timeframe.DAY_1:
                 self.cancel(f"overdue {self._window(message.order)[1] - 1}")
             if self._buys_wait and message.order.side != BUY:
@@ -506,6 +607,8 @@ class OrdersActor(Actor[OrdersMessage]):
         else:
             self._orders[message.order.client_order_id] = message.order
             self._cancel_if_overdue(message.order)  # it may have been accepted late
+            if message.order.broker_order_id is not None:  # somebody has seen it
+                self._absent.pop(message.order.client_order_id, None)
 
 
 def _fill_of(update: TradeUpdated) -> FillRecord | None:

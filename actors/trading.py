@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from actors.broker import BrokerActor
+from actors.broker import PROMPT_S, BrokerActor
 from actors.clock import ClockActor
 from actors.journal import JournalActor
 from actors.kernel import ChildSpec, Intensity, MailboxSpec, Overflow, Ref, Strategy, Supervisor
@@ -90,7 +90,7 @@ def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], An
         ),
         f"{TRADING}/broker": partial(
             BrokerActor, trader.broker, trader.streams, keys=trader.keys, orders=orders,
-            reconnect=PATIENT.at_pace(pace), requests_per_minute=trader.requests_per_minute,
+            reconnect=PATIENT.at_pace(pace), requests_per_minute=trader.requests_per_minute, prompt_s=PROMPT_S * pace,
         ),
         f"{TRADING}/orders": partial(
             OrdersActor, trader.calendar, ledger=ledger, broker=broker, timeframe=trader.timeframe,
@@ -112,7 +112,7 @@ def factories(trader: Trader, addresses: Addresses) -> dict[str, Callable[[], An
         ),
         f"{TRADING}/market_data": partial(
             MarketDataActor, trader.symbols, timeframe=trader.timeframe, calendar=trader.calendar, data=trader.data,
-            streams=trader.streams, keys=trader.keys, signals=signals, portfolio=portfolio,
+            streams=trader.streams, keys=trader.keys, signals=signals, portfolio=portfolio, orders=orders,
             patience=trader.patience.at_least(2.0 * pace), close_grace_s=trader.close_grace_s,
             reconnect=PATIENT.at_pace(pace), requests_per_minute=trader.requests_per_minute, retry_s=DATA_RETRY_S * pace,
             research_changes=trader.research_changes,

@@ -110,7 +110,8 @@ class Feed:
 
         make = lambda: MarketDataActor(  # noqa: E731
             SYMBOLS, timeframe=timeframe, calendar=calendar(), data=self.data, streams=self.streams, keys=(KEY, SECRET),
-            signals={s: ref(f"root/{s}") for s in SYMBOLS}, portfolio=ref("root/portfolio"), patience=patience, **options,
+            signals={s: ref(f"root/{s}") for s in SYMBOLS}, portfolio=ref("root/portfolio"), orders=ref("root/orders"),
+            patience=patience, **options,
         )  # fmt: skip
         specs = [ChildSpec(id="portfolio", factory=lambda: Ear(self.heard))]
         specs += [ChildSpec(id=s, factory=listener(s)) for s in SYMBOLS]

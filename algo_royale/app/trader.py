@@ -20,7 +20,7 @@ import msgspec
 from actors.alpaca import AlpacaRest, AlpacaStreams
 from actors.kernel import EXIT_HALTED, StartFailed, ThreadSystem
 from actors.kernel.journal import LogReader, MessageLog, RunInfo
-from actors.messages import CancelOrder
+from actors.messages import TradingEnds
 from actors.trading import TRADING, Trader, tree
 from algo_royale.app.control import ControlServer, Desk, Gauges
 from algo_royale.app.exchange_process import ExchangeProcess
@@ -350,27 +350,19 @@ def _standing(ledger: Path | PostgresUrl) -> str:
 def cancel_open(
     system: ThreadSystem, market: TwinMarket | None, ledger: Path | PostgresUrl, *, within_s: float
 ) -> None:
-    """Have the broker cancel every order that it still holds, and wait until the ledger knows how each of them ended."""
-    broker, tick, asked = system.ref(f"{TRADING}/broker"), threading.Event(), set()
+    """Have nothing more sent and everything open canceled, and wait until the ledger knows how each order ended."""
+    orders, tick = system.ref(f"{TRADING}/orders"), threading.Event()
     for _ in range(round(within_s / LOOK_S)):
         with Reader(ledger) as reader:
-            held = [row for row in reader.orders(status="open") if row["broker_order_id"] is not None]
-        if not held or system.exit_code is not None:
+            left = reader.orders(status="open")
+        if not left or system.exit_code is not None:
             return
-        for row in held:
-            if row["client_order_id"] not in asked:
-                asked.add(row["client_order_id"])
-                broker.tell(
-                    CancelOrder(
-                        at_ns=system.now_ns(), client_order_id=row["client_order_id"],
-                        broker_order_id=row["broker_order_id"],
-                    )
-                )  # fmt: skip
+        orders.tell(TradingEnds(at_ns=system.now_ns()))  # again and again: it may have been restarted meanwhile
         if market is not None and isinstance(system.clock, ManualClock):
             settle(system, market)
         else:
             tick.wait(LOOK_S)
-    logger.warning(fact("orders left open", orders=len(held), waited_s=within_s))
+    logger.warning(fact("orders left open", orders=len(left), waited_s=within_s))
 
 
 def _health(log: MessageLog) -> dict[str, object]:

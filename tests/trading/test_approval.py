@@ -38,8 +38,8 @@ def told(ledger: Ref[m.LedgerMessage], broker: Ref[m.BrokerMessage], wish: m.Ord
     broker.tell(wish)  # an intent is no message for the broker
     broker.tell(yes)  # nor is an approved one: it is not recorded yet
     ledger.tell(yes)  # the ledger records decisions
-    m.SubmitOrder(at_ns=0, order=wish)  # what is sent is what was recorded
-    m.SubmitOrder(at_ns=0, order=yes)
+    m.SubmitOrder(at_ns=0, order=wish, until_ns=1)  # what is sent is what was recorded
+    m.SubmitOrder(at_ns=0, order=yes, until_ns=1)
     m.DecisionRecorded(at_ns=0, decision_id="", bar_end_ns=0, orders=(yes,))
     m.RecordDecision(
         at_ns=0, decision_id="", bar_end_ns=0, session_date="", equity_usd=Decimal(0), cash_usd=Decimal(0), strategy="",
@@ -74,8 +74,8 @@ def test_an_unapproved_order_does_not_type_check_anywhere_on_its_way(tmp_path: P
         for number in re.findall(r"unapproved\.py:(\d+): error", done.stdout)
     }
     assert wrong == {
-        "broker.tell(wish)", "broker.tell(yes)", "ledger.tell(yes)", "m.SubmitOrder(at_ns=0, order=wish)",
-        "m.SubmitOrder(at_ns=0, order=yes)",
+        "broker.tell(wish)", "broker.tell(yes)", "ledger.tell(yes)", "m.SubmitOrder(at_ns=0, order=wish, until_ns=1)",
+        "m.SubmitOrder(at_ns=0, order=yes, until_ns=1)",
         'm.DecisionRecorded(at_ns=0, decision_id="", bar_end_ns=0, orders=(yes,))',
         "targets=(), approved=(wish,), refused=(),", "approved=(wish,),", "approved=(no,),", "risk.ApprovedOrder(wish)",
     }, done.stdout  # fmt: skip

@@ -17,9 +17,12 @@ from actors.messages import (
     BrokerStateChanged,
     CancelOrder,
     FrameReceived,
+    LookUpOrder,
+    OrderAbsent,
     OrderAccepted,
     OrderRecord,
     OrderRejected,
+    SubmissionDelayed,
     SubmissionUncertain,
     SubmitOrder,
     TradeUpdated,
@@ -29,7 +32,7 @@ from algo_royale.broker.connection import Reconnect
 from algo_royale.errors import BrokerRejected, BrokerUnavailable
 from twins import KEY, SECRET, SESSIONS, small_exchange
 
-HOUR_NS = 3_600_000_000_000
+HOUR_NS, SECOND_NS = 3_600_000_000_000, 1_000_000_000
 
 
 class Probe(Actor[Any]):
@@ -121,8 +124,12 @@ def order(n: int = 1, **other: Any) -> OrderRecord:
     return OrderRecord(**fields | other)
 
 
-def submit(n: int = 1, *, lookup_first: bool = False, **other: Any) -> SubmitOrder:
-    return SubmitOrder(at_ns=1, order=order(n, **other), lookup_first=lookup_first)
+def submit(n: int = 1, *, at_ns: int = 2**62, until_ns: int = 2**62, **other: Any) -> SubmitOrder:
+    return SubmitOrder(at_ns=at_ns, order=order(n, **other), until_ns=until_ns)
+
+
+def look_up(n: int = 1) -> LookUpOrder:
+    return LookUpOrder(at_ns=1, client_order_id=f"ar-{n}")
 
 
 def snapshot_request(since_ns: int = 0) -> BrokerSnapshotRequested:
@@ -164,39 +171,33 @@ def test_an_order_that_is_found_is_not_posted_again() -> None:
     assert posts == ["POST", "GET"]
 
 
-def test_an_order_that_the_broker_had_taken_and_does_not_know_any_more_is_not_sent_again() -> None:
-    bench = Bench()
-    bench.tell(submit(lookup_first=True, broker_order_id="taken"))
-
-    (uncertain,) = bench.of(SubmissionUncertain)
-    assert uncertain.reason == "it was taken as taken, and the broker does not show it any more"
-    assert bench.exchange.orders == []
-
-
-@pytest.mark.parametrize("lookup_first", [False, True])
-def test_a_lost_answer_is_looked_up_and_adopted(lookup_first: bool) -> None:
+def test_a_lost_answer_is_looked_up_and_adopted() -> None:
     """The order is there although nobody said so: it must not be sent a second time."""
     bench = Bench()
     bench.faults.only = "POST"
     bench.faults.lost_answers = 1
 
-    bench.tell(submit(lookup_first=lookup_first))
-    bench.tell(submit(lookup_first=True))
+    bench.tell(submit())
+    bench.tell(look_up())
 
     assert bench.orders_at_broker == ["ar-1"]
-    assert bench.of(OrderAccepted)[-1].adopted
+    assert [m.adopted for m in bench.of(OrderAccepted)] == [True, True]
     assert bench.of(OrderRejected) == []
 
 
-def test_an_order_that_certainly_did_not_arrive_is_sent_again_under_its_id() -> None:
+def test_an_order_that_is_not_shown_is_said_to_be_absent_and_not_sent_again_here() -> None:
+    """One look proves nothing; who may judge what the order still is sends it again, or does not."""
     bench = Bench()
     bench.faults.only = "POST"
     bench.faults.unavailable_before = 1
 
     bench.tell(submit())
+    bench.tell(look_up())
 
-    assert bench.orders_at_broker == ["ar-1"]
-    assert [m.adopted for m in bench.of(OrderAccepted)] == [False]
+    assert bench.orders_at_broker == []
+    assert [(type(m), m.reason) for m in bench.heard] == [
+        (OrderAbsent, "no answer to the submit: injected: no connection"), (OrderAbsent, ""),
+    ]  # fmt: skip
 
 
 def test_when_even_the_look_up_fails_we_say_that_we_do_not_know() -> None:
@@ -209,8 +210,20 @@ def test_when_even_the_look_up_fails_we_say_that_we_do_not_know() -> None:
     assert bench.orders_at_broker == []
     (uncertain,) = bench.heard
     assert isinstance(uncertain, SubmissionUncertain)
-    bench.tell(submit(lookup_first=True))
-    assert bench.orders_at_broker == ["ar-1"]
+
+
+@pytest.mark.parametrize(("age_s", "left_s", "sent"), [(4, 100, True), (6, 100, False), (1, 0, False)])
+def test_an_order_that_waited_in_the_mailbox_goes_back_unsent(age_s: int, left_s: int, sent: bool) -> None:
+    """For more than five seconds, or until its time was over: it may be too late or not allowed any more."""
+    bench = Bench()
+    now_ns = bench.exchange.now_ns
+
+    bench.tell(submit(at_ns=now_ns - age_s * SECOND_NS, until_ns=now_ns + left_s * SECOND_NS))
+
+    assert (len(bench.orders_at_broker), len(bench.of(SubmissionDelayed))) == ((1, 0) if sent else (0, 1))
+    assert [(m.wait_ns, m.reason) for m in bench.of(SubmissionDelayed)] == (
+        [] if sent else [(0, f"it waited {age_s} s for its turn")]
+    )
 
 
 def test_a_duplicate_is_the_order_itself() -> None:
@@ -253,8 +266,8 @@ def test_a_rate_limit_is_not_answered_with_more_requests(monkeypatch: pytest.Mon
     monkeypatch.setattr(bench.broker, "request", limited)
     bench.tell(submit())
 
-    assert asked == ["POST /orders"]
-    assert [type(m) for m in bench.heard] == [SubmissionUncertain]
+    assert asked == ["POST /orders"]  # and not even looked up: a 429 was certainly not taken
+    assert [(type(m), m.wait_ns) for m in bench.heard] == [(SubmissionDelayed, 3 * SECOND_NS)]
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
@@ -266,7 +279,9 @@ def test_a_crash_around_a_submit_never_makes_two_orders(where: str) -> None:
     bench.tell(submit())
     bench.run_for(30)
 
-    bench.tell(submit(lookup_first=True))
+    bench.tell(look_up())
+    if bench.of(OrderAbsent):
+        bench.tell(submit())
 
     assert bench.orders_at_broker == ["ar-1"]
     assert bench.of(BrokerStateChanged)[-1].connected
@@ -347,17 +362,19 @@ def limited(bench: Bench) -> list[int]:
 
 
 def test_a_burst_of_orders_stays_below_the_broker_s_limit_and_cancels_still_pass() -> None:
-    """300 orders at once: 160 go out now, the rest within the next minutes, not one twice, and never a 429."""
+    """300 orders at once: 160 go out, the others come back with the time to ask again, and never a 429."""
     bench = Bench(limit=180, requests_per_minute=200)
     refused = limited(bench)
     bench.tell(*(submit(n, quantity=D(1)) for n in range(300)))
     assert len(bench.orders_at_broker) == 160
+    assert {m.wait_ns for m in bench.of(SubmissionDelayed)} == {60 * SECOND_NS}
 
     first = bench.of(OrderAccepted)[0].broker_order_id
     bench.tell(CancelOrder(at_ns=1, client_order_id="ar-0", broker_order_id=first))
     assert bench.exchange.orders[0].status == "canceled"
     assert bench.of(SubmissionUncertain) == []
-    bench.run_for(125)
+    bench.run_for(60)
+    bench.tell(*(submit(n, quantity=D(1)) for n in range(160, 300)))
 
     assert sorted(bench.orders_at_broker) == sorted(f"ar-{n}" for n in range(300))
     assert refused == []
@@ -389,12 +406,13 @@ def test_after_a_rate_limit_nothing_is_asked_before_its_time() -> None:
 
     bench.broker.request = request  # type: ignore[method-assign]
     bench.tell(submit(1))
-    bench.tell(submit(2), snapshot_request())
+    bench.tell(submit(2), look_up(1), snapshot_request())
     bench.run_for(25)
 
     assert asked[0] == (0.0, "POST")
     assert {at_s for at_s, _ in asked[1:]} == {20.0}
-    assert bench.orders_at_broker == ["ar-2"]
+    assert bench.orders_at_broker == []
+    assert [m.wait_ns for m in bench.of(SubmissionDelayed)] == [20 * SECOND_NS] * 3
     assert len(bench.of(BrokerSnapshot)) == 1
 
 

@@ -330,7 +330,7 @@ def test_a_mute_socket_of_the_twin_is_noticed_and_mended(twin_url: str) -> None:
     make = lambda: MarketDataActor(  # noqa: E731
         SYMBOLS, timeframe=Timeframe.MIN_1, calendar=calendar(), data=rest, streams=streams, keys=(KEY, SECRET),
         signals={s: system.ref(f"root/{s}") for s in SYMBOLS}, portfolio=system.ref("root/portfolio"),
-        patience=Patience(feed_s=limit_s, symbol_s=100 * limit_s), reconnect=RECONNECT.at_pace(SPEED), retry_s=5 * SPEED,
+        orders=system.ref("root/orders"), patience=Patience(feed_s=limit_s, symbol_s=100 * limit_s), reconnect=RECONNECT.at_pace(SPEED), retry_s=5 * SPEED,
     )  # fmt: skip
     specs = [ChildSpec(id="portfolio", factory=lambda: Told(heard))]
     specs += [ChildSpec(id=s, factory=lambda: Told(bars)) for s in SYMBOLS]

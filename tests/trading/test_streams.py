@@ -370,7 +370,7 @@ def test_the_broker_actor_trades_over_the_network(twin_url: str) -> None:
             client_order_id="ar-1", broker_order_id=None, decision_id="d", symbol="IBM", side="buy", quantity=Decimal(3),
             filled_quantity=Decimal(0), status="recorded",
         )  # fmt: skip
-        system.ref("root/broker").tell(SubmitOrder(at_ns=1, order=order))
+        system.ref("root/broker").tell(SubmitOrder(at_ns=system.now_ns(), order=order, until_ns=2**62))
         both = [heard.get(timeout=WAIT_S) for _ in range(2)]
     finally:
         system.stop(10)
