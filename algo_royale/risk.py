@@ -339,8 +339,9 @@ def _entry(intent: OrderIntent, snapshot: RiskSnapshot, limits: RiskLimits) -> _
     if snapshot.trading is TradingState.REDUCING:
         return RefusalCode.REDUCING, snapshot.trading_reason, None, None
     projected = snapshot.projected(intent.symbol)
-    if intent.side != BUY and (projected > 0 or intent.symbol not in limits.shortable):
-        # one order never turns a long position into a short one: no broker takes it
+    is_whole = intent.quantity == intent.quantity.to_integral_value()
+    if intent.side != BUY and (projected > 0 or intent.symbol not in limits.shortable or not is_whole):
+        # one order never turns a long position into a short one, nor are fractions sold short: no broker takes it
         return RefusalCode.SHORT_SALE, "", projected, intent.quantity
     if intent.symbol in snapshot.stale:
         return RefusalCode.PRICE_STALE, intent.symbol, None, None

@@ -10,6 +10,10 @@ from typing import Protocol
 CLIENT_ORDER_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 TYPES = frozenset({"market", "limit", "stop", "stop_limit", "trailing_stop"})
 TIMES_IN_FORCE = frozenset({"day", "gtc", "opg", "cls", "ioc", "fok"})
+LACKING = {  # what an order of ours never has
+    "stop": "stop orders require a stop price", "stop_limit": "stop limit orders require both stop and limit price",
+    "trailing_stop": "trailing stop orders must specify one of trail_price or trail_percent",
+}  # fmt: skip
 QUANTITY_STEP, PENNY, SUB_PENNY = Decimal("0.000000001"), Decimal("0.01"), Decimal("0.0001")
 
 
@@ -38,16 +42,15 @@ def refusal(order: Asked) -> str | None:
         (quantity % QUANTITY_STEP != 0, "qty has more than nine decimal places"),
         (kind not in TYPES, f"invalid order type {kind}"),
         (tif not in TIMES_IN_FORCE, f"invalid time in force {tif}"),
-        (tif in ("opg", "cls", "ioc", "fok") and kind not in ("market", "limit"), f"{tif} orders must be market or limit orders"),
+        (kind in LACKING, LACKING.get(kind, "")),
         (not whole and tif != "day", "fractional orders must be DAY orders"),
-        (not whole and kind == "trailing_stop", "fractional orders must be market, limit, stop, or stop_limit orders"),
     ]  # fmt: skip
     return next((reason for broken, reason in found if broken), None) or _of_price(kind, order.limit_price_usd)
 
 
 def _of_price(kind: str, price: Decimal | None) -> str | None:
-    if kind not in ("limit", "stop_limit"):
-        return None
+    if kind == "market":
+        return None if price is None else "market orders require no stop or limit price"
     if price is None:
         return "limit orders require a limit price"
     if price <= 0:

@@ -13,15 +13,16 @@ from typing import Literal, TypeVar
 import msgspec
 
 from algo_royale.exchange.streams import ERRORS
-from algo_royale.exchange.wire import TOO_MANY, Response, Wire
+from algo_royale.exchange.wire import TOO_MANY, UNKNOWN, Response, Wire
 
 RequestKind = Literal[
-    "lost_answer", "reset", "timeout", "not_processed", "reset_before", "rate_limit", "error", "unauthorized", "latency"
+    "lost_answer", "reset", "timeout", "not_processed", "reset_before", "rate_limit", "error", "unauthorized", "latency", "unseen"
 ]
 FrameKind = Literal["drop", "duplicate", "delay", "reorder", "garbage", "unknown", "enum", "error", "split"]
 REQUEST_KINDS: tuple[RequestKind, ...] = (
     "lost_answer", "reset", "timeout", "not_processed", "reset_before", "rate_limit", "error", "latency"
 )  # fmt: skip
+LOOK_UP = ":by_client_order_id"
 FRAME_KINDS: tuple[FrameKind, ...] = (
     "drop", "duplicate", "delay", "reorder", "garbage", "unknown", "enum", "error", "split"
 )  # fmt: skip
@@ -37,7 +38,8 @@ class RequestFault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     lost_answer: processed, then answered 504. reset: processed, then the connection breaks off. timeout: processed at once,
     answered `seconds` late. not_processed: 504 and nothing done. reset_before: nothing done, and the connection breaks off.
-    rate_limit: 429 with headers. error: 500. unauthorized: 401. latency: processed and answered `seconds` late.
+    rate_limit: 429 with headers. error: 500. unauthorized: 401. latency: processed and answered `seconds` late. unseen: a look-up by
+    client id is told 404, as if the order that it asks for were not to be seen yet; it meets no other request.
     """
 
     kind: RequestKind
@@ -162,7 +164,8 @@ class Faults:
     def request(self, method: str, path: str) -> RequestFault | None:
         """The fault that this request meets, which is then used up."""
         for fault in self.requests:
-            if fault.method in ("", method) and path.startswith(fault.path):
+            fits = fault.kind != "unseen" or path.endswith(LOOK_UP)
+            if fits and fault.method in ("", method) and path.startswith(fault.path):
                 fault.count -= 1
                 if fault.count <= 0:
                     self.requests.remove(fault)
@@ -262,4 +265,6 @@ def answer(fault: RequestFault, process: Callable[[], Response], now_s: int) -> 
             return Response(500, {"message": "internal server error"})
         case "unauthorized":
             return Response(401, {"message": "unauthorized."})
+        case "unseen":
+            return Response(404, {"code": UNKNOWN, "message": "order not found"})
     return process()

@@ -257,6 +257,17 @@ def test_buying_back_what_was_sold_short_reduces_as_well() -> None:
     assert isinstance(too_many, RefusedOrder) and too_many.code is RefusalCode.DRAWDOWN
 
 
+def test_a_fraction_of_a_share_is_not_sold_short() -> None:
+    """No broker takes that; a whole one where shorts are allowed, and the fraction that is held, may be sold."""
+    limits, half = RiskLimits(shortable=SHORT), dataclasses.replace(SELL_60, quantity=D("0.5"))
+    flat = snapshot(held={})
+
+    refused = check(half, flat, limits)
+    assert isinstance(refused, RefusedOrder) and refused.code is RefusalCode.SHORT_SALE
+    assert isinstance(check(dataclasses.replace(half, quantity=D(1)), flat, limits), ApprovedOrder)
+    assert isinstance(check(half, snapshot(held={"A": D("0.5")}), limits), ApprovedOrder)
+
+
 def test_what_balances_a_one_sided_book_is_no_breach_of_the_net_limit() -> None:
     """100 of B long at a limit of 20: selling 1 A short leaves 90, still too much, but less."""
     limits = RiskLimits(net_exposure_fraction=D("0.02"), shortable=SHORT)

@@ -633,6 +633,17 @@ def test_a_request_meets_the_fault_that_was_asked_for_and_the_next_one_does_not(
     assert ("X-RateLimit-Reset" in answer.headers) == (kind == "rate_limit")
 
 
+def test_an_order_may_not_be_shown_by_its_client_id_at_first(twin: Running) -> None:
+    """Taken all the same; the fault waits for a look-up, and the next one finds it."""
+    fail(twin, requests=[{"kind": "unseen"}])
+    assert post_order(twin, "one").status_code == 200
+    asked = f"{twin.url}/v2/orders:by_client_order_id?client_order_id=one"
+    answers = [twin.http.get(asked, headers=HEADERS, timeout=WAIT_S) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [404, 200]
+    assert answers[0].json()["code"] == 40410000 and answers[1].json()["client_order_id"] == "one"
+
+
 @pytest.mark.parametrize(("kind", "taken"), [("reset", True), ("reset_before", False)])
 def test_an_answer_may_break_off_whether_the_order_was_taken_or_not(twin: Running, kind: str, taken: bool) -> None:
     fail(twin, requests=[{"kind": kind, "method": "POST"}])

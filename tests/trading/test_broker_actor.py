@@ -7,6 +7,8 @@ from decimal import Decimal as D
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from actors.broker import BrokerActor
 from actors.direct import DirectBroker, DirectFaults, DirectStreams
@@ -29,6 +31,7 @@ from actors.messages import (
 )
 from actors.orders import LOOKBACK_NS
 from algo_royale.broker.connection import Reconnect
+from algo_royale.broker.prechecks import refusal
 from algo_royale.errors import BrokerRejected, BrokerUnavailable
 from twins import KEY, SECRET, SESSIONS, small_exchange
 
@@ -307,7 +310,8 @@ BROKEN: list[dict[str, Any]] = [
     {"order_type": "limit"}, {"order_type": "limit", "limit_price_usd": D(0)},
     {"order_type": "limit", "limit_price_usd": D("190.123")}, {"order_type": "limit", "limit_price_usd": D("0.12345")},
     {"quantity": D("1.5"), "time_in_force": "gtc"}, {"quantity": D("1.5"), "time_in_force": "cls"},
-    {"client_order_id": "x" * 129}, {"order_type": "stop", "time_in_force": "ioc"},
+    {"client_order_id": "x" * 129}, {"order_type": "stop", "time_in_force": "ioc"}, {"order_type": "stop"},
+    {"order_type": "stop_limit", "limit_price_usd": D(190)}, {"order_type": "trailing_stop"}, {"limit_price_usd": D(190)},
 ]  # fmt: skip
 
 
@@ -344,6 +348,32 @@ def test_nothing_else_is_held_back(fine: dict[str, Any]) -> None:
     bench.tell(submit(**fine))
 
     assert len(bench.orders_at_broker) == 1
+
+
+JUDGED = small_exchange()
+NUMBER = itertools.count()
+
+
+@given(
+    quantity=st.decimals("-1", "3", places=10) | st.integers(-1, 3).map(D) | st.decimals("0", "3", places=9),
+    order_type=st.sampled_from(["market", "limit", "stop", "stop_limit", "trailing_stop", "wish"]),
+    time_in_force=st.sampled_from(["day", "gtc", "opg", "cls", "ioc", "fok", "soon"]),
+    limit_price_usd=st.none() | st.decimals("-1", "2", places=5) | st.decimals("0", "20", places=2),
+)
+def test_it_refuses_just_what_the_form_of_an_order_forbids(**fields: Any) -> None:
+    """Whatever is asked: refused here if and only if the twin calls it malformed (422); what else it says is its own to judge."""
+    asked = order(1, client_order_id=f"j-{next(NUMBER)}", **fields)
+    ours = refusal(asked)
+    broker = DirectBroker(JUDGED, key=KEY, secret=SECRET)
+    try:
+        broker.submit(
+            client_order_id=asked.client_order_id, symbol=asked.symbol, side=asked.side, quantity=asked.quantity,
+            order_type=asked.order_type, time_in_force=asked.time_in_force, limit_price=asked.limit_price_usd,
+        )  # fmt: skip
+        theirs = None
+    except BrokerRejected as error:
+        theirs = error.message if error.status == 422 else None
+    assert (ours is None) == (theirs is None), (ours, theirs)
 
 
 def limited(bench: Bench) -> list[int]:

@@ -59,7 +59,7 @@ class Weather(Faults):
 
     Requests and frames meet the twin's own faults. Besides, now and then, while a message is handled: a line breaks off, after
     which new ones may be refused for a while; it goes mute; the whole exchange is gone for some seconds; the key is refused; the
-    clocks drift apart; an actor crashes, or somebody kills the process.
+    clocks drift apart; an order is not to be seen at first; an actor crashes, or somebody kills the process.
     """
 
     def __init__(self, seed: int, share: float) -> None:
@@ -96,7 +96,7 @@ class Weather(Faults):
             return None
         assert self.account is not None
         account, endpoint, seconds = self.account, self._rng.choice(["data", "trading"]), self._rng.choice([1, 8, 40])
-        what = self._rng.choice(["close", "refuse", "mute", "restart", "unauthorized", "skew", "crash", "kill"])
+        what = self._rng.choice(["close", "refuse", "mute", "restart", "unauthorized", "unseen", "skew", "crash", "kill"])
         self.happened[what] = self.happened.get(what, 0) + 1
         match what:
             case "close":
@@ -114,6 +114,8 @@ class Weather(Faults):
                 self.faults.ask(
                     twin_faults.Order(requests=[twin_faults.RequestFault(kind="unauthorized", method="GET")])
                 )
+            case "unseen":
+                self.faults.ask(twin_faults.Order(requests=[twin_faults.RequestFault(kind="unseen")]))
             case "skew":
                 account.exchange.clock_skew_ns = self._rng.randrange(-2 * SECOND_NS, 2 * SECOND_NS)
             case "crash" if path.count("/") > 1:
@@ -201,8 +203,8 @@ def fill_errors(account: SteppedTrader) -> list[str]:
 
 
 EVERY_KIND = {
-    *twin_faults.REQUEST_KINDS, *twin_faults.FRAME_KINDS, "unauthorized", "close", "refuse", "mute", "restart", "skew", "crash",
-    "kill",
+    *twin_faults.REQUEST_KINDS, *twin_faults.FRAME_KINDS, "unauthorized", "unseen", "close", "refuse", "mute", "restart", "skew",
+    "crash", "kill",
 }  # fmt: skip
 
 

@@ -1,9 +1,11 @@
 """On threads, through Alpaca's clients and the twin's server, the trader does what the simulation did."""
 
+import json
 from datetime import date
 from pathlib import Path
 
 import pytest
+import requests
 
 import intraday
 from actors.signals import SignalActor
@@ -15,7 +17,7 @@ from algo_royale.errors import BrokerUnavailable
 from algo_royale.market import Timeframe
 from conftest import shared
 from live_traders import ledger, new_home, trade, truth_errors, twin, twin_truth
-from traders import BUSY, START, config, recorded_orders, simulated, simulated_orders
+from traders import BUSY, START, config, plan, recorded_orders, simulated, simulated_orders
 
 
 @pytest.mark.prove
@@ -143,3 +145,31 @@ def test_a_session_of_recorded_ticks_runs_through_the_whole_tree(tmp_path: Path,
     assert truth_errors(home, truth) == []
     if proving:
         print(f"{summary['bars']} bars, {summary['signals']} signals, {orders}, {summary['elapsed_s']} s")
+
+
+# --- orders whose answers are lost -----------------------------------------------------------------------------------
+
+
+def test_over_the_network_no_order_is_sent_again_before_two_looks_that_are_apart(tmp_path: Path) -> None:
+    """The first submit is taken, its answer lost, and it is not to be seen at first; the second one never arrives: the orders are
+    those of the simulation, the first posted once and the second twice."""
+    requests_failing = [
+        {"kind": "lost_answer", "method": "POST", "path": "/v2/orders"}, {"kind": "unseen"},
+        {"kind": "not_processed", "method": "POST", "path": "/v2/orders"},
+    ]  # fmt: skip
+    home = new_home(tmp_path / "home", BUSY)
+    with twin(BUSY, 4) as endpoints:
+        url = f"{endpoints.trading_url}/sim"
+        asked = {"record": True, "requests": requests_failing}
+        assert requests.post(f"{url}/faults", json=asked, timeout=10).status_code == 200
+        summary = run_trader(plan(), config(), endpoints, home=home, run_id="run-1")
+        wire = requests.get(f"{url}/wire", timeout=30).json()["requests"]
+        truth = twin_truth(endpoints)
+
+    about = [(r["method"], r["fault"], r) for r in wire if r["method"] == "POST" or "by_client" in r["path"]]
+    posts = [json.loads(r["body"])["client_order_id"] for method, _, r in about if method == "POST"]
+    assert [fault for _, fault, _ in about[:6]] == ["lost_answer", "unseen", None, "not_processed", None, None], about[:6]
+    assert [posts.count(name) for name in posts[:2]] == [1, 2]
+    assert (summary["exit_code"], truth_errors(home, truth)) == (0, [])
+    with ledger(home) as database:
+        assert recorded_orders(database) == simulated_orders(simulated(4, start=BUSY))
