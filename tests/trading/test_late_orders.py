@@ -58,7 +58,7 @@ class Broker(DirectBroker):
 class Desk:
     """Ledger, dispatcher and broker actor over the twin's core, ten minutes into a session of five-minute bars."""
 
-    def __init__(self, *, limit: int | None = None, buys_wait: bool = False) -> None:
+    def __init__(self, *, limit: int | None = None, buys_wait: bool = False, cancels: bool = True) -> None:
         self.exchange, self.faults = small_exchange(), DirectFaults()
         self.broker = Broker(self.exchange, key=KEY, secret=SECRET, faults=self.faults)
         self.streams = DirectStreams(self.exchange, faults=self.faults)
@@ -77,7 +77,7 @@ class Desk:
                 requests_per_minute=limit,
             ),
             "orders": lambda: OrdersActor(
-                calendar(), ledger=ledger, broker=broker, timeframe=Timeframe.MIN_5, buys_wait=buys_wait
+                calendar(), ledger=ledger, broker=broker, timeframe=Timeframe.MIN_5, buys_wait=buys_wait, cancels=cancels
             ),
         }  # fmt: skip
         specs = [ChildSpec(id=name, factory=factory) for name, factory in make.items()]
@@ -295,6 +295,29 @@ def test_an_order_before_its_time_is_judged_when_it_comes() -> None:
     assert (desk.at_broker("one"), desk.at_broker("two")) == (1, 0)
     desk.run_for(16 * 3600)
     assert desk.stands("two")[0] == "expired" and "stale" in desk.stands("two")[1]
+
+
+def test_where_a_halt_keeps_what_is_open_an_order_that_waited_is_kept_from_leaving_all_the_same() -> None:
+    desk = Desk(cancels=False)
+    rate_limit(desk)
+    CHANGES["trading is halted"](desk)
+    desk.run_for(60)
+    assert (desk.at_broker(), desk.stands()[0]) == (0, "recorded")
+
+    desk.run_for(300)
+    assert desk.stands() == ("expired", "never sent: the time it was for is over; trading is halted")
+
+
+def test_a_sale_that_waited_does_not_leave_beside_those_of_a_wish_to_flatten() -> None:
+    """It makes the position smaller, so that reducing alone would let it go; the wish sells all of it anew."""
+    desk = Desk()
+    desk.hold("IBM", 2)
+    desk.broker.refusal = BrokerUnavailable("429: rate limit exceeded", retry_after_s=10.0)
+    desk.decide(intent(side="sell"))
+    CHANGES["flatten"](desk)
+    desk.run_for(60)
+
+    assert (desk.at_broker(), desk.stands()[0]) == (0, "canceled")
 
 
 def test_what_makes_a_position_smaller_leaves_on_a_stale_price_too() -> None:
