@@ -437,19 +437,20 @@ class OrdersActor(Actor[OrdersMessage]):
                 self._ask(LookUpOrder(at_ns=self.now_ns, client_order_id=order_id))
             return
         from_ns, until_ns = self._window(order)
-        if self.now_ns >= until_ns:
+        last_ns = until_ns - 1  # what is left of it is canceled then
+        if self.now_ns >= last_ns:
             waited_for = self._waited_for.get(order_id)
             self._end(
                 order_id, OrderEvent.EXPIRED, "the time it was for is over" + (f"; {waited_for}" if waited_for else "")
             )
         elif (reason := self._held_back(order)) is not None:
             self._waited_for[order_id] = reason
-            self._send_at(until_ns, order_id)
+            self._send_at(last_ns, order_id)
         elif self.now_ns < from_ns:
             self._send_at(from_ns, order_id)
         else:
             self._resends += order_id not in self._fresh
-            self._ask(SubmitOrder(at_ns=self.now_ns, order=order, until_ns=until_ns))
+            self._ask(SubmitOrder(at_ns=self.now_ns, order=order, until_ns=last_ns))
             self._cancel_if_overdue(order)
 
     def _held_back(self, order: OrderRecord) -> str | None:

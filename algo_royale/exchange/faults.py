@@ -16,7 +16,16 @@ from algo_royale.exchange.streams import ERRORS
 from algo_royale.exchange.wire import TOO_MANY, UNKNOWN, Response, Wire
 
 RequestKind = Literal[
-    "lost_answer", "reset", "timeout", "not_processed", "reset_before", "rate_limit", "error", "unauthorized", "latency", "unseen"
+    "lost_answer",
+    "reset",
+    "timeout",
+    "not_processed",
+    "reset_before",
+    "rate_limit",
+    "error",
+    "unauthorized",
+    "latency",
+    "unseen",
 ]
 FrameKind = Literal["drop", "duplicate", "delay", "reorder", "garbage", "unknown", "enum", "error", "split"]
 REQUEST_KINDS: tuple[RequestKind, ...] = (

@@ -96,7 +96,9 @@ class Weather(Faults):
             return None
         assert self.account is not None
         account, endpoint, seconds = self.account, self._rng.choice(["data", "trading"]), self._rng.choice([1, 8, 40])
-        what = self._rng.choice(["close", "refuse", "mute", "restart", "unauthorized", "unseen", "skew", "crash", "kill"])
+        what = self._rng.choice(
+            ["close", "refuse", "mute", "restart", "unauthorized", "unseen", "skew", "crash", "kill"]
+        )
         self.happened[what] = self.happened.get(what, 0) + 1
         match what:
             case "close":

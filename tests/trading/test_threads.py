@@ -168,7 +168,9 @@ def test_over_the_network_no_order_is_sent_again_before_two_looks_that_are_apart
 
     about = [(r["method"], r["fault"], r) for r in wire if r["method"] == "POST" or "by_client" in r["path"]]
     posts = [json.loads(r["body"])["client_order_id"] for method, _, r in about if method == "POST"]
-    assert [fault for _, fault, _ in about[:6]] == ["lost_answer", "unseen", None, "not_processed", None, None], about[:6]
+    assert [fault for _, fault, _ in about[:6]] == ["lost_answer", "unseen", None, "not_processed", None, None], about[
+        :6
+    ]
     assert [posts.count(name) for name in posts[:2]] == [1, 2]
     assert (summary["exit_code"], truth_errors(home, truth)) == (0, [])
     with ledger(home) as database:
