@@ -54,6 +54,9 @@ def walk(symbol: str, seed: int, sessions: int) -> Bars:
     )  # fmt: skip
 
 
+BESIDES = ["close", "refuse", "mute", "restart", "unauthorized", "unseen", "skew", "crash", "kill"]
+
+
 class Weather(Faults):
     """What every request, frame, connection and message may meet, drawn from a seed.
 
@@ -67,6 +70,7 @@ class Weather(Faults):
         self.faults.ask(twin_faults.Order(chance=twin_faults.Chance(seed=seed, requests=share, frames=share)))
         self._rng, self._share = random.Random(seed), share
         self._until_ns: dict[str, int] = {}
+        self._deck: list[str] = []
         self.dies = False
         self.account: SteppedTrader | None = None
 
@@ -96,9 +100,9 @@ class Weather(Faults):
             return None
         assert self.account is not None
         account, endpoint, seconds = self.account, self._rng.choice(["data", "trading"]), self._rng.choice([1, 8, 40])
-        what = self._rng.choice(
-            ["close", "refuse", "mute", "restart", "unauthorized", "unseen", "skew", "crash", "kill"]
-        )
+        if not self._deck:  # each kind comes before any comes again
+            self._deck = self._rng.sample(BESIDES, len(BESIDES))
+        what = self._deck.pop()
         self.happened[what] = self.happened.get(what, 0) + 1
         match what:
             case "close":
@@ -204,10 +208,7 @@ def fill_errors(account: SteppedTrader) -> list[str]:
     return [f"only in the ledger: {fill}" for fill in ours - theirs] + [f"lost: {fill}" for fill in theirs - ours]
 
 
-EVERY_KIND = {
-    *twin_faults.REQUEST_KINDS, *twin_faults.FRAME_KINDS, "unauthorized", "unseen", "close", "refuse", "mute", "restart", "skew",
-    "crash", "kill",
-}  # fmt: skip
+EVERY_KIND = {*twin_faults.REQUEST_KINDS, *twin_faults.FRAME_KINDS, *BESIDES}
 
 
 @pytest.mark.prove
