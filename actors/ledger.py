@@ -16,7 +16,7 @@ from algo_royale.orders import Fill, Order, OrderEvent, OrderIntent
 from algo_royale.phases import Job, Phase
 from algo_royale.risk import StateEvent, TradingState
 from algo_royale.sessions import Calendar, new_york_date
-from db.store import NewDecision, NewEntry, RecordedOrder, RefusedIntent, Store
+from db.store import NewDecision, NewEntry, ReconciliationOutcome, RecordedOrder, RefusedIntent, Store
 
 
 class LedgerActor(Actor[LedgerMessage]):
@@ -156,20 +156,17 @@ class LedgerActor(Actor[LedgerMessage]):
         self.tell(self.ref(message.reply_to), snapshot)
 
     def _on_reconciliation(self, store: Store, message: m.RecordReconciliation) -> None:
-        outcome = store.reconcile(
-            cause_of=message.cause_of, checked=message.checked,
-            cash_usd=message.account_cash_usd, equity_usd=message.account_equity_usd,
-            positions={p.symbol: Position(p.quantity, p.average_cost_usd) for p in message.positions},
-            entries=[NewEntry(e.entry_id, e.kind, e.symbol, e.quantity, e.cash_usd, e.at_ns) for e in message.entries],
-            is_final=message.is_final, now_ns=self.now_ns,
-        )  # fmt: skip
+        outcome = self._reconcile(store, message)
         self._recorded += 1
         if not outcome.agreed and not message.is_final:
             differences = tuple(map(str, outcome.differences))
             self.tell(self._orders, m.Disagreed(at_ns=self.now_ns, differences=differences))
             return
+        if not outcome.agreed and (words := store.broker_accepted()):
+            self._accept_broker(store, message, words)
+            outcome = self._reconcile(store, message, accepted=words)
         if not outcome.agreed:
-            self._halt(f"ledger and broker disagree: {'; '.join(map(str, outcome.differences))}")
+            self._halt(store.latch.reason)
         reconciled = m.Reconciled(
             at_ns=self.now_ns, checked=message.checked, differences=len(outcome.differences),
             cash_usd=outcome.cash_usd if outcome.cash_usd is not None else Decimal(0),
@@ -178,6 +175,27 @@ class LedgerActor(Actor[LedgerMessage]):
         )  # fmt: skip
         self.tell(self._orders, reconciled)
         self.tell(self._portfolio, reconciled)
+
+    def _reconcile(self, store: Store, message: m.RecordReconciliation, accepted: str = "") -> ReconciliationOutcome:
+        return store.reconcile(
+            cause_of=message.cause_of, checked=message.checked,
+            cash_usd=message.account_cash_usd, equity_usd=message.account_equity_usd,
+            positions={p.symbol: Position(p.quantity, p.average_cost_usd) for p in message.positions},
+            entries=[NewEntry(e.entry_id, e.kind, e.symbol, e.quantity, e.cash_usd, e.at_ns) for e in message.entries],
+            is_final=message.is_final, now_ns=self.now_ns, accepted=accepted,
+            unlisted={} if accepted else {part.client_order_id: (part.filled_quantity, part.listed) for part in message.taken_back},
+        )  # fmt: skip
+
+    def _accept_broker(self, store: Store, message: m.RecordReconciliation, words: str) -> None:
+        """After a person's word: executions that the broker shows no more are taken back by name, as if we had been told."""
+        for part in message.taken_back:
+            for fill in store.unlisted_fills(part.client_order_id, part.filled_quantity, part.listed):
+                bust = m.RecordOrderEvent(
+                    at_ns=message.at_ns, client_order_id=fill.client_order_id, broker_order_id=fill.broker_order_id,
+                    event=OrderEvent.TRADE_BUST.value, detail=words, reversed_execution_id=fill.execution_id,
+                    found_by=message.cause_of,
+                )  # fmt: skip
+                self._on_order_event(store, bust)
 
     def _on_session_job(self, store: Store, message: m.SessionJobDue) -> None:
         """Say what the books say of settled cash, of positions, and of the account's worth."""

@@ -449,6 +449,14 @@ class OrderChanged(Message):
     successor: OrderRecord | None = None  # goes on in the place of an order that was replaced
 
 
+class TakenBack(Part):
+    """An order of which the broker shows less filled than the ledger has, and the executions of it that it still lists."""
+
+    client_order_id: str
+    filled_quantity: Decimal
+    listed: tuple[str, ...]
+
+
 class RecordReconciliation(Message):
     """Commit what a comparison with the broker found. A difference halts trading where the comparison `is_final`: the broker's
     positions may lag behind its fills for a moment."""
@@ -460,6 +468,7 @@ class RecordReconciliation(Message):
     positions: tuple[PositionRecord, ...]
     entries: tuple[AccountEntry, ...] = ()
     is_final: bool = True
+    taken_back: tuple[TakenBack, ...] = ()
 
 
 class Disagreed(Message):

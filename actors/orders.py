@@ -34,6 +34,7 @@ from actors.messages import (
     SubmissionDelayed,
     SubmissionUncertain,
     SubmitOrder,
+    TakenBack,
     TimerFired,
     TradeUpdated,
     TradingEnds,
@@ -253,6 +254,15 @@ class OrdersActor(Actor[OrdersMessage]):
                 self._adopt(theirs, by_broker_id.get(theirs.replaced_by))
             else:
                 self._say(theirs, ours, snapshot.cause_of)
+        taken_back = tuple(
+            TakenBack(
+                client_order_id=theirs.client_order_id, filled_quantity=theirs.filled_quantity,
+                listed=tuple(fill.execution_id for fill in fills.get(theirs.client_order_id, ())),
+            )
+            for theirs in snapshot.orders
+            if (ours := self._orders.get(theirs.client_order_id) or self._ended.get(theirs.client_order_id)) is not None
+            and theirs.filled_quantity < ours.filled_quantity
+        )  # fmt: skip
         known = {order.client_order_id for order in snapshot.orders}
         for order in self._orders.values():
             if order.client_order_id not in known and order.status != OrderStatus.RECORDED.value:
@@ -267,6 +277,7 @@ class OrdersActor(Actor[OrdersMessage]):
                 account_equity_usd=snapshot.equity_usd,
                 positions=snapshot.positions,
                 entries=snapshot.entries,
+                taken_back=taken_back,
                 is_final=self.now_ns - self._second_look_ns
                 >= (self.now_ns if self._doubt_ns is None else self._doubt_ns),
             ),

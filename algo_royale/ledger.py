@@ -137,7 +137,7 @@ def flow_of(kind: str) -> Flow:
 class Resolution(enum.StrEnum):
     """What was done about a difference between ledger and broker; docs/ledger.md has the rules. There is no other."""
 
-    ADOPTED = "adopted"  # a ledger without an account took the broker's
+    ADOPTED = "adopted"  # the broker's figures were taken: by a ledger without an account, or after a person's word
     TOOK_OVER = "took_over"  # the broker knew more of one of our orders: its word was booked as an event
     BOOKED = "booked"  # the broker moved cash or shares without an order of ours: booked from its activity
     ROUNDED = "rounded"  # cash apart by rounding alone: an entry of its own

@@ -90,15 +90,22 @@ STATE_TRANSITIONS: Final[dict[TradingState, dict[StateEvent, TradingState]]] = {
 }  # fmt: skip
 
 
-_FLATTEN = "flatten: "
+_FLATTEN, _ACCEPT = "flatten: ", "accept broker: "
 
 
-def committed_reason(event: StateEvent, reason: str) -> str:
-    """`reason` as it is committed with the state that `event` leads to: a person's wish to close everything is known by how its
-    reason begins, and no other reason begins so, whatever somebody types."""
-    while reason.startswith(_FLATTEN):
-        reason = reason.removeprefix(_FLATTEN)
-    return f"{_FLATTEN}{reason}" if event is StateEvent.PERSON_FLATTENS else reason
+def committed_reason(event: StateEvent, reason: str, *, accepts_broker: bool = False) -> str:
+    """`reason` as it is committed with the state that `event` leads to: a person's wish to close everything, or to take the
+    broker's word for what differs, is known by how its reason begins, and no other reason begins so, whatever somebody types."""
+    while reason.startswith((_FLATTEN, _ACCEPT)):
+        reason = reason.removeprefix(_FLATTEN).removeprefix(_ACCEPT)
+    if event is StateEvent.PERSON_FLATTENS:
+        return f"{_FLATTEN}{reason}"
+    return f"{_ACCEPT}{reason}" if accepts_broker and event is StateEvent.PERSON_RESUMES else reason
+
+
+def is_accepting(state: TradingState, reason: str) -> bool:
+    """Whether the person who gave trading back takes the broker's word for what differs at the next comparison."""
+    return state is TradingState.TRADING and reason.startswith(_ACCEPT)
 
 
 def is_flattening(state: TradingState, reason: str) -> bool:

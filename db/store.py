@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import date, timedelta
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -20,9 +21,9 @@ import peewee
 
 from algo_royale import orders
 from algo_royale.errors import BadInput, LedgerError
-from algo_royale.ledger import FLAT, Account, Flow, Move, Position, Resolution, flow_of, moved
+from algo_royale.ledger import FLAT, Account, Flow, Move, Position, Resolution, flow_of, fold, moved
 from algo_royale.orders import Fill, Order, OrderEvent, OrderIntent, OrderStatus
-from algo_royale.risk import STATE_TRANSITIONS, StateEvent, TradingState, committed_reason
+from algo_royale.risk import STATE_TRANSITIONS, StateEvent, TradingState, committed_reason, is_accepting
 from algo_royale.sessions import new_york_date
 from db import models
 from db.database import (
@@ -45,6 +46,7 @@ CASH_TOLERANCE_USD = Decimal("0.01")
 CASH_TOLERANCE_PER_FILL_USD = Decimal("0.005")
 RECENT_NS = 60_000_000_000
 ENDED_NS = 7 * 86_400 * 1_000_000_000
+ACCEPTED = "accepted"  # an entry that a person took over from the broker
 _FINAL = ", ".join(f"'{status.value}'" for status in sorted(orders.FINAL))
 
 
@@ -629,6 +631,8 @@ class Store:
             sums["realised"] += Decimal(realised)
             if kind == "opening":
                 sums["opening"] += Decimal(change) * Decimal(price)
+            elif kind == ACCEPTED:
+                sums[Flow.OTHER] += Decimal(change) * Decimal(price)
         held = tuple((s, p.quantity, p.average_cost_usd, prices.get(s)) for s, p in sorted(account.positions.items()))
         cost = sum((q * average for _, q, average, _ in held), Decimal(0))
         worth = sum((q * (average if price is None else price) for _, q, average, price in held), Decimal(0))
@@ -647,6 +651,7 @@ class Store:
     def reconcile(
         self, *, cause_of: str, checked: int, cash_usd: Decimal, equity_usd: Decimal,
         positions: Mapping[str, Position], now_ns: int, entries: Sequence[NewEntry] = (), is_final: bool = True,
+        accepted: str = "", unlisted: Mapping[str, tuple[Decimal, Sequence[str]]] = MappingProxyType({}),
     ) -> ReconciliationOutcome:  # fmt: skip
         """Compare with the broker's cash and positions and commit both sides with the verdict, and each difference with what
         was done about it.
@@ -654,7 +659,11 @@ class Store:
         `entries` (splits, dividends, fees, deposits) since the ledger's opening are booked first, each once. A ledger that knows no account yet adopts the broker's as opening entries. Cash may differ by a cent, and
         half a cent for every fill since the last agreement (the broker rounds cash to cents): such a difference is booked
         as an entry of its own. Any other difference halts trading, in the same commit, and changes nothing else; where it is
-        not yet `is_final`, nothing is changed at all.
+        not yet `is_final`, or a person has given their word for it (`broker_accepted`), nothing is changed at all.
+
+        `unlisted`: orders of which the broker shows less filled than we have, how much, and the executions that it still lists; the
+        others are named in the halt's reason. `accepted`: the words of the person who takes the broker's side: then what still
+        differs is booked as entries of that name, each kept as a difference with both sides.
         """
         cash_usd, equity_usd = exact(cash_usd), exact(equity_usd)
         positions = {symbol: _exact_position(held) for symbol, held in positions.items() if held.quantity}
@@ -676,16 +685,19 @@ class Store:
                 "INSERT INTO reconciliation (run_id, at_ns, cause_of, checked, agreed, differences, ledger_cash_usd, "
                 "broker_cash_usd, broker_equity_usd, ledger_positions, broker_positions) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                self._run_id, now_ns, cause_of, checked, int(not differences), json.dumps([str(found) for found in differences]),
+                self._run_id, now_ns, cause_of, checked, int(not differences or bool(accepted)), json.dumps([str(found) for found in differences]),
                 None if before is None else to_text(before.cash), to_text(cash_usd), to_text(equity_usd),
                 _positions_json({} if before is None else before.positions), _positions_json(positions),
             )  # fmt: skip
-            if differences and not is_final:
-                account = before
+            account = before
+            if differences and accepted and before is not None:
+                account, differences = self._adopt(before, cash_usd, positions, differences, accepted, now_ns), ()
+            elif differences and (not is_final or self.broker_accepted()):
+                pass
             elif differences:
                 for found in differences:
                     self._insert_difference(cause_of, found, now_ns)
-                reason = f"ledger and broker disagree: {'; '.join(map(str, differences))}"
+                reason = self._disagreement(differences, unlisted)
                 self._tighten(TradingState.HALTED, reason, "ledger", now_ns)
                 account = before
             elif before is None:
@@ -707,6 +719,71 @@ class Store:
             agreed=not differences, differences=differences, cash_usd=account.cash if account else None,
             positions=account.positions if account else {},
         )  # fmt: skip
+
+    def _disagreement(
+        self, differences: Sequence[Difference], unlisted: Mapping[str, tuple[Decimal, Sequence[str]]]
+    ) -> str:
+        """Why trading halts, and what a person does about it."""
+        gone = [
+            f"execution {fill.execution_id} of order {name} ({fill.side} {to_text(fill.quantity)} {fill.symbol} at "
+            f"{to_text(fill.price_usd)}) is booked here and not listed there any more"
+            for name, (filled, listed) in sorted(unlisted.items())
+            for fill in self.unlisted_fills(name, filled, listed)
+        ]
+        found = "; ".join([*map(str, differences), *gone])
+        return (
+            f"ledger and broker disagree: {found}. Compare with the broker's own page; where the broker is right, "
+            "`algo-royale resume --accept-broker --reason ...` lets the next start book it"
+        )
+
+    def unlisted_fills(self, client_order_id: str, filled: Decimal, listed: Sequence[str]) -> list[Fill]:
+        """The booked executions of an order that are not among these, if they are just what it has filled beyond `filled`."""
+        order = self._load_order(client_order_id).order
+        rows = self._rows("SELECT execution_id FROM fill WHERE client_order_id = ? ORDER BY seq", client_order_id)
+        gone = [name for (name,) in rows if name not in listed and name not in order.reversed]
+        fills = [fill for fill in (self._load_fill(name, order) for name in gone) if fill is not None]
+        return fills if sum(fill.quantity for fill in fills) == order.filled_quantity - filled else []
+
+    def broker_accepted(self) -> str:
+        """The word of the person who resumed trading and takes the broker's side in what differs; empty where nobody does.
+        It counts for one comparison: the first that ends in agreement after it."""
+        latched = latch(self._database)
+        if not is_accepting(latched.state, latched.reason):
+            return ""
+        used = self._rows(
+            "SELECT 1 FROM reconciliation c JOIN run r ON r.run_id = c.run_id WHERE c.agreed = 1 AND r.seq > (SELECT n.seq "
+            "FROM trading_state t JOIN run n ON n.run_id = t.run_id ORDER BY t.seq DESC LIMIT 1) LIMIT 1"
+        )
+        return "" if used else f"{latched.reason} ({latched.set_by})"
+
+    def _adopt(
+        self, account: Account, cash_usd: Decimal, positions: Mapping[str, Position], differences: Sequence[Difference],
+        words: str, now_ns: int,
+    ) -> Account:  # fmt: skip
+        """Book what differs as entries of their own, on a person's word: shares that are gone at what they cost us, without profit or
+        loss; shares that are new at what the broker says they cost; cash as it is."""
+        for found in differences:
+            self._insert_difference(words, replace(found, resolution=Resolution.ADOPTED), now_ns)
+            reference = f"{self._run_id} {now_ns} {found.subject}"
+            if found.subject == "cash":
+                self._insert_cash(ACCEPTED, reference, cash_usd - account.cash, cash_usd, now_ns)
+                account = replace(account, cash=cash_usd)
+                continue
+            symbol = found.subject
+            held, theirs = account.positions.get(symbol, FLAT), positions.get(symbol, FLAT)
+            steps = [theirs.quantity - held.quantity]
+            if held.quantity * theirs.quantity < 0:  # through zero: what was held goes first
+                steps = [-held.quantity, theirs.quantity]
+            for number, change in enumerate(steps):
+                grows = not held.quantity or (held.quantity > 0) == (change > 0)
+                price = theirs.average_cost_usd if grows else held.average_cost_usd
+                before = [Move(held.quantity, held.average_cost_usd)] if held.quantity else []
+                held, realised = fold([*before, Move(change, price)])
+                held = _exact_position(held)
+                self._insert_position(ACCEPTED, f"{reference} {number}", symbol, change, price, held, realised, now_ns)
+            kept = {s: p for s, p in {**account.positions, symbol: held}.items() if p.quantity}
+            account = replace(account, positions=dict(sorted(kept.items())))
+        return account
 
     @property
     def cash_tolerance_usd(self) -> Decimal:
@@ -776,9 +853,12 @@ class Store:
         with self._write():
             self._insert_state(to, reason, by, now_ns)
 
-    def move(self, event: StateEvent, reason: str, *, by: str, now_ns: int) -> TradingState:
-        """Commit what trading may do after `event`, by the one table for it, and return that."""
-        reason, before = committed_reason(event, reason), self.latch.state
+    def move(
+        self, event: StateEvent, reason: str, *, by: str, now_ns: int, accepts_broker: bool = False
+    ) -> TradingState:  # fmt: skip
+        """Commit what trading may do after `event`, by the one table for it, and return that. `accepts_broker`: who resumes takes the
+        broker's word for what differs (`broker_accepted`)."""
+        reason, before = committed_reason(event, reason, accepts_broker=accepts_broker), self.latch.state
         after = STATE_TRANSITIONS[before][event]
         if after.severity < before.severity:
             self.resume(reason, by=by, now_ns=now_ns, to=after)
@@ -1076,7 +1156,7 @@ def move_of(kind: str, change: Decimal, price: Decimal) -> Move | None:
     """A position entry as a move; None for one that only takes back another."""
     if kind in orders.REVERSALS:
         return None
-    return Move(change, price if kind in ("opening", "fill") else None)
+    return Move(change, price if kind in ("opening", "fill", ACCEPTED) else None)
 
 
 def _exact_close(close: SessionClose) -> SessionClose:

@@ -4,17 +4,22 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actors.direct import DirectFaults
-from actors.kernel import SteppedSystem
+from actors.direct import DirectBroker, DirectFaults
+from actors.kernel import EXIT_HALTED, SteppedSystem
 from actors.trading import tree
 from algo_royale.app.pacing import DirectMarket, run_paced
 from algo_royale.app.stepped import SteppedTrader
 from algo_royale.exchange.wire import Order
 from algo_royale.orders import OrderStatus
+from algo_royale.risk import StateEvent, committed_reason
+from db.admin import check
+from db.database import execute
+from db.store import Store
 from traders import BUSY, trader, truth_errors
 
 SESSIONS = 3
@@ -214,3 +219,96 @@ def test_an_execution_that_the_venue_takes_back_is_taken_back_here(price: Decima
     assert taken and exit_code == 0, account.system and account.system.exit_reason
     assert ours is not None and ours.cash == theirs.cash
     assert {s: p.quantity for s, p in ours.positions.items()} == {s: p.quantity for s, p in theirs.positions.items()}
+
+
+# --- what nobody heard of ---
+
+
+def unheard(words: str) -> DirectFaults:
+    return DirectFaults(frames=lambda endpoint, frames: [frame for frame in frames if words not in frame])
+
+
+def bust_first_fill(account: SteppedTrader) -> Callable[[], bool]:
+    """The venue takes the first execution back once it is booked."""
+    taken: list[str] = []
+
+    def look() -> bool:
+        booked = execute(account.store.database, "SELECT execution_id FROM fill ORDER BY seq LIMIT 1")
+        if booked and not taken:
+            taken.append(booked[0][0])
+            account.exchange.undo(booked[0][0])
+        return False
+
+    return look
+
+
+def sell_by_hand(account: SteppedTrader) -> Callable[[], bool]:
+    """A person sells a share of something held, on the broker's own screen."""
+    key, secret = account.keys
+    done: list[Any] = []
+
+    def look() -> bool:
+        held = sorted(s for s, p in account.exchange.account.positions.items() if p.quantity > 1)
+        if held and not done:
+            asked = {"client_order_id": "by hand", "symbol": held[0], "side": "sell", "quantity": Decimal(1)}
+            done.append(DirectBroker(account.exchange, key=key, secret=secret).submit(**asked))
+        return False
+
+    return look
+
+
+def resume(account: SteppedTrader, reason: str, *, accepts_broker: bool) -> None:
+    words = committed_reason(StateEvent.PERSON_RESUMES, reason, accepts_broker=accepts_broker)
+    now_ns, file = account.exchange.now_ns, account.ledger  # type: ignore[attr-defined]
+    store = Store.open(file, run_id=f"resume {reason}", now_ns=now_ns, live_start_ns=0)
+    store.resume(words, by="ann", now_ns=now_ns)
+    store.close()
+    account.store = Store.open(file, run_id=f"after {reason}", now_ns=now_ns, live_start_ns=0)
+
+
+@pytest.mark.parametrize("deed", [bust_first_fill, sell_by_hand])
+def test_what_the_broker_did_unheard_halts_with_its_name_until_a_person_takes_its_word(
+    deed: Any, tmp_path: Path
+) -> None:
+    """Nothing is changed by itself: a resume alone halts again; with the person's word each difference is booked by name, both
+    sides kept, once; from then on any other difference halts anew."""
+    account = trader(SESSIONS, start=BUSY, faults=unheard("trade_bust"), ledger=tmp_path / "ledger.db")
+    account.ledger = tmp_path / "ledger.db"  # type: ignore[attr-defined]
+    look = deed(account)
+    assert live(account, look) == EXIT_HALTED
+    reason = account.store.latch.reason
+    assert "resume --accept-broker" in reason
+    (first,) = execute(account.store.database, "SELECT execution_id, client_order_id FROM fill ORDER BY seq LIMIT 1")
+    if deed is bust_first_fill:
+        assert f"execution {first[0]} of order {first[1]} (buy " in reason and "not listed there any more" in reason
+    before = execute(account.store.database, "SELECT count(*) FROM position_entry")
+
+    resume(account, "looked", accepts_broker=False)
+    assert live(account, look) == EXIT_HALTED
+    assert execute(account.store.database, "SELECT count(*) FROM position_entry") == before
+
+    resume(account, "their page says so", accepts_broker=True)
+    assert live(account, look) == 0, account.system and account.system.exit_reason
+    ours, theirs = account.store.account, account.exchange.account
+    assert ours is not None and abs(ours.cash - theirs.cash) < Decimal("0.01")
+    assert {s: p.quantity for s, p in ours.positions.items()} == {s: p.quantity for s, p in theirs.positions.items()}
+    assert check(account.store.database) == []
+    kept = execute(account.store.database, "SELECT subject, ours, theirs, resolution, cause_of FROM difference")
+    words = "accept broker: their page says so (ann)"
+    if deed is bust_first_fill:
+        assert execute(account.store.database, "SELECT execution_id, event FROM reversal") == [(first[0], "trade_bust")]
+        assert (f"order {first[1]}", "took_over") in [(subject, what) for subject, _, _, what, _ in kept]
+    else:
+        adopted = [
+            (subject, ours, theirs)
+            for subject, ours, theirs, what, cause in kept
+            if (what, cause) == ("adopted", words)
+        ]
+        assert [subject for subject, *_ in adopted] == [adopted[0][0], "cash"]
+        assert Decimal(adopted[0][1]) - Decimal(adopted[0][2]) == 1
+        assert {kind for (kind,) in execute(account.store.database, "SELECT kind FROM cash_entry")} >= {"accepted"}
+
+    account.exchange.account = dataclasses.replace(account.exchange.account, cash=theirs.cash + 1000)
+    assert account.store.broker_accepted() == ""
+    assert live(account) == EXIT_HALTED
+    assert "cash: ledger" in account.store.latch.reason

@@ -249,17 +249,22 @@ def halt_command(settings: "Settings", reason: str, reduce: bool, by: str | None
 
 @click.command("resume")
 @click.option("--reason", required=True, help="What you looked at and why trading may go on; kept in the ledger.")
+@click.option(
+    "--accept-broker", is_flag=True,
+    help="Where ledger and broker disagree, have the next start book what the broker says: by name, with both sides kept.",
+)  # fmt: skip
 @_by_option
 @_timeout_option
 @click.pass_obj
-def resume_command(settings: "Settings", reason: str, by: str | None, timeout: float) -> None:
+def resume_command(settings: "Settings", reason: str, accept_broker: bool, by: str | None, timeout: float) -> None:
     """Give trading back after a person has found out why it was halted or only reducing. Losses are counted anew.
 
     \b
     Examples:
       algo-royale resume --reason "the feed was down; positions are as they should be"
+      algo-royale resume --accept-broker --reason "the exchange busted the trade; their page and mail say so"
     """
-    _command_state(settings, "resume", reason, by, timeout)
+    _command_state(settings, "resume", reason, by, timeout, accept_broker=accept_broker)
 
 
 @click.command("flatten")
@@ -284,14 +289,17 @@ def flatten_command(settings: "Settings", reason: str, yes: bool, by: str | None
 
 
 def _command_state(
-    settings: "Settings", command: str, reason: str, by: str | None, timeout: float, state: str = "halted"
-) -> None:
+    settings: "Settings", command: str, reason: str, by: str | None, timeout: float, state: str = "halted",
+    accept_broker: bool = False,
+) -> None:  # fmt: skip
     """Have the trader commit it, or commit it ourselves where none runs, and say what stands in the ledger then."""
     from algo_royale.app.cli.db import login_name
     from algo_royale.risk import person
 
     who = person(by or login_name())
     running = running_trader(settings.directory) is not None
+    if running and accept_broker:
+        raise BadInput("a trader is running, so ledger and broker agree: there is nothing to accept")
     if running:
         settings = replace(settings, dry_run=ask_trader(settings, "status")["dry_run"])
         before = _latch(settings)
@@ -299,7 +307,7 @@ def _command_state(
         ask_trader(settings, command, reason=reason, by=who, state=state)
         found = _wait_for_latch(settings, before, command, state, timeout)
     else:
-        _commit_offline(settings, command, reason, who, state)
+        _commit_offline(settings, command, reason, who, state, accept_broker)
         found = _latch(settings)
     document = {
         "environment": settings.env, "running": running, "state": found.state.value, "reason": found.reason,
@@ -351,7 +359,7 @@ def _stands(command: str, state: str, latch: "Latch") -> bool:
     return is_flattening(latch.state, latch.reason)
 
 
-def _commit_offline(settings: "Settings", command: str, reason: str, by: str, state: str) -> None:
+def _commit_offline(settings: "Settings", command: str, reason: str, by: str, state: str, accept_broker: bool) -> None:
     """By the rules that the trader's ledger follows, holding the lock, so that no trader starts meanwhile."""
     from algo_royale.app.lock import single_instance
     from algo_royale.clock import WallClock
@@ -368,7 +376,7 @@ def _commit_offline(settings: "Settings", command: str, reason: str, by: str, st
     with single_instance(settings.directory, INSTANCE):
         store = Store.open(place, run_id=f"{command}-{now_ns}-{os.getpid()}", now_ns=now_ns, live_start_ns=now_ns)
         try:
-            store.move(event, reason, by=by, now_ns=now_ns)
+            store.move(event, reason, by=by, now_ns=now_ns, accepts_broker=accept_broker)
         finally:
             store.close()
 
