@@ -255,7 +255,7 @@ def _run(
     ledger.close()
     if facts.state is TradingState.HALTED and facts.state_set_by in BY_CONTRADICTION:
         raise BadInput(
-            f"trading is halted: {facts.state_reason}. Find out why, then `algo-royale db resume --reason ...` lifts the halt"
+            f"trading is halted: {facts.state_reason}. Find out why, then `algo-royale resume --reason ...` lifts the halt"
         )
     if facts.state is not TradingState.TRADING:
         say(f"  trading is {facts.state.value} ({facts.state_set_by}): {facts.state_reason}")

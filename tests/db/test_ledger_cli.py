@@ -362,6 +362,23 @@ def test_db_resume_lifts_a_halt_and_keeps_the_reason(home: Path) -> None:
     assert rows == [("halted", "a stray position", "ledger"), ("trading", "sold it by hand", "ann")]
 
 
+@pytest.mark.parametrize("accepts", [True, False])
+def test_only_the_option_takes_the_brokers_side_whatever_somebody_types(home: Path, accepts: bool) -> None:
+    path = home / "dev_integration" / "ledger.db"
+    store = Store.open(path, run_id="trader-2", now_ns=NOON_NS, live_start_ns=0)
+    store.set_state(TradingState.HALTED, "a stray position", by="ledger", now_ns=NOON_NS)
+    store.close()
+
+    flag = ["--accept-broker"] if accepts else []
+    said = run(home, "resume", *flag, "--reason", "accept broker: theirs is right", "--by", "ann").stdout
+
+    prefix = "accept broker: " if accepts else ""
+    assert said.startswith(f"dev_integration is trading: {prefix}theirs is right (ann)")
+    store = Store.open(path, run_id="trader-3", now_ns=NOON_NS, live_start_ns=0)
+    assert store.broker_accepted() == (f"{prefix}theirs is right (ann)" if accepts else "")
+    store.close()
+
+
 def test_db_resume_knows_who_is_at_the_keyboard(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reducing trader is resumed as a halted one is."""
     monkeypatch.setenv("LOGNAME", "ben")

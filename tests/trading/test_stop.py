@@ -9,8 +9,7 @@ import pytest
 import requests
 
 from actors.kernel.journal import LogReader
-from algo_royale.app.cli import Settings
-from algo_royale.app.trader import Endpoints, run_trader
+from algo_royale.app.trader import Endpoints
 from algo_royale.errors import LedgerError
 from algo_royale.sessions import calendar
 from db.store import Store
@@ -28,7 +27,7 @@ from live_traders import (
     twin_truth,
     wait,
 )
-from traders import BUSY, config, last_session, ledger_of, plan, recorded_orders, trader
+from traders import BUSY, config, last_session, ledger_of, trader
 
 SESSIONS = 12
 
@@ -79,23 +78,6 @@ def test_stopped_by_until_by_sigterm_and_by_ctrl_c_it_ends_as_if_never_stopped(t
     assert len(list(directory.glob("runs/*"))) == 4
     assert truth_errors(directory, truth) == []
     assert facts_on_disk(directory) == ledger_of(undisturbed)
-
-
-@pytest.mark.parametrize("on_stop", ["keep", "cancel"])
-def test_what_is_open_at_the_end_is_kept_or_canceled_as_configured(tmp_path: Path, on_stop: str) -> None:
-    """At the close of a session orders for the next open have just left; with "cancel" none of them is open when the process is gone."""
-    home, settings = new_home(tmp_path / "home", BUSY), Settings().with_flags({"trader": {"on_stop": on_stop}})
-    with twin(BUSY, 3) as endpoints:
-        summary = run_trader(plan(), settings, endpoints, home=home, run_id="run-1", until=BUSY)
-        truth = twin_truth(endpoints)
-
-    with ledger(home) as database:
-        ours = {row[0]: row[4] for row in recorded_orders(database)}
-    theirs = {order["client_order_id"]: order["status"] for order in truth["orders"]}
-    assert summary["exit_code"] == 0 and len(theirs) >= 1 and ours.keys() == theirs.keys()
-    assert (set(theirs.values()), set(ours.values())) == (
-        ({"canceled"}, {"canceled"}) if on_stop == "cancel" else ({"accepted"}, {"open"})
-    )
 
 
 def test_a_second_trader_on_the_same_home_is_refused_and_the_first_one_goes_on(tmp_path: Path) -> None:
