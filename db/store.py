@@ -699,7 +699,6 @@ class Store:
                     self._insert_difference(cause_of, found, now_ns)
                 reason = self._disagreement(differences, unlisted)
                 self._tighten(TradingState.HALTED, reason, "ledger", now_ns)
-                account = before
             elif before is None:
                 account = self._open_account(cash_usd, positions, now_ns)
                 theirs = f"cash {to_text(cash_usd)}, positions {_positions_json(positions)}"
@@ -710,8 +709,6 @@ class Store:
                 self._insert_difference(cause_of, apart, now_ns)
                 self._insert_cash("rounding", cause_of, cash_usd - before.cash, cash_usd, now_ns)
                 account = replace(before, cash=cash_usd)
-            else:
-                account = before
         self._account = account
         if not differences:
             self._fills_since_agreement = 0
