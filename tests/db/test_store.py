@@ -455,7 +455,43 @@ def test_a_position_that_the_broker_sees_otherwise_halts_and_changes_nothing(sto
     assert not outcome.agreed
     assert list(map(str, outcome.differences)) == ["IBM: ledger 0, broker 5"]
     assert store.facts(now_ns=1).positions == {}
-    assert store.facts(now_ns=1).halted_reason == "ledger and broker disagree: IBM: ledger 0, broker 5"
+    reason = store.facts(now_ns=1).halted_reason
+    assert reason is not None and reason.startswith("ledger and broker disagree: IBM: ledger 0, broker 5. Compare with")
+
+
+def test_on_a_persons_word_what_differs_becomes_entries_of_their_own_and_the_books_add_up(store: Store) -> None:
+    """Shares that are new come at the broker's cost, those that are gone go at ours, cash is what it is: no profit, no loss."""
+
+    def accept(cash: str, quantity: str, cost: str, now_ns: int) -> None:
+        positions = {"IBM": Position(D(quantity), D(cost))}
+        outcome = store.reconcile(
+            cause_of="start", checked=1, cash_usd=D(cash), equity_usd=D(1), positions=positions, now_ns=now_ns,
+            accepted="ann says so",
+        )  # fmt: skip
+        assert outcome.agreed and outcome.cash_usd == D(cash)
+        held = {symbol: p.quantity for symbol, p in outcome.positions.items()}
+        assert held == ({"IBM": D(quantity)} if D(quantity) else {})
+
+    accept("99950", "5", "10", 300)
+    accept("99970", "2", "10", 301)  # our cost stays
+    accept("100020", "-3", "12", 302)  # through zero
+    accept("99990", "0", "0", 303)
+
+    moves = execute(
+        store.database, "SELECT kind, quantity_change, price_usd, realised_usd FROM position_entry ORDER BY seq"
+    )
+    assert moves == [
+        ("accepted", change, price, "0")
+        for change, price in (("5", "10"), ("-3", "10"), ("-2", "10"), ("-3", "12"), ("3", "12"))
+    ]
+    kept = execute(
+        store.database, "SELECT subject, ours, theirs FROM difference WHERE cause_of = 'ann says so' ORDER BY seq"
+    )
+    assert kept[:3] == [("IBM", "0", "5"), ("cash", "100000", "99950"), ("IBM", "5", "2")]
+    close = store.record_session_close("2012-01-03", {}, now_ns=304)
+    assert close is not None and (close.equity_usd, close.realised_usd, close.other_usd) == (D(99_990), D(0), D(-10))
+    assert check(store.database) == []
+    assert store.latch.state is TradingState.TRADING
 
 
 @pytest.mark.parametrize(
