@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from algo_royale.costs import CostRules
+from algo_royale.exchange.amendments import Amended, Amendment
 from algo_royale.exchange.control import control
 from algo_royale.exchange.replay import MarketReplay
 from algo_royale.sessions import calendar
@@ -43,13 +44,15 @@ def test_a_late_trade_comes_at_once_and_its_minute_again_at_the_half_of_the_next
     told = client.get("/v2/stocks/IBM/bars/latest")["bar"]
     say(client, "amend", kind="late", symbol="IBM", price=999.5, size=7, ago_s=10)
     late = client.heard(stream)["t"]
+    say(client, "amend", kind="late", symbol="IBM", price=999.25, size=2, ago_s=10)
+    client.heard(stream)
     client.exchange.advance(at_minute(tape_replay, 10.5) - 1)
     assert "u" not in client.heard(stream)
     client.exchange.advance(at_minute(tape_replay, 10.5))
-    (again,) = client.heard(stream)["u"]
+    (again,) = client.heard(stream)["u"]  # once, for both
 
     assert [(t["p"], t["s"], t["t"]) for t in late] == [(999.5, 7, "2012-11-19T14:39:55Z")]
-    assert (again["t"], again["v"], again["h"], again["c"]) == (told["t"], told["v"] + 7, 999.5, 999.5)
+    assert (again["t"], again["v"], again["h"], again["c"]) == (told["t"], told["v"] + 9, 999.5, 999.25)
     assert {k: v for k, v in again.items() if k not in ("T", "S")} == minute_bar(client, told["t"])
     trades = client.get("/v2/stocks/IBM/trades", start="2012-11-19", limit="10000")["trades"]
     assert [t["i"] for t in trades if t["p"] == 999.5] == [late[0]["i"]]
@@ -110,6 +113,20 @@ def test_a_canceled_trade_is_in_no_bar(begin: Any, tape_replay: MarketReplay) ->
         assert "u" not in told and minute_bar(client, minute["t"]) is None
     answer = control(client.exchange, "/sim/amend", b'{"kind":"cancel","symbol":"IBM","number":%d}' % trades[0]["i"])
     assert answer.status == 404, "it is void already"
+
+
+def test_what_waits_for_a_trade_that_became_void_is_not_told(tape_replay: MarketReplay) -> None:
+    market = Amended(tape_replay, seed=1, share=0.0)
+    cancel, correct = (
+        Amendment(at_ns=at_minute(tape_replay, n), symbol="IBM", session=0, kind=kind, number=3, corrected=corrected)
+        for n, kind, corrected in ((10, "cancel", 0), (10.25, "correct", 9_999))
+    )
+    market.add(correct)
+    market.add(cancel)
+    told, message = market.take()
+
+    assert told == cancel and message is not None and message["T"] == "x"
+    assert market.take() == (correct, None)
 
 
 def test_the_latest_trade_is_one_that_is_valid(begin: Any, tape_replay: MarketReplay) -> None:
