@@ -69,6 +69,20 @@ def test_a_late_trade_of_the_minute_that_runs_is_in_its_bar(begin: Any, tape_rep
     assert next(bar["h"] for bar in told["b"] if bar["S"] == "IBM") == 999.5 and "u" not in told
 
 
+def test_after_the_close_the_days_bar_is_told_again_with_the_minutes(begin: Any, tape_replay: MarketReplay) -> None:
+    client = begin()
+    close = tape_replay.sessions[0].close_ns
+    client.exchange.advance(close + 5 * SECOND_NS)
+    before = client.get("/v2/stocks/IBM/snapshot")["dailyBar"]
+    stream = client.subscribed(**ALL)
+    say(client, "amend", kind="late", symbol="IBM", price=999.5, size=7, ago_s=10)
+    client.exchange.advance(close + 31 * SECOND_NS)
+    told = client.heard(stream)
+
+    assert len(told["u"]) == 1 and len(told["d"]) == 1 and "b" not in told
+    assert (told["d"][0]["v"], told["d"][0]["h"]) == (before["v"] + 7, 999.5)
+
+
 def test_a_correction_reaches_those_who_hear_trades_and_history_tells_of_both(
     begin: Any, tape_replay: MarketReplay
 ) -> None:
