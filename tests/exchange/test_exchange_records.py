@@ -3,9 +3,14 @@
 import json
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from algo_royale.errors import BadInput
+from algo_royale.exchange.control import control
+from algo_royale.exchange.journal import Journal
 
 
 def test_history_has_the_equity_of_every_close_and_counts_from_the_one_before(client: Any) -> None:
@@ -98,3 +103,22 @@ def test_more_symbols_than_the_plan_has_are_refused_and_the_old_ones_kept(start:
     told = [json.loads(frame)[0] for frame in stream.outbox]
     assert (told[0]["code"], told[0]["msg"]) == (405, "symbol limit exceeded")
     assert (told[1]["trades"], told[1]["quotes"]) == (["AAPL"], ["IBM", "AAPL"])
+
+
+def test_a_journal_is_lived_through_again_with_the_time_since_the_last_request(start: Any, tmp_path: Path) -> None:
+    path, body = tmp_path / "state.jsonl", b'{"symbol":"IBM"}'
+    client = start()
+    journal = Journal(path, client.exchange, "one")
+    journal.request("POST", "/sim/halt", {}, body)
+    control(client.exchange, "/sim/halt", body)
+    assert client.exchange.halted
+    client.exchange.advance(client.exchange.now_ns + 10**12)
+    for _ in range(2):
+        journal.time()
+
+    assert path.read_bytes().count(b"\n") == 3, "who it is of, the request, and the time once"
+    again = start()
+    Journal(path, again.exchange, "one")
+    assert again.exchange.now_ns == client.exchange.now_ns and again.exchange.halted == client.exchange.halted
+    with pytest.raises(BadInput, match="is the state of another exchange"):
+        Journal(path, start().exchange, "two")
