@@ -134,9 +134,9 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 @pytest.mark.prove
 def test_killed_at_random_instants_the_trader_ends_with_the_undisturbed_ledger(tmp_path: Path, proving: bool) -> None:
-    """30 kills in 25 sessions (4 in 8 in the suite): no order twice, no fill lost, the ledger is the twin's truth and the
+    """30 kills in 25 sessions (3 in 6 in the suite): no order twice, no fill lost, the ledger is the twin's truth and the
     ledger of a trader that was left alone."""
-    sessions, kills = (25, 30) if proving else (8, 4)
+    sessions, kills = (25, 30) if proving else (6, 3)
     undisturbed = trader(sessions, start=BUSY)
     assert undisturbed.run() == 0
     directory = prepared(tmp_path, BUSY)

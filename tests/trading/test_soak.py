@@ -280,7 +280,7 @@ def test_processes_and_sockets_lose_and_double_nothing_either(tmp_path: Path, pr
     """1,000 orders (40 in the suite) of a trader on threads, whose process is killed now and then, against the twin's server: one
     request and frame in twenty failing in every way, lines cut, mute, half open, refused and denied, keys refused, clocks that
     drift, an exchange that is gone: orders, fills, positions and cash are its truth."""
-    symbols, sessions, kills = (20, 75, 10) if proving else (10, 7, 1)
+    symbols, sessions, kills = (20, 75, 10) if proving else (12, 7, 1)
     with nervous_plan(names(symbols), tmp_path, START) as the_plan:
         directory, truth, happened = run_on_sockets(tmp_path, the_plan, proof_seed, sessions, kills)
 
