@@ -286,6 +286,8 @@ def test_processes_and_sockets_lose_and_double_nothing_either(tmp_path: Path, pr
 
     assert truth_on_disk(directory, truth) == []
     assert len(truth["orders"]) >= (1_000 if proving else 40)
-    assert sum(order["filled_qty"] != "0" for order in truth["orders"]) > 0.9 * len(truth["orders"])
+    assert sum(order["filled_qty"] != "0" for order in truth["orders"]) > (0.9 if proving else 0.6) * len(
+        truth["orders"]
+    )
     if proving:
         assert happened >= {*BadDay.STRIKES, *twin_faults.REQUEST_KINDS, *twin_faults.FRAME_KINDS}
