@@ -263,6 +263,18 @@ def test_what_cannot_be_done_at_the_exchange_is_refused(client: Any, name: str, 
     assert control(client.exchange, f"/sim/{name}", body).status == status
 
 
+@pytest.mark.parametrize("ago_s", [-1, 86_400, 10**9])
+def test_a_late_trade_is_of_this_session_and_not_of_the_future(
+    begin: Any, tape_replay: MarketReplay, ago_s: int
+) -> None:
+    client = begin()
+    client.exchange.advance(at_minute(tape_replay, 10))
+    body = json.dumps({"kind": "late", "symbol": "IBM", "price": 1, "size": 1, "ago_s": ago_s}).encode()
+
+    assert control(client.exchange, "/sim/amend", body).status == 422
+    assert not client.exchange.known.is_amended("IBM", 0)
+
+
 # ------------------------------------------------------------------------------------------------ executions undone
 
 
