@@ -35,7 +35,8 @@ class LedgerActor(Actor[LedgerMessage]):
         self._store_factory, self._orders, self._portfolio = store_factory, orders, portfolio
         self._calendar, self._settlement_days = calendar, settlement_days
         self._store: Store | None = None
-        self._recorded = 0
+        self._recorded = self._repeated = 0  # what was told and new, and what was known already
+        self._compared = self._differences = 0
 
     def started(self) -> None:
         try:
@@ -50,7 +51,10 @@ class LedgerActor(Actor[LedgerMessage]):
 
     def observe(self) -> Mapping[str, object]:
         account = self._store.account if self._store is not None else None
-        return {"recorded": self._recorded, "cash_usd": str(account.cash) if account is not None else None}
+        return {
+            "recorded": self._recorded, "repeated": self._repeated, "compared": self._compared, "differences": self._differences,
+            "cash_usd": str(account.cash) if account is not None else None,
+        }  # fmt: skip
 
     def receive(self, message: LedgerMessage) -> None:
         store = self._store
@@ -116,6 +120,7 @@ class LedgerActor(Actor[LedgerMessage]):
             reversed_execution_id=message.reversed_execution_id,
         )  # fmt: skip
         if not change.applied:
+            self._repeated += 1
             return  # told before; whoever needs it has heard it, or asks for a snapshot
         self._recorded += 1
         position = None
@@ -158,6 +163,7 @@ class LedgerActor(Actor[LedgerMessage]):
     def _on_reconciliation(self, store: Store, message: m.RecordReconciliation) -> None:
         outcome = self._reconcile(store, message)
         self._recorded += 1
+        self._compared, self._differences = self._compared + 1, self._differences + len(outcome.differences)
         if not outcome.agreed and not message.is_final:
             differences = tuple(map(str, outcome.differences))
             self.tell(self._orders, m.Disagreed(at_ns=self.now_ns, differences=differences))

@@ -100,7 +100,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
         self._actions: dict[str, tuple[ActionRecord, ...]] | None = None
         self._actions_of = ""
         self._budget = Budget(requests_per_minute, reserve=0)
-        self._delayed = 0
+        self._delayed = self._filled = 0  # requests that waited; bars of gaps that came from history
         self._stale: frozenset[str] = frozenset()
         self._silences = 0
         self._frames = self._quarantined = self._late = self._doubles = 0
@@ -122,7 +122,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
     def observe(self) -> dict[str, object]:
         return {
             **self._line.observe(), "frames": self._frames, "quarantined": self._quarantined, "late": self._late, "doubles": self._doubles,
-            "silences": self._silences, "stale": sorted(self._stale), "others": dict(self._others),
+            "silences": self._silences, "stale": sorted(self._stale), "others": dict(self._others), "filled": self._filled,
             "delayed": self._delayed, "requests_left": self._budget.left(self.now_ns),
         }  # fmt: skip
 
@@ -402,6 +402,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
             return
         bars = self._ended_bars(message.symbol, wire, start_ns)
         known = tuple(ActionRecord(**a) for a in actions.get(message.symbol, ()))
+        self._filled += len(bars) if message.after_ns else 0
         if bars:
             self._told[message.symbol] = bars[-1]
             self._forming.told(message.symbol, bars[-1].start_ns)

@@ -432,10 +432,10 @@ class OrdersActor(Actor[OrdersMessage]):
 
     def _send_recorded(self) -> None:
         """Hand the next order that may leave to the broker, unless it has yet to answer for the one before."""
-        if not self._reconciled or self._orders is None or self.now_ns < self._wait_until_ns:
+        if not self._reconciled or self._orders is None:
             return
         for order in list(self._orders.values()):
-            if self._asking is not None:
+            if self._asking is not None or self.now_ns < self._wait_until_ns:
                 return
             if order.client_order_id not in self._sent and order.status not in FINAL_STATUSES:
                 self._submit(order)
@@ -476,9 +476,12 @@ class OrdersActor(Actor[OrdersMessage]):
 
     def _ask(self, message: SubmitOrder | LookUpOrder) -> None:
         order_id = message.order.client_order_id if isinstance(message, SubmitOrder) else message.client_order_id
+        if not self.tell(self._broker, message):  # its mailbox is full of frames
+            self._wait_until_ns = self.now_ns + round(self._retry_s * 1e9)
+            self._send_at(self._wait_until_ns)
+            return
         self._sent.add(order_id)
         self._asking = order_id
-        self.tell(self._broker, message)
 
     def _send_at(self, at_ns: int, order_id: str = "") -> None:
         self.at(at_ns, TimerFired(at_ns=at_ns, name="send", key=order_id), key=f"send {order_id}")

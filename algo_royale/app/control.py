@@ -297,6 +297,7 @@ class Gauges:
 
 LEDGER, PORTFOLIO, NOTIFIER = "root/trading/ledger", "root/trading/portfolio", "root/notifier"
 CONNECTIONS = {"trading": "root/trading/broker", "data": "root/trading/market_data"}  # whose `observe` says "state"
+COUNTERS = frozenset({*CONNECTIONS.values(), "root/trading/orders", LEDGER})  # what they observe is shown
 
 
 class Desk:
@@ -365,7 +366,7 @@ class Desk:
         actors = []
         for row in self._system.tree():
             records, took_us = self._gauges.handled.get(str(row["path"]), (0, 0))
-            observed = self._system.glance(str(row["path"])) if row["path"] in CONNECTIONS.values() else None
+            observed = self._system.glance(str(row["path"])) if row["path"] in COUNTERS else None
             actors.append({**row, "records": records, "took_us": took_us, "observed": observed})
         return {"run_id": self._about.get("run_id"), "at_ns": self._system.stopwatch(), "actors": actors}
 

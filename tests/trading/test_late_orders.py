@@ -19,6 +19,7 @@ from actors.messages import (
     JobDue,
     LookUpOrder,
     RecordDecision,
+    SubmitOrder,
     TradingEnds,
 )
 from actors.orders import OrdersActor
@@ -357,6 +358,24 @@ def test_only_the_one_order_that_is_on_its_way_can_follow_a_halt() -> None:
 
     assert len(posted) <= 2
     assert {desk.stands(f"n-{n}")[0] for n in range(2, 10)} == {"canceled"}
+
+
+def test_an_order_for_which_the_brokers_mailbox_has_no_room_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames fill it; an actor does not wait for room, and what is refused must not count as sent."""
+    desk, real, refused = Desk(), OrdersActor.tell, list[Any]()
+
+    def tell(self: OrdersActor, ref: Any, message: Any) -> bool:
+        if isinstance(message, SubmitOrder) and len(refused) < 2:
+            refused.append(message)
+            return False
+        return real(self, ref, message)
+
+    monkeypatch.setattr(OrdersActor, "tell", tell)
+    desk.decide(intent("one"), intent("two", symbol="AAPL"))
+    assert len(refused) == 1 and desk.at_broker("one") == desk.at_broker("two") == 0
+    desk.run_for(5)
+
+    assert (len(refused), desk.at_broker("one"), desk.at_broker("two")) == (2, 1, 1)
 
 
 # --- sent again, only after two looks that are apart ---

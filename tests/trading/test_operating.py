@@ -87,6 +87,9 @@ def test_status_top_and_stop_of_a_trader_that_waits_in_real_time(tmp_path: Path)
         "delayed",
     }
     assert counters | {"unheard", "lookups", "bad_frames"} <= set(seen["root/trading/broker"])
+    assert {"filled", "doubles", "stale"} <= set(seen["root/trading/market_data"])
+    assert {"resends", "waiting"} <= set(seen["root/trading/orders"])
+    assert {"repeated", "compared", "differences"} <= set(seen["root/trading/ledger"])
     assert counters | {"stale", "silences", "late", "doubles", "others"} <= set(seen["root/trading/market_data"])
     assert not (directory / "control.sock").exists()
     after = document(tmp_path, "status")
