@@ -55,11 +55,22 @@ def compiled_as_called(function: F) -> F:
     compile_for = made._compile_for_args
 
     def called(*arguments: Any, **named: Any) -> Any:
-        with _one_compiler():
+        with _one_compiler(function):
             return compile_for(*arguments, **named)
 
     made._compile_for_args = called
     return cast(F, made)
+
+
+def is_on_disk(kernel: Any) -> bool:
+    """Whether this kernel has been compiled before, as far as can be seen without loading it."""
+    file = getattr(getattr(kernel, "_cache", None), "_cache_file", None)  # numba's own; without it nothing is known
+    return os.path.exists(getattr(file, "_index_path", ""))
+
+
+def compile_now(kernel: Any) -> None:
+    """Compile what `compiled` has made, or read it from disk, before anything calls it."""
+    kernel._compile_for_args()
 
 
 def _dispatcher(function: Any, cache: bool) -> Any:
@@ -72,7 +83,7 @@ def _on_first_use(made: Any, signature: Any) -> Any:
 
     def ready() -> None:
         if not made.overloads:
-            with _one_compiler():
+            with _one_compiler(made.py_func):
                 if not made.overloads:  # another thread was here
                     made.compile(signature)
                     made.disable_compile()
@@ -93,13 +104,14 @@ _depth = 0  # of kernels that are compiled because others call them; changes und
 
 
 @contextlib.contextmanager
-def _one_compiler() -> Iterator[None]:
-    """One process compiles at a time: the others wait, and then read from disk what it made."""
+def _one_compiler(function: Callable[..., Any]) -> Iterator[None]:
+    """One process at a time compiles the kernels of a file: the others wait, and then read from disk what it made."""
     global _depth
     with global_compiler_lock, contextlib.ExitStack() as held:
         if not _depth:
             with contextlib.suppress(OSError):  # a file system without locks costs time only
-                fcntl.flock(held.enter_context(open(__file__, "rb")), fcntl.LOCK_EX)  # closing it lets go
+                source = held.enter_context(open(function.__code__.co_filename, "rb"))
+                fcntl.flock(source, fcntl.LOCK_EX)  # closing it lets go
         _depth += 1
         try:
             yield

@@ -482,12 +482,11 @@ def _combine(op: int, p: BoolArray, q: BoolArray, out: BoolArray) -> None:
             out[t] = p[t] | q[t]
 
 
-@compiled(VOID, I64, I64, F64, *[FLOATS_IN] * 4, *[FLOATS_OUT] * 2)
 def operate_whole(
     op: int, n: int, level: float, a: FloatArray, b: FloatArray, c: FloatArray, d: FloatArray, memory: FloatArray,
     out: FloatArray,
 ) -> None:  # fmt: skip
-    """One operation on arrays of any length."""
+    """One operation on arrays of any length. Not compiled, like `evaluate`: numba would compile all that it calls once more."""
     size = min(BLOCK, len(out)) + WINDOW_MAX
     wide, high, low = np.empty(size), np.empty(size, np.int64), np.empty(size, np.int64)
     for first in range(0, len(out), BLOCK):
@@ -665,7 +664,6 @@ def judge(
             held = _decide_without_rules(enter, gate, leave, held, signal[begin:last], state_in[begin:last])
 
 
-@compiled(VOID, INT_ROWS, FLOATS_IN, *[FLOATS_IN] * 5, FLOAT_ROWS, FLOATS_OUT, I64)
 def evaluate(
     rows: IntArray, levels: FloatArray, open_: FloatArray, high: FloatArray, low: FloatArray, close: FloatArray,
     volume: FloatArray, given: FloatArray, memory: FloatArray, n_numbers: int,

@@ -9,8 +9,20 @@ from typing import Any
 
 import numpy as np
 
+from algo_royale.compiled import compile_now, is_on_disk
+from algo_royale.engine import EngineConfig
 from algo_royale.errors import AlgoRoyaleError, ArtifactError
-from algo_royale.research import WORKER_ENVIRONMENT, artifacts, portfolio_stages, signal_stages
+from algo_royale.research import (
+    WORKER_ENVIRONMENT,
+    artifacts,
+    backtest,
+    metrics,
+    overfitting,
+    panel,
+    portfolio_stages,
+    samplers,
+    signal_stages,
+)
 from algo_royale.research import plan as planning
 from algo_royale.research.plan import STAGES, Plan, ResearchConfig, Unit, plan, reusable, warmup_bars
 from algo_royale.research.signal_stages import Result, sidecar_entry
@@ -28,6 +40,34 @@ _RUN: Mapping[str, Callable[[Unit, ResearchConfig], Result]] = {
     "portfolio_evaluation": portfolio_stages.evaluate_portfolio,
     "portfolio_summary": portfolio_stages.summarise_portfolio,
 }
+
+
+# What the first units need after `machine.judge`, which takes as long to compile as all the others.
+_SIGNAL_KERNELS = (
+    backtest._kernel, samplers.uniform, samplers.encode, metrics._drawdown, overfitting._losing_halves,
+)  # fmt: skip
+
+
+def must_compile() -> bool:
+    """Whether this machine has kernels still to compile."""
+    return not is_on_disk(panel._walk)
+
+
+def compile_ahead(config: ResearchConfig) -> None:
+    """Compile what the workers will need while they compile what they need at once: two processors are better than one.
+
+    The portfolio strategies of the run are computed on random prices, which finds out what each of them calls.
+    """
+    for kernel in _SIGNAL_KERNELS:
+        compile_now(kernel)
+    days, symbols, day_ns = np.arange(200), ("A", "B", "C"), 86_400_000_000_000
+    close = 100.0 + np.random.default_rng(1).normal(0.0, 1.0, (len(days), len(symbols)))
+    market = panel.Panel.whole(symbols, days * day_ns, days * day_ns + day_ns // 4, close, close)
+    for name in config.portfolios:
+        engine = EngineConfig(
+            ledger_id="research", symbols=symbols, strategy=name, weights=config.weights, rules=config.account_rules
+        )
+        panel.simulate_panel(market, engine, config.start_equity)
 
 
 def run_unit(unit: Unit, config: ResearchConfig) -> Result:

@@ -108,14 +108,15 @@ class CombinedSignal:
     def update(self, bars: Bars, state: CombinedState) -> tuple[SignalArray, FloatArray, BoolArray, CombinedState]:
         """Signal, score and whether in, per bar of the chunk, and the state after it."""
         self._own(state)
+        if not len(bars):
+            return np.zeros(0, np.int8), np.zeros(0), np.zeros(0, np.bool_), state
         runs, members = [], []
         for strategy, member in zip(self.strategies, state.members, strict=True):
             run, after = strategy.step(bars, member)
             runs.append(run)
             members.append(after)
         signal, score, state_in = self._combine(runs, len(bars), state.is_in)
-        is_in = bool(state_in[-1]) if len(bars) else state.is_in
-        return signal, score, state_in, CombinedState(tuple(members), is_in)
+        return signal, score, state_in, CombinedState(tuple(members), bool(state_in[-1]))
 
     def run(self, bars: Bars, *, start: int = 0, cache: FeatureCache | None = None) -> CombinedRun:
         """All bars at once; flat at bar `start`, and HOLD with score 0 before it. See Strategy.run."""

@@ -243,8 +243,9 @@ class Strategy:
         """Why the last bar of `bars` got its signal: every condition with its inputs and verdict."""
         if not len(bars):
             raise BadInput("there is no bar to explain")
-        _, state, _ = self._advance(bars.slice(0, len(bars) - 1), state_before)
-        last = bars.slice(len(bars) - 1, len(bars))
+        state, last = state_before, bars.slice(len(bars) - 1, len(bars))
+        if len(bars) > 1:
+            _, state, _ = self._advance(bars.slice(0, len(bars) - 1), state_before)
         _, after, values = self._advance(last, state)
         reasons = [_reason(slot, c, values) for slot, c in self.conditions]
         if self.logic:

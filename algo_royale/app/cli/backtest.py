@@ -191,6 +191,8 @@ def backtest(
             log = MessageLog(settings.directory / "runs" / run_id / "messages.db", info)
         wanted = (config.research.engine, config.research.cluster, config.research.workers)
         display = Display(plan, verbosity=settings.verbosity, now_s=clock.monotonic_s)
+        by_processes = config.research.engine == "processes"
+        ahead = Child(partial(stages.compile_ahead, research)) if by_processes and stages.must_compile() else None
         with engine(*wanted, spare) as (computing, workers), display:
             outcome = run_backtest(
                 plan,
@@ -202,6 +204,8 @@ def backtest(
                 log=log,
                 computing=computing,
             )
+        if ahead is not None:
+            ahead.pipe.close()
         if not outcome.aborted:
             elapsed_s = round(clock.monotonic_s() - began_s, 3)
             failures = outcome.progress.failures
