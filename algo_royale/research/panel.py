@@ -503,7 +503,7 @@ def _walk(
             behind = ordered
     if n_bars:
         fills, notional = book[_FILLS], book[_NOTIONAL]
-        for j in range(n):  # for a whole row numba would compile how to say that the lengths differ, which takes seconds
+        for j in range(n):  # of a whole row numba compiles what it says if lengths differ, for three seconds
             positions[_ORDER, j] = -held[j]
         _sell(n_bars, close[n_bars - 1], costs, rules, book, positions, those, waiting, trips, np.zeros((0, _FILL)))
         book[_FILLS], book[_NOTIONAL] = fills, notional
