@@ -519,7 +519,7 @@ class OrdersActor(Actor[OrdersMessage]):
                 event = word if word in ANSWERS else OrderEvent.ACCEPTED
                 self._record(order_id, message.broker_order_id, event, detail=detail)
             case OrderRejected():
-                detail = f"{message.status}/{message.code}: {message.reason}"
+                detail = f"{message.status}/{message.code}: {message.reason}" if message.status else message.reason
                 self._record(order_id, None, OrderEvent.REJECTED, detail=detail)
             case OrderAbsent():
                 self._absent[order_id] = 1 if message.reason else self._absent.get(order_id, 0) + 1

@@ -414,12 +414,16 @@ def host_of(url: str) -> str:
     return re.split(r"[/:?#]", url.partition("://")[2], maxsplit=1)[0].lower()
 
 
+def is_twins(url: str) -> bool:
+    """Whether an address is this machine's, or not given."""
+    return host_of(url) in (LOOPBACK, "localhost", "")
+
+
 def kind_of(trading_url: str) -> str:
     """What is traded at an address of Alpaca's, told by its name: the twin, play money or real money."""
-    host = host_of(trading_url)
-    if host in (LOOPBACK, ""):
+    if is_twins(trading_url):
         return "the twin"
-    return "play money" if "paper" in host else "real money"
+    return "play money" if "paper" in host_of(trading_url) else "real money"
 
 
 class Exchange(Section):
@@ -502,6 +506,12 @@ class Config(Section):
             raise ValueError(
                 f"{self.environment} trades with {wanted}, but broker.trading_url is the address of {found}"
             )
+        for name in ("data_url", "data_stream_url"):
+            if is_twins(getattr(self.broker, name)) != (wanted == "the twin"):
+                raise ValueError(
+                    f"{self.environment} trades with {wanted}, but broker.{name} is "
+                    f"{'not ' if wanted == 'the twin' else ''}the address of the twin"
+                )
         return self
 
     def _check_orders(self) -> None:

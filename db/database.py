@@ -28,6 +28,8 @@ if find_spec("psycopg") is not None:  # an extra; peewee imports it too where it
 
     DRIVER_ERRORS = (*DRIVER_ERRORS, psycopg.Error)
 
+_CANNOT_OPEN: tuple[type[Exception], ...] = (*DRIVER_ERRORS, OSError)
+
 Database = peewee.SqliteDatabase | peewee.PostgresqlDatabase
 
 
@@ -180,7 +182,7 @@ def _open_sqlite(path: Path | None, *, read_only: bool) -> peewee.SqliteDatabase
         if is_new and path is not None:
             os.chmod(path, 0o600)
             _sync_directory(path.parent)
-    except (peewee.PeeweeException, OSError) as error:
+    except _CANNOT_OPEN as error:
         if not database.is_closed():
             database.close()
         raise LedgerError(f"the ledger at {path or ':memory:'} cannot be opened: {error}") from error
@@ -201,8 +203,11 @@ def execute(database: Database, sql: str, parameters: tuple[object, ...] = ()) -
     return rows
 
 
-def first_line(error: object) -> str:
-    """What a driver says, without the statement that it repeats below."""
+def first_line(error: BaseException) -> str:
+    """What a driver says, without the statement that it repeats below; of a chain (a rollback that failed because the disk
+    is full) what it said first."""
+    while isinstance(error.__context__, DRIVER_ERRORS):
+        error = error.__context__
     return str(error).strip().split("\n", 1)[0]
 
 

@@ -17,18 +17,19 @@ def single_instance(directory: Path, name: str) -> Iterator[Path]:
     Raises AlreadyRunning naming the process that holds it, BadInput when the directory cannot be written.
     """
     lock_path, pid_path = directory / f"{name}.lock", directory / f"{name}.pid"
+    lock = filelock.FileLock(lock_path, blocking=False)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(lock_path, blocking=False)
         lock.acquire()
+        pid_path.write_text(f"{os.getpid()}\n", encoding="ascii")
     except filelock.Timeout:
         pid = _read_pid(pid_path)
         who = f"process {pid}" if pid else "another process"
         raise AlreadyRunning(f"{name} is already running in {directory} ({who})") from None
     except OSError as error:
+        lock.release()
         raise BadInput(f"cannot write in {directory}: {error.strerror}; choose another --home") from error
     try:
-        pid_path.write_text(f"{os.getpid()}\n", encoding="ascii")
         yield lock_path
     finally:
         pid_path.unlink(missing_ok=True)

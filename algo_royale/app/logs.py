@@ -43,9 +43,15 @@ def fact(event: str, /, **facts: object) -> Fact:
     return line
 
 
+def visible(text: str) -> str:
+    """What others wrote, for a terminal: control characters are shown, not obeyed."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def _shown(value: object) -> str:
     text = str(value)
-    return repr(text) if not text or any(c.isspace() or c in '"=' for c in text) else text
+    odd = not text or not text.isprintable() or any(c.isspace() or c in '"=' for c in text)
+    return visible(repr(text)) if odd else text
 
 
 def secrets_of(url: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from algo_royale.market import Timeframe
 from algo_royale.research import artifacts
 from algo_royale.research.handover import TradingPlan, compile_ahead, engine_config, watch_research
 from algo_royale.risk import BY_CONTRADICTION, TradingState
-from algo_royale.sessions import calendar, new_york_date
+from algo_royale.sessions import Session, calendar, new_york_date
 from db.database import PostgresUrl, place_of
 from db.store import Facts, Reader, Store
 
@@ -135,6 +135,11 @@ def trader_parts(plan: TradingPlan, config: Config, *, ledger_id: str, live_star
     )  # fmt: skip
 
 
+def last_session(until: date) -> Session:
+    """The last session that is traded: on that date, or before it where it is none."""
+    return calendar().offset(until + timedelta(days=1), -1)
+
+
 def sessions_to_trade(
     plan: TradingPlan, config: Config, *, start: date | None, until: date | None
 ) -> tuple[date, date]:
@@ -151,7 +156,7 @@ def sessions_to_trade(
         )
     if until is not None and until < first:
         raise BadInput(f"no session to trade: the first is {first}, which is after --until {until}")
-    return first, min(until or last, last)
+    return first, last if until is None else min(last_session(until).date, last)
 
 
 @contextlib.contextmanager
@@ -183,13 +188,15 @@ def live_start(now_ns: int) -> int:
 
 @dataclass(slots=True)
 class Interrupts:
-    """SIGINT and SIGTERM: the first asks for an orderly stop, the second Ctrl-C ends the process with 130."""
+    """SIGINT, SIGTERM and SIGHUP (its terminal is closed): the first asks for an orderly stop, the second Ctrl-C ends the
+    process with 130. Who started it to outlive its terminal (`nohup`) has had SIGHUP ignored, and it stays so."""
 
     count: int = 0
     _previous: dict[int, Any] = field(default_factory=dict)
 
     def __enter__(self) -> "Interrupts":
-        self._previous = {n: signal.signal(n, self._on) for n in (signal.SIGINT, signal.SIGTERM)}
+        hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+        self._previous = {n: signal.signal(n, self._on) for n in (signal.SIGINT, signal.SIGTERM, *hangup)}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -307,7 +314,7 @@ def _drive(
     system: ThreadSystem, market: TwinMarket | None, until: date | None, should_stop: Callable[[], bool]
 ) -> None:
     """Let it trade: in lockstep with a twin whose time we move, else by itself."""
-    until_ns = None if until is None else calendar().offset(until, 0).close_ns
+    until_ns = None if until is None else last_session(until).close_ns
     if isinstance(system.clock, ManualClock) and market is not None:
         run_paced(system, market, system.clock, until_ns=until_ns, should_stop=should_stop)
     else:

@@ -110,6 +110,7 @@ OPTIONS = [
     ("run-trader --start 2012-06-01 --until 2012-05-01", 1, "start 2012-06-01 is after until 2012-05-01"),
     ("run-exchange --start 2030-01-01", 1, "no sessions from 2030-01-01"),
     ("messages list", 1, "no message log under"),
+    ("equity --since yesterday", 2, "'yesterday' does not match the format '%Y-%m-%d'"),
     ("stop", 1, "no trader is running"),
     ("data list --data /nowhere", 1, "no market data at '/nowhere'"),
     ("data verify APPL", 1, "unknown symbol 'APPL'; did you mean 'AAPL'?"),
@@ -306,6 +307,14 @@ def test_a_home_that_cannot_be_written_is_named(tmp_path: Path, where: str, comm
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_lock_that_cannot_say_whose_it_is_is_let_go(tmp_path: Path) -> None:
+    (tmp_path / ENV / "run-trader.pid").mkdir(parents=True)
+    assert f"cannot write in {tmp_path / ENV}" in said(ask(tmp_path, "run-trader"), 1)
+    (tmp_path / ENV / "run-trader.pid").rmdir()
+    with single_instance(tmp_path / ENV, "run-trader"):
+        pass
+
+
 @pytest.mark.parametrize("command", ["run-backtest", "run-trader"])
 def test_a_second_instance_is_told_who_is_there(tmp_path: Path, command: str) -> None:
     with single_instance(tmp_path / ENV, command):
@@ -455,6 +464,23 @@ def test_a_message_log_that_is_none_is_refused(tmp_path: Path, words: str) -> No
 
     assert "messages.db" in said(ask(tmp_path, *words.split()), 1)
     assert log.stat().st_size == 816
+
+
+@pytest.mark.parametrize("words", ["status", "orders", "equity", "db status", "halt", "db migrate"])
+def test_a_ledger_that_is_none_is_refused(tmp_path: Path, words: str) -> None:
+    """A head that is SQLite's and a body that is nobody's: it opens, and fails at the first look."""
+    ledger = tmp_path / ENV / "ledger.db"
+    ledger.parent.mkdir()
+    ledger.write_bytes(b"SQLite format 3\x00" + b"nonsense" * 100)
+
+    assert "ledger.db" in said(ask(tmp_path, *words.split()), 5)
+    assert ledger.stat().st_size == 816
+
+
+def test_a_trader_that_has_no_control_socket_yet_is_waited_for_and_then_named(tmp_path: Path) -> None:
+    with single_instance(tmp_path / ENV, "run-trader"):
+        line = said(ask(tmp_path, "halt", "--timeout", "0.2"), 1)
+    assert "nothing is committed: the trader is starting or ending, and did not answer within 0.2 s" in line
 
 
 # --- a user's own strategies ---------------------------------------------------------------------------------------------

@@ -238,3 +238,25 @@ def test_the_shipped_files_are_found_wherever_the_command_runs(tmp_path: Path) -
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert (done.returncode, done.stdout.split()[0]) == (0, "algo-royale")
+
+
+def test_a_reader_that_leaves_is_no_failure(tmp_path: Path) -> None:
+    """`config show | head -1`, as a shell with pipefail sees it."""
+    command = [sys.executable, "-m", "algo_royale", "config", "show"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(60)) == (b"", 0)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+def test_a_full_disk_is_said_in_one_line() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "algo_royale", "config", "show"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=60,
+        )
+    assert (done.stderr, done.returncode) == (b"error: No space left on device\n", 1)

@@ -137,6 +137,19 @@ def test_paper_says_the_same_and_needs_no_number(tmp_path: Path, begun: list[dic
     assert len(begun) == 1 and begun[0]["dry_run"] is True
 
 
+@pytest.mark.parametrize("name", ["DATA_URL", "DATA_STREAM_URL"])
+def test_money_is_not_traded_on_the_prices_of_the_twin(
+    tmp_path: Path, begun: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(
+        f"ALGO_ROYALE__BROKER__{name}", "wss://127.0.0.1/v2" if "STREAM" in name else "https://127.0.0.1"
+    )
+    done = run(tmp_path, "prod_live", "--live-account", NUMBER)
+    said = f"prod_live trades with real money, but broker.{name.lower()} is the address of the twin"
+    assert done.exit_code == 1 and said in done.stderr
+    assert begun == []
+
+
 @pytest.mark.parametrize("host", ["https://paper-api.example", "https://127.0.0.1"])
 def test_money_is_not_traded_at_an_address_of_play(
     tmp_path: Path, begun: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, host: str

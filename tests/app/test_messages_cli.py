@@ -31,6 +31,7 @@ from actors.messages import (
 from algo_royale.app.cli import Settings
 from algo_royale.app.cli import messages as cli
 from algo_royale.app.cli.headlines import headline
+from algo_royale.app.logs import fact
 from algo_royale.app.stepped import SteppedTrader, market_replay
 from algo_royale.app.trader import TraderRecord
 from algo_royale.data.catalog import bundled
@@ -124,6 +125,13 @@ def test_a_list_in_a_pipe_is_tab_separated(run: Callable[..., Result]) -> None:
     assert bar[7].startswith("symbol=AAPL timeframe=1Day bar={") and "close=1.25" in bar[7]
     assert signal[5] == "failed" and signal[7].startswith("ValueError: no | symbol=AAPL")
     assert "bar_end_ns=2013-01-03T16:00:00.000-05:00" in signal[7] and "close_usd=1.2500" in signal[7]
+
+
+def test_what_others_wrote_is_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A broker's words may clear the screen, forge a row, or turn the line around."""
+    cli.print_table(("what",), [("\x1b[2J\x9b1m",), ("a\nb\tc\r",), ("\u202egnp",), ("caf\u00e9 \u2713",)])
+    assert capsys.readouterr().out == "what\n\\x1b[2J\\x9b1m\na\\nb\\tc\\r\n\\u202egnp\ncaf\u00e9 \u2713\n"
+    assert fact("told", by="\x1b]0;x\x07").isprintable()
 
 
 def test_a_list_as_json_has_stable_keys_money_as_strings_and_no_nan(run: Callable[..., Result]) -> None:

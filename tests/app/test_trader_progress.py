@@ -4,7 +4,9 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
-from algo_royale.app.trader import _monthly
+import pytest
+
+from algo_royale.app.trader import _monthly, last_session
 from algo_royale.clock import ManualClock
 from algo_royale.sessions import calendar
 from db.store import NewDecision, Store
@@ -35,3 +37,8 @@ def test_one_line_when_the_month_changes_and_none_in_between(tmp_path: Path) -> 
         "  2012-04: equity 101,234.50 USD after 0 fills",
     ]
     assert answers == [False, False, False, True]  # what it watches for is still seen
+
+
+@pytest.mark.parametrize(("until", "session"), [(9, 9), (10, 9), (11, 9), (12, 12)])  # the 10th is a Saturday
+def test_a_trader_told_to_end_on_a_weekend_does_not_trade_the_monday_after(until: int, session: int) -> None:
+    assert last_session(date(2012, 3, until)).date == date(2012, 3, session)

@@ -351,6 +351,16 @@ def test_a_server_that_dies_loses_nothing_that_was_told() -> None:
     assert check(later.database) == []
 
 
+def test_a_full_disk_is_named_and_not_what_came_of_it(tmp_path: Path) -> None:
+    """SQLite has ended the transaction by then, so that rolling it back fails as well."""
+    store = Store.open(tmp_path / "ledger.db", run_id="run-1", now_ns=1, live_start_ns=1)
+    execute(store.database, f"PRAGMA max_page_count = {execute(store.database, 'PRAGMA page_count')[0][0]}")
+    with pytest.raises(LedgerError, match="^the ledger cannot be written: database or disk is full$"):
+        for number in range(100):
+            store.set_state(TradingState.HALTED, "x" * 10_000, by="ann", now_ns=number)
+    store.close()
+
+
 def test_a_store_that_failed_refuses_until_it_has_loaded(store: Store) -> None:
     """After a failed write its memory and the file could differ."""
     execute(store.database, "ALTER TABLE trading_state RENAME TO gone")

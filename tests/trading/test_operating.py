@@ -1,9 +1,14 @@
 """A running trader answers the person who operates it, over its control socket, and does what it is told."""
 
+import fcntl
 import json
 import os
+import pty
+import signal
+import struct
 import subprocess
 import sys
+import termios
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -56,6 +61,28 @@ def is_warm(directory: Path) -> bool:
     return all(row["records"] > 1 and not row["mailbox"] for row in signals)
 
 
+def redrawn(home: Path, columns: int, until: str) -> str:
+    """What a terminal of so many columns gets from `actors top`, which is redrawn until Ctrl-C."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "algo_royale", "--home", str(home), "actors", "top", "--interval", "0.2"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "NO_COLOR": "1"}, stdin=theirs, stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    try:
+        while seen.count(until.encode()) < 3:
+            seen += os.read(ours, 65_536)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    return seen.decode()
+
+
 def test_status_top_and_stop_of_a_trader_that_waits_in_real_time(tmp_path: Path) -> None:
     directory = prepared(tmp_path, BUSY)
 
@@ -65,6 +92,7 @@ def test_status_top_and_stop_of_a_trader_that_waits_in_real_time(tmp_path: Path)
         wait(life, lambda: is_warm(directory))
         status = document(tmp_path, "status")
         top = document(tmp_path, "actors", "top", "--interval", "0.2")
+        wide, narrow = (redrawn(tmp_path, columns, "signals/signal:AAPL") for columns in (80, 60))
         stopped = document(tmp_path, "stop")
         code, out, err = ended(life)
 
@@ -76,6 +104,8 @@ def test_status_top_and_stop_of_a_trader_that_waits_in_real_time(tmp_path: Path)
     assert {row["actor"] for row in top["actors"]} >= {"root/trading/ledger", "root/trading/signals/signal:AAPL"}
     assert {row["state"] for row in top["actors"]} == {"running"}
     seen = {row["actor"]: row["observed"] for row in top["actors"]}
+    assert "restarts" in wide and "restarts" not in narrow and "messages/s" in narrow
+    assert "\u2026" not in wide + narrow and "Traceback" not in wide + narrow
     counters = {
         "state",
         "connections",
@@ -130,9 +160,9 @@ def test_halt_resume_and_flatten_of_a_running_trader_are_committed_before_the_co
     directory = prepared(tmp_path, BUSY)
 
     with twin(BUSY, 2, speed="1") as endpoints, running(spawn(tmp_path, endpoints, "--speed", "1")) as life:
-        wait(life, lambda: (directory / "control.sock").exists())
+        wait(life, lambda: (directory / "run-trader.pid").exists())  # it starts, and has no socket yet
+        halted = document(tmp_path, "halt", "--reason", "earnings", "--by", "ada", "--timeout", "60")
         wait(life, lambda: is_warm(directory))
-        halted = document(tmp_path, "halt", "--reason", "earnings", "--by", "ada")
         stood = document(tmp_path, "status")["ledger"]
         reducing = document(tmp_path, "flatten", "--yes", "--by", "ada")
         resumed = document(tmp_path, "resume", "--reason", "over", "--by", "risk")

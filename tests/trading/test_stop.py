@@ -46,8 +46,8 @@ def wait_for_close(process: "subprocess.Popen[str]", endpoints: Endpoints, sessi
 
 
 def test_stopped_by_until_by_sigterm_and_by_ctrl_c_it_ends_as_if_never_stopped(tmp_path: Path) -> None:
-    """Four lives, three of them ended early, each with exit code 0 within the deadline and a log that has its end; what is
-    in the ledger is what a trader that was never stopped leaves."""
+    """Five lives, four of them ended early, each with exit code 0 within the deadline and a log that has its end; what is
+    in the ledger is what a trader that was never stopped leaves. Nobody reads what one of them has to say."""
     undisturbed = trader(SESSIONS, start=BUSY)
     assert undisturbed.run() == 0
     directory = prepared(tmp_path, BUSY)
@@ -60,8 +60,14 @@ def test_stopped_by_until_by_sigterm_and_by_ctrl_c_it_ends_as_if_never_stopped(t
             (decided,) = database.execute("SELECT max(session_date) FROM decision").fetchone()
         assert decided == str(last_session(BUSY, 2))
 
-        for number, session in ((signal.SIGTERM, 4), (signal.SIGINT, 6)):
+        nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # these tests run under it, and what they start does
+        hangup = signal.SIGTERM if nohup else signal.SIGHUP
+        for number, session in ((signal.SIGTERM, 4), (signal.SIGINT, 6), (hangup, 8)):
             with running(spawn(tmp_path, endpoints)) as life:
+                if session == 8:
+                    assert life.stderr is not None
+                    life.stderr.close()
+                    life.stderr = None
                 wait_for_close(life, endpoints, session)
                 life.send_signal(number)
                 code, out, err = ended(life, config().trader.stop_deadline_s)
@@ -75,7 +81,7 @@ def test_stopped_by_until_by_sigterm_and_by_ctrl_c_it_ends_as_if_never_stopped(t
     for run in directory.glob("runs/*"):
         with LogReader(run / "messages.db") as log:
             assert log.run().ended_ns is not None and log.run().exit_code == 0
-    assert len(list(directory.glob("runs/*"))) == 4
+    assert len(list(directory.glob("runs/*"))) == 5
     assert truth_errors(directory, truth) == []
     assert facts_on_disk(directory) == ledger_of(undisturbed)
 

@@ -4,15 +4,16 @@ Nothing here may import anything heavy: `algo-royale --help` answers in half a s
 """
 
 import difflib
+import errno
 import os
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, wraps
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 from click.core import ParameterSource
@@ -308,8 +309,46 @@ def _prepare(found: click.Command) -> None:
         for inner in found.commands.values():
             _prepare(inner)
     else:
+        found.callback = found.callback and _until_nobody_reads(found.callback)
         taken = {name for param in found.params for name in param.opts}
         found.params.extend(o for o in global_options(hidden=True) if not taken.intersection(o.opts))
+
+
+class _NobodyReads(Exception):
+    """The reader of a pipe has left (`| head`). By this name click does not make a failure of it."""
+
+
+def _until_nobody_reads(callback: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(callback)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return callback(*args, **kwargs)
+        except BrokenPipeError as error:
+            raise _NobodyReads from error
+
+    return called
+
+
+def print_or_go_on(text: str, *, err: bool = False) -> None:
+    """A line for a person whose leaving must not end what we do: a closed pipe or terminal is written to no more."""
+    try:
+        click.echo(text, err=err)
+    except OSError:
+        _write_nowhere(sys.stderr if err else sys.stdout)
+
+
+def _write_nowhere(*streams: TextIO) -> None:
+    """Nobody is there any more to tell; what is still in the buffers must not fail at the end either."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+# What is no bug of ours but the machine's state: a full disk, a closed terminal, a folder that may not be written.
+_MACHINE_SAYS_NO = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EMFILE}
+)
 
 
 def _run(invoke: Any, *args: Any, **kwargs: Any) -> NoReturn:
@@ -323,11 +362,20 @@ def _run(invoke: Any, *args: Any, **kwargs: Any) -> NoReturn:
         click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
     except AlgoRoyaleError as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        from algo_royale.app.logs import visible
+
+        click.echo(f"error: {visible(' '.join(str(error).split()))}", err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of a pipe has left; there is nobody to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except _NobodyReads:
+        _write_nowhere(sys.stdout, sys.stderr)
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in _MACHINE_SAYS_NO:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print_or_go_on(f"error: {where}{error.strerror}", err=True)
+        _write_nowhere(sys.stdout)
+        sys.exit(1)
     sys.exit(result if isinstance(result, int) and not isinstance(result, bool) else 0)
 
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -226,10 +226,10 @@ def fills_command(settings: "Settings", since: str | None, symbol: str | None, l
 
 
 @click.command("equity")
-@click.option("--since", metavar="DATE", default="", help="ISO date; sessions from then on.")
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="First session; default the ledger's first.")
 @dry_run_option
 @click.pass_obj
-def equity_command(settings: "Settings", since: str) -> None:
+def equity_command(settings: "Settings", since: datetime | None) -> None:
     """List what the account was worth at each session's close, with where it came from.
 
     Equity is cash and positions; realised, fees, dividends and transfers are sums since the ledger began. A session whose
@@ -241,8 +241,10 @@ def equity_command(settings: "Settings", since: str) -> None:
       algo-royale equity --since 2012-06-01 --json
     """
     with closing(open_reader(settings)) as reader:
-        rows = [row for row in _with_gaps(reader.closes()) if row["session_date"] >= since]
-    _result(settings, rows, _EQUITY, nothing="no session has closed yet")
+        closes = _with_gaps(reader.closes())
+    rows = [row for row in closes if since is None or row["session_date"] >= str(since.date())]
+    after = "" if since is None else f" since {since:%Y-%m-%d}"
+    _result(settings, rows, _EQUITY, nothing=f"no session has closed yet{after}")
 
 
 def _with_gaps(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -20,9 +20,13 @@ from zoneinfo import ZoneInfo
 import click
 
 from algo_royale.app.cli.headlines import headline
+from algo_royale.app.logs import visible
 from algo_royale.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from actors.kernel.journal import ActorState, Entry, LogReader, Run, TraceLine
     from actors.kernel.replay import Factory, ReplayReport, ReplayRuntime
     from db.database import PostgresUrl
@@ -157,18 +161,27 @@ def print_json(document: object, *, indent: bool = True) -> None:
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
     """Tab-separated lines under a header line in a pipe. On a terminal a table of one line a row: the columns that find
     room, from the left; one of text that comes last may be cut. What is left out is said below the table."""
-    table = [[str(cell) for cell in row] for row in rows]
+    table = [[visible(str(cell)) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in (headers, *table):
             click.echo("\t".join(row))
         return
-    from rich.console import Console
+    console = terminal()
+    grid, left_out = grid_of(headers, table, console.width, right=right)
+    console.print(grid)
+    if table and left_out:
+        click.secho(f"no room for {', '.join(left_out)}: widen the terminal, or use --json", dim=True, err=True)
+
+
+def grid_of(
+    headers: Sequence[str], table: Sequence[Sequence[str]], room: int, *, right: Sequence[str] = ()
+) -> tuple["Table", Sequence[str]]:
+    """A table for a terminal of so many columns, and the headers of what has no room in it."""
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(no_color=True if _context_colour() is False else None, highlight=False)
     widths = [max(len(row[place]) for row in (headers, *table)) for place in range(len(headers))]
-    shown, room = 0, console.width
+    shown = 0
     for header, width in zip(headers, widths, strict=True):
         least = width if header in right else min(width, _LAST_COLUMN_MIN)
         if shown and (room < least or (room < width and header != headers[-1])):
@@ -182,14 +195,16 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, rig
         grid.add_column(header, justify=justify, no_wrap=True, overflow="ellipsis", width=width)
     for row in table:
         grid.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row[:shown]))
-    console.print(grid)
-    if table and shown < len(headers):
-        click.secho(f"no room for {', '.join(headers[shown:])}: widen the terminal, or use --json", dim=True, err=True)
+    return grid, headers[shown:]
 
 
-def _context_colour() -> bool | None:
+def terminal() -> "Console":
+    """stdout, without colour where `--no-color` or NO_COLOR says so."""
+    from rich.console import Console
+
     context = click.get_current_context(silent=True)
-    return None if context is None else context.color
+    plain = context is not None and context.color is False
+    return Console(no_color=True if plain else None, highlight=False)
 
 
 _LAST_COLUMN_MIN = 20

@@ -22,10 +22,12 @@ from algo_royale.app.cli.ledger import (
     show_rows,
     summary_of,
 )
-from algo_royale.app.cli.messages import actors_group, print_json, print_table, when
+from algo_royale.app.cli.messages import actors_group, grid_of, print_json, print_table, terminal, when
 from algo_royale.errors import AlgoRoyaleError, BadInput
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from algo_royale.app.cli import Settings
     from db.store import Latch
 
@@ -301,7 +303,7 @@ def _command_state(
     if running and accept_broker:
         raise BadInput("a trader is running, so ledger and broker agree: there is nothing to accept")
     if running:
-        settings = replace(settings, dry_run=ask_trader(settings, "status")["dry_run"])
+        settings = replace(settings, dry_run=_trader_that_is_up(settings, timeout)["dry_run"])
         before = _latch(settings)
         _refuse_idle(command, before)
         ask_trader(settings, command, reason=reason, by=who, state=state)
@@ -318,6 +320,25 @@ def _command_state(
     else:
         note = "" if running else " (no trader is running; the next one starts like this)"
         click.echo(f"{settings.env} is {found.state.value}: {found.reason} ({found.set_by}){note}")
+
+
+def _trader_that_is_up(settings: "Settings", timeout: float) -> dict[str, Any]:
+    """Its status. One that is still starting has no control socket yet: who says `halt` to it is not sent away at once."""
+    from algo_royale.app.control import NoTrader
+    from algo_royale.clock import WallClock
+
+    clock, tick = WallClock(), threading.Event()
+    asked_s = clock.monotonic_s()
+    while True:
+        try:
+            return ask_trader(settings, "status")
+        except NoTrader as error:
+            if clock.monotonic_s() - asked_s > timeout or running_trader(settings.directory) is None:
+                raise NotCommitted(
+                    f"nothing is committed: the trader is starting or ending, and did not answer within {timeout:g} s; "
+                    "say it again, or end it with `stop`"
+                ) from error
+        tick.wait(0.05)
 
 
 def _latch(settings: "Settings") -> "Latch":
@@ -475,24 +496,20 @@ def _top_live(settings: "Settings", before: dict[str, Any], interval: float, tic
 
     from algo_royale.app.control import NoTrader
 
-    with Live(_top_table(rates(before, before)), auto_refresh=False, screen=False) as live:
+    with Live(console=terminal(), auto_refresh=False) as live:
         try:
             while True:
                 tick.wait(interval)
                 after = ask_trader(settings, "top")
-                live.update(_top_table(rates(before, after)), refresh=True)
+                live.update(_top_table(rates(before, after), live.console.width), refresh=True)
                 before = after
-        except (KeyboardInterrupt, NoTrader):
+        except NoTrader:
+            live.console.print("the trader has ended")
+        except KeyboardInterrupt:
             return
 
 
-def _top_table(rows: Sequence[Mapping[str, Any]]) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None)
-    for name in _TOP:
-        table.add_column(name, justify="left" if name in _TOP[:2] else "right", no_wrap=True)
-    for row in rows:
-        style = "red" if row["state"] != "running" else "yellow" if row["mailbox"] else None
-        table.add_row(*map(str, _top_row(row)), style=style)
-    return table
+def _top_table(rows: Sequence[Mapping[str, Any]], width: int) -> "Table":
+    """What fits into the width: who is in the trading tree goes by the name that it has there."""
+    table = [[str(cell).removeprefix("root/trading/") for cell in _top_row(row)] for row in rows]
+    return grid_of(_TOP, table, width, right=_TOP[2:])[0]

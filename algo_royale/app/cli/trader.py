@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from algo_royale.app.cli import print_or_go_on
 from algo_royale.app.cli.strategies import strategy_path_option
+from algo_royale.app.logs import visible
 from algo_royale.errors import BadConfiguration, BadInput
 
 if TYPE_CHECKING:
@@ -59,11 +61,11 @@ def run_trader_command(
     config = settings.with_flags({"trader": chosen, "research": {"strategy_path": strategy_path or None}})
     summary = trade(settings, config, live_account=live_account, dry_run=dry_run)
     if settings.json:
-        click.echo(json.dumps(summary, indent=2, allow_nan=False))
+        print_or_go_on(json.dumps(summary, indent=2, allow_nan=False))
     else:
         print_summary(summary, settings)
     if summary["exit_reason"] is not None:
-        click.echo(f"error: {' '.join(str(summary['exit_reason']).split())}", err=True)
+        print_or_go_on(f"error: {visible(' '.join(str(summary['exit_reason']).split()))}", err=True)
     return int(summary["exit_code"])
 
 
@@ -108,7 +110,7 @@ def _trade(settings: "Settings", config: "Config", live_account: str | None, dry
 
     def say(line: str) -> None:
         if settings.verbosity >= 0:
-            click.echo(line, err=True)
+            print_or_go_on(line, err=True)
 
     def run(endpoints: "Endpoints") -> dict[str, Any]:
         log = config.log
@@ -222,7 +224,7 @@ def _note(settings: "Settings", text: str, indent: str = "  ") -> None:
             text, _columns(), initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False,
             break_long_words=False,
         )  # fmt: skip
-        click.echo(wrapped, err=True)
+        print_or_go_on(wrapped, err=True)
 
 
 def _columns() -> int:
@@ -254,28 +256,28 @@ def print_summary(summary: Mapping[str, Any], settings: "Settings") -> None:
     """What a person wants to know when it is over."""
     orders, checks = summary["orders"], summary["reconciliations"]
     if summary["dry_run"]:
-        click.echo(f"dry run: {orders['not_sent']} orders decided, none sent; see `algo-royale orders --dry-run`")
+        print_or_go_on(f"dry run: {orders['not_sent']} orders decided, none sent; see `algo-royale orders --dry-run`")
     one = "session" if summary["sessions"] == 1 else "sessions"
-    click.echo(
+    print_or_go_on(
         f"{summary['sessions']} {one} from {summary['started_at'][:10]} to {summary['ended_at'][:10]}, "
         f"{summary['bars']} bars, {summary['elapsed_s']:.1f} s"
     )
-    click.echo(
+    print_or_go_on(
         f"orders: {orders['submitted']} submitted, {orders['filled']} filled, {orders['rejected']} rejected, "
         f"{orders['canceled']} canceled or expired,\n  {orders['refused']} refused by our own limits"
     )
     if summary["equity_start"] and summary["equity_end"]:
         start, end = float(summary["equity_start"]), float(summary["equity_end"])
-        click.echo(
+        print_or_go_on(
             f"equity: {start:,.2f} -> {end:,.2f} USD ({end / start - 1:+.2%}), cash {float(summary['cash']):,.2f}"
         )
     for position in summary["positions"]:
-        click.echo(f"  holds {position['quantity']} {position['symbol']} (cost {float(position['cost_usd']):,.2f})")
-    click.echo(
+        print_or_go_on(f"  holds {position['quantity']} {position['symbol']} (cost {float(position['cost_usd']):,.2f})")
+    print_or_go_on(
         f"reconciled {checks['checked']} times with {checks['differences']} differences; "
         f"{summary['restarts']} restarts, {summary['dead_letters']} dead letters"
     )
-    click.echo(
+    print_or_go_on(
         f"run {summary['run_id']} ended with exit code {summary['exit_code']}\n"
         "  ask `algo-royale orders` what was traded, and `algo-royale messages` why"
     )
