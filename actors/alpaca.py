@@ -38,6 +38,8 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 3.0
 TIMEOUTS_S = (CONNECT_TIMEOUT_S, 10.0)  # to connect, and between two bytes of an answer
 RETRY_AFTER_S_MAX = 120.0
+ANSWER_MAX = 64 << 20  # bytes of an answer, unpacked, and
+FRAME_MAX = 16 << 20  # of a frame; the largest that mean anything are a tenth of it
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -74,7 +76,8 @@ def _patience(retries: int) -> _Patience:
 
 
 class _DeadlineAdapter(HTTPAdapter):
-    """alpaca-py sends every request without a timeout; this gives each one."""
+    """alpaca-py sends every request without a timeout, and requests reads whatever comes, however little of it was sent (a few
+    kilobytes may unpack to gigabytes). Here both end."""
 
     def __init__(self, timeouts_s: tuple[float, float], retries: int) -> None:
         super().__init__(max_retries=_patience(retries) if retries else 0)
@@ -83,7 +86,15 @@ class _DeadlineAdapter(HTTPAdapter):
     def send(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("timeout") is None:
             kwargs["timeout"] = self._timeouts_s
-        return super().send(request, *args, **kwargs)
+        answer = super().send(request, *args, **kwargs)
+        body = bytearray()
+        for part in answer.iter_content(65_536):
+            body += part
+            if len(body) > ANSWER_MAX:
+                answer.close()
+                raise requests.ConnectionError(f"an answer of more than {ANSWER_MAX} bytes")
+        answer._content = bytes(body)
+        return answer
 
 
 class AlpacaRest(TradingApi):
@@ -136,7 +147,7 @@ class AlpacaRest(TradingApi):
         answer = one(_call(lambda: self._stocks.get_stock_bars(request)))
         bars = many(answer.get(symbol) or [])
         # the API's end is inclusive and its times are cut to microseconds: this is the half-open range that was asked for
-        return [bar for bar in bars if start_ns <= alpaca_wire.parse_time_ns(bar.get("t", "")) < end_ns]
+        return [bar for bar in bars if start_ns <= alpaca_wire.bar_time_ns(bar) < end_ns]
 
     def snapshots(self, *, symbols: Sequence[str]) -> Wire:
         request = StockSnapshotRequest(symbol_or_symbols=list(symbols), feed=self._feed)
@@ -171,9 +182,10 @@ def _call(request: Callable[[], T]) -> T:
         raise _failure(error) from error
     except requests.RequestException as error:
         raise BrokerUnavailable(f"{type(error).__name__}: {error}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         # how alpaca-py fails on an answer that is not what it expects: a 302, a page of HTML, "bars": null
-        raise BrokerUnavailable(f"unusable answer ({type(error).__name__}: {error})") from error
+        said = alpaca_wire.plain(error)
+        raise BrokerUnavailable(f"unusable answer ({type(error).__name__}: {said})") from error
 
 
 def _failure(error: APIError) -> BrokerRejected | BrokerUnavailable:
@@ -184,7 +196,7 @@ def _failure(error: APIError) -> BrokerRejected | BrokerUnavailable:
     except ValueError:
         body = None
     if response is None:
-        return BrokerUnavailable(text)
+        return BrokerUnavailable(alpaca_wire.plain(text))
     return failure(response.status_code, body, text, _retry_after_s(response.headers))
 
 
@@ -338,6 +350,8 @@ class _Socket:
                 continue
             except (websocket.WebSocketException, OSError) as error:
                 return f"{type(error).__name__}: {error}"
+            if len(payload) > FRAME_MAX:
+                return f"a frame of {len(payload)} bytes"
             seen_s = clock.monotonic_s()
             if opcode in (websocket.ABNF.OPCODE_TEXT, websocket.ABNF.OPCODE_BINARY):
                 self._on_frame(self._connection, alpaca_wire.frame_text(payload))

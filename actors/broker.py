@@ -69,6 +69,7 @@ class BrokerActor(Actor[BrokerMessage]):
         self._snapshot_failures = 0
         self._told: dict[str, tuple[Decimal, int]] = {}  # by the stream of late: quantity filled and when, by order id
         self._activities: dict[str, int] = {}  # ids of late, and when they were read last
+        self._account = ""  # its number, as of the first answer
         self._counts = dict.fromkeys(
             ("frames", "bad_frames", "unknown_frames", "lookups", "cancels_refused", "unheard", "delayed"), 0
         )
@@ -303,6 +304,9 @@ class BrokerActor(Actor[BrokerMessage]):
         for _ in range(SNAPSHOT_TRIES):
             listed = self._broker.orders(status="all", after_ns=max(0, message.orders_after_ns))
             positions, account = self._broker.positions(), wire.parse_account(self._broker.account())
+            self._account = self._account or account.account_number
+            if account.account_number != self._account:
+                raise BrokerUnavailable(f"account {account.account_number} answers in the place of {self._account}")
             activities = self._broker.activities(after_ns=message.since_ns)
             self._budget.spend(
                 self.now_ns, SNAPSHOT_REQUESTS + len(listed) // ORDERS_PAGE + len(activities) // ACTIVITIES_PAGE
@@ -317,7 +321,7 @@ class BrokerActor(Actor[BrokerMessage]):
             raise BrokerUnavailable(f"the account kept moving through {SNAPSHOT_TRIES} attempts at a snapshot")
         fills = [item for item in activities if item.get("activity_type") == "FILL"]
         entries = [item for item in activities if item.get("activity_type") != "FILL"]
-        orders = [wire.parse_order(item) for item in listed if _is_readable(item)]
+        orders = [order for item in listed if (order := _read(item)) is not None]
         client_ids = {order.broker_order_id: order.client_order_id for order in orders}
         booked: dict[str, Decimal] = {}
         for item in fills:
@@ -341,9 +345,14 @@ class BrokerActor(Actor[BrokerMessage]):
         )
 
 
-def _is_readable(order: Mapping[str, object]) -> bool:
-    """Whether an order must be read: one of a person's (of several legs, without a symbol) must not hide ours."""
-    return is_ours(str(order.get("client_order_id"))) or bool(order.get("symbol") and order.get("side"))
+def _read(item: Mapping[str, object]) -> wire.WireOrder | None:
+    """An order; None for a person's that cannot be read (of several legs, without a symbol): it must not hide ours."""
+    try:
+        return wire.parse_order(item)
+    except wire.BadWire:
+        if is_ours(str(item.get("client_order_id"))):
+            raise
+        return None
 
 
 def _updated(update: wire.WireTradeUpdate, now_ns: int) -> TradeUpdated:

@@ -29,7 +29,7 @@ from actors.messages import (
     ResumeTrading,
     SessionPhaseChanged,
 )
-from algo_royale.app.logs import fact
+from algo_royale.app.logs import fact, visible
 from algo_royale.errors import AlgoRoyaleError
 from algo_royale.risk import person
 
@@ -183,7 +183,7 @@ class ControlServer:
             if not isinstance(request, dict) or not isinstance(request.get("command"), str):
                 return {"ok": False, "error": 'a request is an object such as {"command": "status"}'}
             return {"ok": True, **self._answer(request)}
-        except ValueError:
+        except (ValueError, RecursionError):
             return {"ok": False, "error": "the request is not JSON"}
         except AlgoRoyaleError as error:
             return {"ok": False, "error": str(error)}
@@ -330,7 +330,7 @@ class Desk:
         reason, by, now_ns = request.get("reason"), request.get("by"), self._system.now_ns()
         if not (isinstance(reason, str) and reason.strip() and isinstance(by, str) and by.strip()):
             raise Refused("say who you are (by) and why (reason)")
-        by = person(by)
+        reason, by = visible(reason), person(visible(by))  # what is committed can be stored and shown
         match request["command"], request.get("state", "halted"):
             case "resume", _:
                 return ResumeTrading(at_ns=now_ns, reason=reason, by=by)

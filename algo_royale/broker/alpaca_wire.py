@@ -21,6 +21,12 @@ from algo_royale.sessions import Calendar
 Wire = Mapping[str, Any]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+# What is larger cannot be true, and what we would do with it (store, print, add up) would fail or never end.
+TEXT_MAX = 256
+DIGITS_MAX = 18  # before the point of a number
+PLACES_MAX = 40  # and behind it
+TIMES = range(-(10**18), 42 * 10**17)  # 1938 to 2103
+
 
 class BadWire(BrokerError):
     """An object from the broker lacks what we rely on, or has it in a form that cannot be true."""
@@ -126,11 +132,14 @@ def parse_time_ns(text: str) -> int:
         whole = datetime.fromisoformat(head + zone)
         nanos = int((fraction + "000000000")[:9])
     except (ValueError, TypeError, AttributeError) as error:
-        raise BadWire(f"{text!r} is not an RFC 3339 time") from error
+        raise BadWire(f"{_short(text)} is not an RFC 3339 time") from error
     if whole.tzinfo is None:
-        raise BadWire(f"{text!r} has no time zone")
+        raise BadWire(f"{_short(text)} has no time zone")
     since = whole - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + nanos
+    at_ns = (since.days * 86_400 + since.seconds) * 1_000_000_000 + nanos
+    if at_ns not in TIMES:
+        raise BadWire(f"{_short(text)} is no time of today's markets")
+    return at_ns
 
 
 def _split_time(text: str) -> tuple[str, str, str]:
@@ -155,7 +164,8 @@ def seen(wire: Wire) -> dict[str, tuple[Decimal | None, Decimal | None]]:
     there is none that means something (one side empty, or crossed)."""
     out = {}
     for symbol, found in wire.items():
-        trade, quote = ((found or {}).get(name) or {} for name in ("latestTrade", "latestQuote"))
+        snapshot = _mapping(found or {}, "a snapshot")
+        trade, quote = (_mapping(snapshot.get(name) or {}, name) for name in ("latestTrade", "latestQuote"))
         price = decimal(trade, "p") if trade else None
         bid, ask = (decimal(quote, name) if quote else Decimal(0) for name in ("bp", "ap"))
         spread = (ask - bid) * 2 / (ask + bid) if 0 < bid <= ask else None
@@ -178,17 +188,51 @@ def optional_decimal(wire: Wire, field: str) -> Decimal | None:
     try:
         number = Decimal(str(value))
     except InvalidOperation as error:
-        raise BadWire(f"{field} {value!r} is not a number") from error
+        raise BadWire(f"{field} {_short(value)} is not a number") from error
     if not number.is_finite():
-        raise BadWire(f"{field} {value!r} is not a finite number")
+        raise BadWire(f"{field} {_short(value)} is not a finite number")
+    if number.adjusted() >= DIGITS_MAX or int(number.as_tuple().exponent) < -PLACES_MAX:
+        raise BadWire(f"{field} {_short(value)} is no number of shares or dollars")
+    return number
+
+
+def _amount(wire: Wire, field: str) -> Decimal:
+    """What cannot be negative; 0 where it is not there."""
+    number = optional_decimal(wire, field) or Decimal(0)
+    if number < 0:
+        raise BadWire(f"{field} {number} is below 0")
+    return number
+
+
+def _positive(wire: Wire, field: str) -> Decimal:
+    number = decimal(wire, field)
+    if number <= 0:
+        raise BadWire(f"{field} {number} of an execution")
     return number
 
 
 def _text(wire: Wire, field: str) -> str:
+    """An id, a symbol or a word of the broker's."""
     value = wire.get(field)
     if not isinstance(value, str) or not value:
         raise BadWire(f"{field} is missing")
+    if len(value) > TEXT_MAX or not value.isprintable():
+        raise BadWire(f"{field} {_short(value)} is no name")
     return value
+
+
+def _optional_text(wire: Wire, field: str, default: str = "") -> str:
+    return _text(wire, field) if wire.get(field) else default
+
+
+def plain(value: object, limit: int = TEXT_MAX) -> str:
+    """Words of the broker's for people: so long at most, and with control characters as escapes."""
+    text = str(value)[:limit]
+    return text if text.isprintable() else ascii(text)[1:-1][:limit]
+
+
+def _short(value: object) -> str:
+    return f"{plain(repr(value), 80)}"
 
 
 def _mapping(value: object, what: str) -> Wire:
@@ -233,14 +277,14 @@ def parse_order(wire: Wire) -> WireOrder:
         symbol=_text(wire, "symbol"),
         side=_text(wire, "side"),
         status=_text(wire, "status"),
-        quantity=optional_decimal(wire, "qty") or Decimal(0),
-        filled_quantity=optional_decimal(wire, "filled_qty") or Decimal(0),
+        quantity=_amount(wire, "qty"),
+        filled_quantity=_amount(wire, "filled_qty"),
         submitted_ns=parse_time_ns(submitted) if submitted else 0,
-        order_type=str(wire.get("type") or wire.get("order_type") or "market"),
-        time_in_force=str(wire.get("time_in_force") or "day"),
+        order_type=_optional_text(wire, "type") or _optional_text(wire, "order_type", "market"),
+        time_in_force=_optional_text(wire, "time_in_force", "day"),
         limit_price_usd=optional_decimal(wire, "limit_price"),
-        replaces=str(wire.get("replaces") or ""),
-        replaced_by=str(wire.get("replaced_by") or ""),
+        replaces=_optional_text(wire, "replaces"),
+        replaced_by=_optional_text(wire, "replaced_by"),
     )
 
 
@@ -261,9 +305,9 @@ def parse_fill(wire: Wire) -> WireFill:
         broker_order_id=_text(wire, "order_id"),
         symbol=_text(wire, "symbol"),
         side="buy" if _text(wire, "side") == "buy" else "sell",  # "sell_short" is a sell
-        quantity=decimal(wire, "qty"),
-        cumulative_quantity=decimal(wire, "cum_qty"),
-        price_usd=decimal(wire, "price"),
+        quantity=_positive(wire, "qty"),
+        cumulative_quantity=_positive(wire, "cum_qty"),
+        price_usd=_positive(wire, "price"),
         at_ns=parse_time_ns(_text(wire, "transaction_time")),
     )
 
@@ -302,7 +346,7 @@ def parse_position(wire: Wire) -> WirePosition:
 def parse_account(wire: Wire) -> WireAccount:
     return WireAccount(
         account_number=_text(wire, "account_number"),
-        status=str(wire.get("status") or ""),
+        status=_optional_text(wire, "status"),
         cash_usd=decimal(wire, "cash"),
         equity_usd=decimal(wire, "equity"),
         is_blocked=any(
@@ -315,19 +359,19 @@ def parse_trade_update(data: Wire) -> WireTradeUpdate:
     """The `data` of a trade_updates frame."""
     event = _text(data, "event")
     is_fill, is_correction = event in ("fill", "partial_fill"), event == "trade_correct"
-    read, order = decimal if is_fill else optional_decimal, _mapping(data.get("order"), "order")
+    read, order = _positive if is_fill else optional_decimal, _mapping(data.get("order"), "order")
     if is_fill:
-        decimal(order, "filled_qty")  # what tells this fill from the others: not known is not nothing
+        _positive(order, "filled_qty")  # what tells this fill from the others: not known is not nothing
     at = data.get("timestamp") or data.get("at")
     return WireTradeUpdate(
         event=event,
         order=parse_order(order),
         at_ns=parse_time_ns(at) if at else 0,
-        execution_id=_text(data, "execution_id") if data.get("execution_id") else None,
+        execution_id=_optional_text(data, "execution_id") or None,
         fill_price_usd=read(data, "price") if is_fill or is_correction else None,
         fill_quantity=read(data, "qty") if is_fill or is_correction else None,
         position_quantity=optional_decimal(data, "position_qty"),
-        previous_execution_id=str(data["previous_execution_id"]) if data.get("previous_execution_id") else None,
+        previous_execution_id=_optional_text(data, "previous_execution_id") or None,
     )
 
 
@@ -378,16 +422,16 @@ def parse_trading_frame(text: str) -> TradingFrame:
         return TradingFrame(
             kind="authorization",
             ok=fields.get("status") == "authorized" and not is_listen,
-            detail=f"{fields.get('action', '')}: {fields.get('status', '')}",
+            detail=plain(f"{fields.get('action', '')}: {fields.get('status', '')}"),
         )
     if stream == "listening":
         named = _mapping(data, "data").get("streams")
         streams = named if isinstance(named, list) else []
-        return TradingFrame(kind="listening", ok="trade_updates" in streams, detail=",".join(map(str, streams)))
+        return TradingFrame(kind="listening", ok="trade_updates" in streams, detail=plain(",".join(map(str, streams))))
     if frame.get("action") == "error" or frame.get("T") == "error":
         fields = data if isinstance(data, Mapping) else frame
-        return TradingFrame(kind="error", detail=str(fields.get("error_message") or fields.get("msg") or frame))
-    return TradingFrame(kind="unknown", detail=str(stream or frame.get("T") or frame.get("action")))
+        return TradingFrame(kind="error", detail=plain(fields.get("error_message") or fields.get("msg") or frame))
+    return TradingFrame(kind="unknown", detail=plain(stream or frame.get("T") or frame.get("action")))
 
 
 # --- market data -----------------------------------------------------------------------------------------------------
@@ -400,6 +444,14 @@ def parse_data_frame(text: str) -> list[dict[str, Any]]:
     if not all(isinstance(message, dict) for message in messages):
         raise BadWire("a message of the frame is not an object")
     return messages
+
+
+def bar_time_ns(wire: Wire) -> int:
+    """When a bar starts; before all time where that cannot be read."""
+    try:
+        return parse_time_ns(_text(wire, "t"))
+    except BadWire:
+        return -1
 
 
 def bar_row(
@@ -458,10 +510,12 @@ def actions(wire: Wire) -> dict[str, list[dict[str, Any]]]:
     under "corporate_actions". A row that lacks what we need raises BadWire: an unadjusted bar would be a false signal.
     """
     found: dict[str, list[dict[str, Any]]] = {}
-    for kind, rows in (wire.get("corporate_actions") or wire).items():
+    for kind, rows in _mapping(wire.get("corporate_actions") or wire, "corporate_actions").items():
         if kind not in ("forward_splits", "reverse_splits", "stock_dividends", "cash_dividends"):
             continue
-        for row in rows or ():
+        if not isinstance(rows or [], list):
+            raise BadWire(f"{kind} is not a list")
+        for row in (_mapping(row, f"a row of {kind}") for row in rows or ()):
             found.setdefault(_text(row, "symbol"), []).append(_action(kind, row))
     for rows in found.values():
         rows.sort(key=lambda row: row["ex_date"])
@@ -471,13 +525,20 @@ def actions(wire: Wire) -> dict[str, list[dict[str, Any]]]:
 def _action(kind: str, row: Wire) -> dict[str, Any]:
     ex_date = _date(row)
     if kind == "cash_dividends":
-        return {"ex_date": ex_date, "ratio": 1.0, "cash_usd": float(decimal(row, "rate"))}
+        return {"ex_date": ex_date, "ratio": 1.0, "cash_usd": float(_rate(row))}
     if kind == "stock_dividends":
-        return {"ex_date": ex_date, "ratio": 1.0 + float(decimal(row, "rate")), "cash_usd": 0.0}
-    old = decimal(row, "old_rate")
-    if old <= 0:
-        raise BadWire(f"old_rate {old} of a split")
-    return {"ex_date": ex_date, "ratio": float(decimal(row, "new_rate")) / float(old), "cash_usd": 0.0}
+        return {"ex_date": ex_date, "ratio": 1.0 + float(_rate(row)), "cash_usd": 0.0}
+    old, new = decimal(row, "old_rate"), decimal(row, "new_rate")
+    if min(old, new) <= 0:
+        raise BadWire(f"a split of {old} into {new}")
+    return {"ex_date": ex_date, "ratio": float(new) / float(old), "cash_usd": 0.0}
+
+
+def _rate(row: Wire) -> Decimal:
+    rate = decimal(row, "rate")
+    if rate < 0:
+        raise BadWire(f"rate {rate} of a dividend")
+    return rate
 
 
 def _date(row: Wire) -> str:
@@ -485,7 +546,7 @@ def _date(row: Wire) -> str:
     try:
         return date.fromisoformat(text).isoformat()
     except ValueError as error:
-        raise BadWire(f"ex_date {text!r} is not a date") from error
+        raise BadWire(f"ex_date {_short(text)} is not a date") from error
 
 
 def _json(text: str) -> Any:
@@ -493,5 +554,10 @@ def _json(text: str) -> Any:
         if text.startswith(MSGPACK):  # its timestamps are cut to microseconds
             return msgspec.to_builtins(msgspec.msgpack.decode(base64.b64decode(text[len(MSGPACK) :])))
         return json.loads(text)
-    except (ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise BadWire(f"frame is not JSON: {text[:80]!r}") from error
+    except (
+        ValueError,
+        TypeError,
+        RecursionError,
+        msgspec.MsgspecError,
+    ) as error:  # TypeError: an extension of msgpack's
+        raise BadWire(f"frame is not JSON: {_short(text[:80])}") from error

@@ -33,11 +33,12 @@ class TradingApi(abc.ABC):
             client_order_id=client_order_id, symbol=symbol, side=side, quantity=quantity,
             order_type=order_type, time_in_force=time_in_force, limit_price=limit_price,
         )  # fmt: skip
-        return one(self.request("POST", "/orders", body))
+        return of(client_order_id, self.request("POST", "/orders", body))
 
     def order_by_client_id(self, client_order_id: str) -> Wire | None:
         try:
-            return one(self.request("GET", "/orders:by_client_order_id", {"client_order_id": client_order_id}))
+            found = self.request("GET", "/orders:by_client_order_id", {"client_order_id": client_order_id})
+            return of(client_order_id, found)
         except BrokerRejected as error:
             if error.status == 404:
                 return None
@@ -73,6 +74,8 @@ class TradingApi(abc.ABC):
             found += page
             if len(page) < ACTIVITIES_PAGE:
                 return found
+            if page[-1].get("id") in (None, query.get("page_token")):
+                raise BrokerUnavailable("the activities do not end: the same page came again")
             query = {**query, "page_token": page[-1].get("id")}
 
     def positions(self) -> list[Wire]:
@@ -89,6 +92,14 @@ def one(value: Any) -> Wire:
     return value
 
 
+def of(client_order_id: str, value: Any) -> Wire:
+    """An answer that must be about this order."""
+    found = one(value)
+    if found.get("client_order_id") != client_order_id:
+        raise BrokerUnavailable(f"the answer is not about {client_order_id}")
+    return found
+
+
 def many(value: Any) -> list[Wire]:
     """An answer that must be a list of objects."""
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
@@ -101,7 +112,7 @@ def failure(
 ) -> BrokerRejected | BrokerUnavailable:
     """The error an answer of `status` stands for. `body` is its JSON if it has any; it may lack a code, or be HTML."""
     fields = body if isinstance(body, dict) else {}
-    message = str(fields.get("message") or text[:200] or "no message")
+    message = alpaca_wire.plain(fields.get("message") or text or "no message")
     if status == 429:
         return BrokerUnavailable(f"429: {message}", retry_after_s=retry_after_s if retry_after_s is not None else 1.0)
     if status == 408 or not 400 <= status < 500:

@@ -152,13 +152,17 @@ def test_a_place_without_sockets_stops_nobody(home: Path, caplog: pytest.LogCapt
         (b'["status"]\n', "a request is an object"),
         (b'{"command": 3}\n', "a request is an object"),
         (b"\xff\xfe\n", "the request is not JSON"),
+        (b"[" * 60_000 + b"\n", "the request is not JSON"),
+        (b"9" * 60_000 + b"\n", "the request is not JSON"),
     ],
+    ids=lambda value: repr(value[:20]),
 )
 def test_nonsense_is_answered(home: Path, sent: bytes, said: str) -> None:
     with ControlServer(home, echo), plain(home) as connection:
         connection.sendall(sent)
         (answer,) = lines_of(connection)
         assert answer["ok"] is False and said in answer["error"]
+        assert ask(home, "status") == {"heard": "status"}
 
 
 def test_who_says_nothing_or_half_or_does_not_read_keeps_nobody_waiting(home: Path) -> None:

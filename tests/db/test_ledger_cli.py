@@ -379,6 +379,15 @@ def test_only_the_option_takes_the_brokers_side_whatever_somebody_types(home: Pa
     store.close()
 
 
+def test_a_reason_that_is_no_text_is_kept_in_one_that_is(home: Path) -> None:
+    """What a terminal of another encoding sends, or somebody who wants to move the cursor."""
+    said = run(home, "halt", "--reason", os.fsdecode(b"sp\xe4ter\x1b[2J"), "--by", os.fsdecode(b"j\xf6rg"))
+    assert (said.exit_code, said.stdout.split(" (no")[0]) == (
+        0, "dev_integration is halted: sp\\udce4ter\\x1b[2J (j\\udcf6rg)",
+    )  # fmt: skip
+    assert document(home, "status")["ledger"]["state_set_by"] == "j\\udcf6rg"  # type: ignore[index]
+
+
 def test_db_resume_knows_who_is_at_the_keyboard(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reducing trader is resumed as a halted one is."""
     monkeypatch.setenv("LOGNAME", "ben")

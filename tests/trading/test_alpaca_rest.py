@@ -1,6 +1,7 @@
 """alpaca-py against the twin's server, and against servers that misbehave: every failure gets one of two names."""
 
 import asyncio
+import gzip
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -236,6 +237,11 @@ def odd_server() -> Iterator[Callable[[Odd], str]]:
         Odd(200, b"[]"),
         Odd(200, b""),
         Odd(302, b"", {"Location": "/elsewhere"}),
+        Odd(200, b'{"id": "b-1", "client_order_id": "ar-2"}'),
+        Odd(200, b"[" * 100_000),
+        Odd(200, b"9" * 5_000),
+        Odd(200, gzip.compress(bytes(66 << 20)), {"Content-Encoding": "gzip"}),
+        Odd(200, b"no gzip", {"Content-Encoding": "gzip"}),
         Odd(429, b'{"code": 42910000, "message": "rate limit exceeded"}', {"Retry-After": "7"}),
     ],
     ids=lambda odd: f"{odd.status}-{odd.body[:12]!r}",
@@ -301,6 +307,28 @@ def test_an_answer_that_never_comes_ends_at_the_deadline(odd_server: Callable[[O
 
     with pytest.raises(BrokerUnavailable, match="read timeout=0.3"):
         endpoints.rest(broker).account()
+
+
+def test_activities_that_never_end_are_an_error_and_not_an_endless_loop(odd_server: Callable[[Odd], str]) -> None:
+    """A server that knows no page tokens gives its first page again and again."""
+    odd = Odd(body=json.dumps([{"id": f"a-{n}"} for n in range(api.ACTIVITIES_PAGE)]).encode())
+    with pytest.raises(BrokerUnavailable, match="do not end"):
+        client(odd_server(odd)).activities(after_ns=0)
+    assert len(odd.asked) == 2
+
+
+def test_a_bar_without_a_time_is_left_out(odd_server: Callable[[Odd], str]) -> None:
+    bar = {"t": "2012-01-03T05:00:00Z", "o": 1, "h": 1, "l": 1, "c": 1, "v": 1}
+    bars = [bar, bar | {"t": "soon"}, bar | {"t": None}, {}]
+    rest = client(odd_server(Odd(body=json.dumps({"bars": {"IBM": bars}, "next_page_token": None}).encode())))
+    assert rest.bars(symbol="IBM", timeframe="1Day", start_ns=0, end_ns=2 * 10**18) == [bar]
+
+
+def test_what_a_broker_says_is_short_and_can_be_printed(odd_server: Callable[[Odd], str]) -> None:
+    body = json.dumps({"code": 1, "message": "\x1b[2J\ud800" + "x" * 100_000}).encode()
+    with pytest.raises(BrokerRejected) as refused:
+        submit(client(odd_server(Odd(403, body))))
+    assert refused.value.message.isprintable() and 100 < len(refused.value.message) <= alpaca_wire.TEXT_MAX
 
 
 def test_nobody_there() -> None:

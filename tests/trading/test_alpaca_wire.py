@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal as D
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,16 +55,124 @@ def test_a_time_survives_the_round_trip_and_is_spelled_as_the_broker_does(at_ns:
     assert text.endswith("Z") and not ("." in text and text.endswith("0Z"))
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "2026-07-24T14:42:50", "2026-07-24T14:42:50.12x4Z", None, 12])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "yesterday",
+        "2026-07-24T14:42:50",
+        "2026-07-24T14:42:50.12x4Z",
+        None,
+        12,
+        "0001-01-01T00:00:00Z",
+        "9999-01-01T00:00:00Z",
+    ],
+)
 def test_what_is_no_time_is_refused(text: Any) -> None:
     with pytest.raises(BadWire):
         wire.parse_time_ns(text)
 
 
-@pytest.mark.parametrize("value", ["NaN", "Infinity", "ten", [], {}, True])
+@pytest.mark.parametrize(
+    "value", ["NaN", "Infinity", "ten", [], {}, True, "1e400", "1e999999999", "1e-999999999", 10**30]
+)
 def test_what_is_no_number_is_refused(value: Any) -> None:
     with pytest.raises(BadWire, match="qty"):
         wire.decimal({"qty": value}, "qty")
+
+
+ORDER = {
+    "id": "b-1",
+    "client_order_id": "ar-1",
+    "symbol": "IBM",
+    "side": "buy",
+    "status": "new",
+    "qty": "3",
+    "filled_qty": "0",
+}
+FILL = {
+    "id": "a::e-1", "order_id": "b-1", "symbol": "IBM", "side": "buy", "qty": "3", "cum_qty": "3", "price": "9",
+    "transaction_time": "2026-07-24T14:42:50Z",
+}  # fmt: skip
+UPDATE = {
+    "event": "fill",
+    "order": ORDER,
+    "execution_id": "e-1",
+    "qty": "3",
+    "price": "9",
+    "timestamp": "2026-07-24T14:42:50Z",
+}
+BAR = {"t": "2026-07-24T14:42:00Z", "o": 1, "h": 2, "l": 1, "c": 2, "v": 5, "vw": 1.5, "n": 3}
+SNAPSHOT = {"IBM": {"latestTrade": {"p": 9}, "latestQuote": {"bp": 8, "ap": 10}}}
+ACTIONS = {
+    "forward_splits": [{"symbol": "IBM", "ex_date": "2026-07-24", "new_rate": 2, "old_rate": 1}],
+    "cash_dividends": [{"symbol": "IBM", "ex_date": "2026-07-24", "rate": 1}],
+}
+
+
+@pytest.mark.parametrize(
+    ("read", "whole", "wrong"),
+    [
+        (wire.parse_order, ORDER, {"qty": "-3"}),
+        (wire.parse_order, ORDER, {"filled_qty": "-1"}),
+        (wire.parse_order, ORDER, {"symbol": "A" * 257}),
+        (wire.parse_order, ORDER, {"status": "\x1b[2Jnew"}),
+        (wire.parse_order, ORDER, {"id": "\ud800"}),  # no text that can be stored
+        (wire.parse_order, ORDER, {"replaces": 7}),
+        (wire.parse_fill, FILL, {"qty": "-3"}),
+        (wire.parse_fill, FILL, {"qty": "0"}),
+        (wire.parse_fill, FILL, {"cum_qty": "-3"}),
+        (wire.parse_fill, FILL, {"price": "-9"}),
+        (wire.parse_fill, FILL, {"transaction_time": "9999-07-24T14:42:50Z"}),
+        (wire.parse_trade_update, UPDATE, {"qty": "-3"}),
+        (wire.parse_trade_update, UPDATE, {"price": "0"}),
+        (wire.seen, SNAPSHOT, {"IBM": ["latestTrade"]}),
+        (wire.seen, SNAPSHOT, {"IBM": {"latestTrade": 7}}),
+        (wire.actions, ACTIONS, {"cash_dividends": [None]}),
+        (wire.actions, ACTIONS, {"cash_dividends": 7}),
+        (wire.actions, ACTIONS, {"cash_dividends": [{"symbol": "IBM", "ex_date": "2026-07-24", "rate": -1}]}),
+        (
+            wire.actions,
+            ACTIONS,
+            {"forward_splits": [{"symbol": "IBM", "ex_date": "2026-07-24", "new_rate": 0, "old_rate": 1}]},
+        ),
+    ],
+)
+def test_what_cannot_be_true_is_refused(read: Any, whole: dict[str, Any], wrong: dict[str, Any]) -> None:
+    """In a word that can be printed and stored whatever it is about."""
+    read(whole)
+    with pytest.raises(BadWire) as refused:
+        read({**whole, **wrong})
+    assert len(str(refused.value)) < 200 and str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "payload", [b"\xc7\x0c\xd4\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c", b"\xd4\x05\xff"]
+)
+def test_extensions_of_msgpack_are_no_frames(payload: bytes) -> None:
+    for parse in (wire.parse_trading_frame, wire.parse_data_frame):
+        with pytest.raises(BadWire):
+            parse(wire.frame_text(payload))
+
+
+ODD = JSON | st.sampled_from(["1e999999999", "-3", "\ud800", "\x1b[2J", "x" * 999, "9999-01-01T00:00:00Z"])
+READERS = [
+    (wire.parse_order, ORDER), (wire.parse_fill, FILL), (wire.parse_trade_update, UPDATE), (wire.seen, SNAPSHOT),
+    (lambda found: wire.seen({"IBM": found}), SNAPSHOT["IBM"]), (wire.actions, ACTIONS),
+    (lambda found: wire.actions({"cash_dividends": [found]}), ACTIONS["cash_dividends"][0]),
+    (lambda found: wire.bar_row(found, timeframe=Timeframe.MIN_1, calendar=calendar(), within_ns=range(0, 2 * 10**18)), BAR),
+    (lambda found: wire.parse_position({"symbol": "IBM", "qty": "1", "avg_entry_price": "2"} | found), {"qty": "1"}),
+    (lambda found: wire.parse_account({"account_number": "1", "cash": "1", "equity": "2"} | found), {"cash": "1"}),
+]  # fmt: skip
+
+
+@given(st.data())
+def test_with_anything_anywhere_an_answer_is_read_or_refused(data: st.DataObject) -> None:
+    """And what is read can be written down."""
+    read, whole = data.draw(st.sampled_from(READERS))
+    odd = {**whole, **data.draw(st.dictionaries(st.sampled_from(sorted(whole)), ODD, max_size=3))}
+    with contextlib.suppress(BadWire):
+        msgspec.json.encode(read(odd), enc_hook=str)
 
 
 def test_quantities_leave_as_strings_without_exponents() -> None:

@@ -1,6 +1,7 @@
 """The websocket reader: every frame in order, every loss noticed, and an end that waits for nobody."""
 
 import asyncio
+import contextlib
 import json
 import queue
 import socket
@@ -12,9 +13,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 from websockets.utils import accept_key
 
+from actors import alpaca
 from actors.alpaca import AlpacaRest, AlpacaStreams
 from actors.broker import BrokerActor
 from actors.kernel import Actor, ChildSpec, MailboxSpec, Overflow, Supervisor, ThreadSystem
@@ -270,6 +273,24 @@ def test_both_streams_of_the_twin(twin_url: str) -> None:
     assert alpaca_wire.parse_trading_frame(trading.next()[2]).kind == "listening"
     feed.close()
     orders.close()
+
+
+def test_a_frame_without_measure_loses_the_line_and_is_told_to_nobody(
+    serving: Callable[[Talk], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alpaca, "FRAME_MAX", 1_000)
+    ear = Ear()
+
+    def talk(ws: ServerConnection) -> None:
+        ws.send("x" * 1_000)
+        ws.send("x" * 1_001)
+        with contextlib.suppress(ConnectionClosed):
+            ws.recv()
+
+    streams = AlpacaStreams({"data": serving(talk)})
+    streams.open("data", 1, ear.on_frame, ear.on_state)
+    assert [ear.next()[:3], ear.next()] == [("state", 1, True), ("frame", 1, "x" * 1_000)]
+    assert ear.next() == ("state", 1, False, "a frame of 1001 bytes", False)
 
 
 def test_msgpack_is_understood_although_nobody_asked_for_it(serving: Callable[[Talk], str]) -> None:

@@ -23,6 +23,7 @@ from algo_royale.app.cli.ledger import (
     summary_of,
 )
 from algo_royale.app.cli.messages import actors_group, grid_of, print_json, print_table, terminal, when
+from algo_royale.app.logs import visible
 from algo_royale.errors import AlgoRoyaleError, BadInput
 
 if TYPE_CHECKING:
@@ -298,7 +299,7 @@ def _command_state(
     from algo_royale.app.cli.db import login_name
     from algo_royale.risk import person
 
-    who = person(by or login_name())
+    reason, who = visible(reason), person(visible(by or login_name()))
     running = running_trader(settings.directory) is not None
     if running and accept_broker:
         raise BadInput("a trader is running, so ledger and broker agree: there is nothing to accept")
