@@ -331,6 +331,16 @@ def test_the_newest_bar_and_the_phase_are_known() -> None:
     assert (after["bar_age_s"], after["phase"], after["session"]) == (30.0, "open", "2012-01-03")
 
 
+def test_a_word_that_is_no_text_reaches_the_ledger_as_one_that_is() -> None:
+    """A lone surrogate can be sent as JSON, and can be stored nowhere."""
+    system = ThreadSystem(ManualClock(NOON_NS))
+    told: list[Any] = []
+    desk = Desk(system, Gauges(Kept()), {})
+    desk._tell = lambda path, message: told.append(message) or {}  # type: ignore[func-returns-value, method-assign]
+    desk.answer({"command": "halt", "reason": "\ud800\x1b[2J", "by": "\udcf6"})
+    assert [(message.reason, message.by) for message in told] == [("\\ud800\\x1b[2J", "\\udcf6")]
+
+
 def test_rates_are_those_between_two_looks() -> None:
     def look(at_s: float, records: int, took_us: int) -> dict[str, Any]:
         row = {"path": "root/a", "state": "running", "mailbox": 2, "handled": records, "restarts": 0, "last_error": ""}
