@@ -269,6 +269,7 @@ class Gauges:
         self.handled: dict[str, list[int]] = {}  # path -> [records, microseconds]; one writer each: its own thread
         self.bar_end_ns = 0
         self.session: SessionPhaseChanged | None = None
+        self._failed: dict[str, str] = {}  # path -> why it was restarted last
 
     def write(self, record: Record) -> None:
         sums = self.handled.get(record.recipient)
@@ -289,6 +290,11 @@ class Gauges:
         self.bar_end_ns = max(self.bar_end_ns, end_ns)
 
     def event(self, at_ns: int, path: str, gen: int, what: str, detail: str) -> None:
+        if what in ("restarting", "abandoned", "escalated"):
+            reason = (detail.splitlines() or [""])[-1][:300]
+            if self._failed.get(path) != reason:  # one that fails again and again is told once
+                self._failed[path] = reason
+                log.warning(fact(f"actor {what}", path=path, reason=reason))
         self._log.event(at_ns, path, gen, what, detail)
 
     def close(self) -> None:

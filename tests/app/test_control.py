@@ -331,6 +331,17 @@ def test_the_newest_bar_and_the_phase_are_known() -> None:
     assert (after["bar_age_s"], after["phase"], after["session"]) == (30.0, "open", "2012-01-03")
 
 
+def test_why_an_actor_fails_is_in_the_log_of_the_process_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Such as a strategy that raises at every bar: its symbol is not traded, and the person should know why."""
+    gauges = Gauges(Kept())
+    for detail in ("Traceback\n  line 1\nBadStrategy: mine.py:3: up: boom",) * 3 + ("another",):
+        gauges.event(NOON_NS, "root/a", 1, "restarting", detail)
+    gauges.event(NOON_NS, "root/a", 1, "started", "")
+    assert [record.getMessage() for record in caplog.records] == [
+        "actor restarting path=root/a reason='BadStrategy: mine.py:3: up: boom'", "actor restarting path=root/a reason=another",
+    ]  # fmt: skip
+
+
 def test_a_word_that_is_no_text_reaches_the_ledger_as_one_that_is() -> None:
     """A lone surrogate can be sent as JSON, and can be stored nowhere."""
     system = ThreadSystem(ManualClock(NOON_NS))
