@@ -96,7 +96,7 @@ FILL = {
 }  # fmt: skip
 UPDATE = {
     "event": "fill",
-    "order": ORDER,
+    "order": {**ORDER, "filled_qty": "3"},
     "execution_id": "e-1",
     "qty": "3",
     "price": "9",
@@ -125,6 +125,7 @@ ACTIONS = {
         (wire.parse_fill, FILL, {"price": "-9"}),
         (wire.parse_fill, FILL, {"transaction_time": "9999-07-24T14:42:50Z"}),
         (wire.parse_trade_update, UPDATE, {"qty": "-3"}),
+        (wire.parse_trade_update, UPDATE, {"order": ORDER}),
         (wire.parse_trade_update, UPDATE, {"price": "0"}),
         (wire.seen, SNAPSHOT, {"IBM": ["latestTrade"]}),
         (wire.seen, SNAPSHOT, {"IBM": {"latestTrade": 7}}),
