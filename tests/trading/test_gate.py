@@ -23,6 +23,7 @@ from actors.messages import (
     SubmitOrder,
 )
 from algo_royale.app.stepped import SteppedTrader
+from algo_royale.exchange.faults import error_frame
 from algo_royale.sessions import calendar
 from feeds import HOUR_NS, MINUTE_NS, SECOND_NS, Data
 from traders import BUSY, trader, truth_errors
@@ -117,6 +118,14 @@ def test_there_is_one_socket_for_each_endpoint() -> None:
         return real(endpoint, *rest)
 
     account.exchange.open_stream = counted  # type: ignore[method-assign]
+    broken, rng = account.streams.faults.frames, random.Random(5)
+    assert broken is not None
+
+    def given_up(endpoint: str, frames: Sequence[str]) -> Sequence[str]:
+        """Now and then a line is given up that lives on: after an error that may pass."""
+        return [error_frame(endpoint, 500)] if rng.random() < 0.2 else broken(endpoint, frames)
+
+    account.streams.faults.frames = given_up
     assert account.run() == 0
     assert max(map(len, others.values())) > 2
     assert not any(others["data"] + others["trading"])  # the former one is closed before the next is opened
