@@ -44,6 +44,7 @@ from algo_royale.costs import BUY
 from algo_royale.ids import is_ours
 from algo_royale.market import Timeframe
 from algo_royale.orders import FILLS, FINAL, NOTED, REVERSALS, OrderEvent, OrderStatus, cell
+from algo_royale.phases import Phase
 from algo_royale.risk import TradingState, is_flattening, reduces
 from algo_royale.sessions import Calendar, send_window
 
@@ -55,7 +56,8 @@ DAY_NS = 86_400 * 1_000_000_000
 LOOKBACK_NS = 7 * DAY_NS
 # An order may fill days after it was sent (submitted before a long weekend), so orders are asked for further back than fills.
 ORDERS_LOOKBACK_NS = LOOKBACK_NS
-# A periodic comparison overlaps with what the one before has seen: entries carry dates, and come a day late.
+# These overlap with what the comparison before has seen (entries carry dates, and come a day late); others look at all of the days.
+OFTEN = frozenset({"periodic", Phase.AFTER_CLOSE.value})
 OVERLAP_NS, ORDERS_OVERLAP_NS = 2 * DAY_NS, 3_600_000_000_000
 
 FINAL_STATUSES = frozenset(status.value for status in FINAL)
@@ -207,7 +209,7 @@ class OrdersActor(Actor[OrdersMessage]):
         self._asked_for = cause
         since_ns = self.now_ns - LOOKBACK_NS
         orders_after_ns = since_ns - ORDERS_LOOKBACK_NS
-        if cause == "periodic" and self._compared_ns - OVERLAP_NS > since_ns:
+        if cause in OFTEN and self._compared_ns - OVERLAP_NS > since_ns:
             since_ns = self._compared_ns - OVERLAP_NS
             oldest_ns = min((order.bar_end_ns for order in self._orders.values()), default=self._compared_ns)
             orders_after_ns = min(oldest_ns, self._compared_ns) - ORDERS_OVERLAP_NS
@@ -615,6 +617,7 @@ class OrdersActor(Actor[OrdersMessage]):
             for known in (self._tries, self._absent, self._look_ns, self._waited_for):
                 known.pop(message.order.client_order_id, None)
             self.cancel(f"send {message.order.client_order_id}")
+            self._fresh.discard(message.order.client_order_id)
             if not self._orders and self._timeframe is not Timeframe.DAY_1:
                 self.cancel(f"overdue {self._window(message.order)[1] - 1}")
             if self._buys_wait and message.order.side != BUY:

@@ -46,7 +46,7 @@ class SessionActor(Actor[SessionMessage]):
         self._ledger, self._doers, self._patience_s = ledger, doers, patience_s
         self._handled_ns = 0
         self._attended: set[str] = set()
-        self._missed: set[str] = set()
+        self._missed: set[str] = set()  # what was on record at the start; later sessions pass only once
         self._done: set[tuple[str, str, str]] | None = (
             None  # (session, phase, job) that ended well; None: not known yet
         )
@@ -122,7 +122,6 @@ class SessionActor(Actor[SessionMessage]):
                     self._enqueue(session, Phase.AFTER_CLOSE)
                     self._attended.discard(day)
                 case Phase.AFTER_CLOSE if day not in self._missed:
-                    self._missed.add(day)
                     self._record(
                         self._task(session, moment.phase, MISSED), ok=False, detail="nobody was here: it was slept over"
                     )

@@ -5,9 +5,10 @@
     python benchmarks/trading.py latency             bar in to order request out, with 4 symbols and with 500
 
 Prices are random walks of a fixed seed; the strategy is in after every bar that rose and out after one that fell, so that there are
-many orders. Memory is the trader's own
-process, sampled while sessions pass. Growth is the slope of a straight line through the samples after the first fifth (until then
-caches fill), with twice its standard error: memory is flat where the slope is not larger than that.
+many orders. Memory is what is resident of the trader's own process, once in every session: when its decision is about to be
+committed. Growth is the slope of a straight line through the sessions after the first fifth (until then caches fill). Neighbouring
+samples are near each other, so its error is not that of independent ones: the line goes through the means of ten blocks of sessions,
+and the interval is that in which the slope of such a line lies with a chance of 95 in 100. Memory is flat where that holds zero.
 
 Latency is within the trader's process, message log on: from the moment the reader thread has a frame with the symbol's minute bar
 until the POST of that symbol's order begins. Four symbols trade; the others, where there are others, have actors of their own
@@ -18,9 +19,7 @@ is answered; so the first order of each bar is also told for itself.
 import argparse
 import re
 import tempfile
-import threading
 import time
-from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -34,12 +33,11 @@ from algo_royale.app.cli import Settings
 from algo_royale.app.trader import run_trader, twin_process
 from algo_royale.config import Config
 from algo_royale.data.catalog import write_parquet
-from algo_royale.errors import LedgerError
 from algo_royale.market import Timeframe
 from algo_royale.research.handover import Member, SymbolPlan, TradingPlan
 from algo_royale.sessions import calendar, new_york_date
 from algo_royale.strategies import default_trial, loading, resolve, strategy_id
-from db.store import Reader
+from db.store import Store
 
 NERVOUS = """\
 from algo_royale.strategies.own import condition, strategy
@@ -64,7 +62,8 @@ strategy("Nervous", entry=up, exit=down)
 strategy("Calm", entry=never, exit=down)
 """
 WARMUP = 30
-PERIOD_S = 0.25
+BLOCKS = 10
+STUDENT_8 = 2.306  # 97.5 in 100 of its values are smaller, with as many blocks less two
 MINUTE_NS = 60_000_000_000
 SYMBOL = re.compile(r'"S":"([^"]+)"')
 
@@ -114,32 +113,37 @@ def config_of(data: Path) -> Config:
     return Settings().with_flags({"research": {"data": str(data)}, "account": {"cash": 1_000_000}, "risk": risk})
 
 
-@dataclass
 class Samples:
-    """Resident memory of this process by sessions traded, read beside the run."""
+    """Resident memory, in KiB, of this process and of the one below it (the twin), by sessions traded."""
 
-    ledger: Path
-    rows: list[tuple[float, float]] = field(default_factory=list)
-    over: threading.Event = field(default_factory=threading.Event)
+    def __init__(self) -> None:
+        self.trader: list[float] = []
+        self.twin: list[float] = []
+        self._record = Store.record_decision
 
-    def watch(self) -> None:
-        me = psutil.Process()
-        while not self.over.wait(PERIOD_S):
-            try:
-                with Reader(self.ledger) as reader:
-                    sessions = reader.summary().decisions
-            except LedgerError:  # it is being made
-                continue
-            self.rows.append((sessions, me.memory_info().rss / 2**10))
+    def __enter__(self) -> "Samples":
+        samples, record, me = self, self._record, psutil.Process()
+
+        def record_decision(store: Store, *args: Any, **options: Any) -> Any:
+            samples.trader.append(me.memory_info().rss / 2**10)
+            samples.twin.append(sum(child.memory_info().rss for child in me.children()) / 2**10)
+            return record(store, *args, **options)
+
+        Store.record_decision = record_decision  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Store.record_decision = self._record  # type: ignore[method-assign]
 
 
-def slope(rows: list[tuple[float, float]]) -> tuple[float, float]:
-    """Of a least-squares line: y per x, and its standard error."""
-    x, y = np.array(rows).T
+def slope(values: list[float]) -> tuple[float, float]:
+    """Of a least-squares line through the means of blocks: per value, and half of its 95% interval."""
+    parts = np.array_split(np.arange(len(values)), BLOCKS)
+    x, y = (np.array([np.mean(of[part]) for part in parts]) for of in (np.arange(len(values)), np.array(values)))
     x = x - x.mean()
     beta = float((x * y).sum() / (x * x).sum())
     rest = y - y.mean() - beta * x
-    return beta, float(np.sqrt((rest * rest).sum() / (len(x) - 2) / (x * x).sum()))
+    return beta, STUDENT_8 * float(np.sqrt((rest * rest).sum() / (BLOCKS - 2) / (x * x).sum()))
 
 
 def growth(sessions: int, count: int) -> None:
@@ -151,28 +155,23 @@ def growth(sessions: int, count: int) -> None:
         plan = plan_of(symbols, Timeframe.DAY_1, calendar().offset(first, -1).date, Path(place))
         config = config_of(Path(place, "data"))
         home.mkdir()
-        samples = Samples(home / "ledger.db")
-        watcher = threading.Thread(target=samples.watch)
-        watcher.start()
         began = time.perf_counter()
-        try:
-            with twin_process(plan, config, first=first, last=new_york_date(int(days[-1])), speed="max") as twin:
-                summary = run_trader(plan, config, twin, home=home, run_id="growth")
-        finally:
-            samples.over.set()
-            watcher.join()
+        last = new_york_date(int(days[-1]))
+        with twin_process(plan, config, first=first, last=last, speed="max") as twin, Samples() as samples:
+            summary = run_trader(plan, config, twin, home=home, run_id="growth")
         took = time.perf_counter() - began
 
         log = sum(path.stat().st_size for path in (home / "runs").rglob("messages.db*"))
         ledger = sum(path.stat().st_size for path in home.glob("ledger.db*"))
-    late = [row for row in samples.rows if row[0] >= sessions / 5]
-    beta, error = slope(late)
-    print(f"{summary['sessions']} sessions x {count} symbols in {took:.0f} s: {summary['orders']['submitted']} orders, "
+    done = summary["sessions"]
+    print(f"{done} sessions x {count} symbols in {took:.0f} s: {summary['orders']['submitted']} orders, "
           f"{summary['fills']} fills, exit {summary['exit_code']}")  # fmt: skip
-    print(f"memory {late[0][1] / 1024:.1f} MiB after a fifth, {late[-1][1] / 1024:.1f} MiB at the end; "
-          f"slope {beta:+.2f} KiB a session +- {2 * error:.2f}")  # fmt: skip
-    print(f"message log {log / 2**20:.1f} MiB, {log / sessions / 2**10:.1f} KiB a session; "
-          f"ledger {ledger / 2**20:.1f} MiB, {ledger / sessions / 2**10:.1f} KiB a session")  # fmt: skip
+    for name, values in (("trader", samples.trader), ("twin", samples.twin)):
+        fifths = ", ".join(f"{np.mean(part) / 1024:.1f}" for part in np.array_split(np.array(values), 5))
+        beta, error = slope(values[len(values) // 5 :])
+        print(f"memory of the {name}: {fifths} MiB by fifths; slope {beta:+.2f} KiB a session +- {error:.2f}")
+    print(f"message log {log / 2**20:.1f} MiB, {log / done / 2**10:.1f} KiB a session; "
+          f"ledger {ledger / 2**20:.1f} MiB, {ledger / done / 2**10:.1f} KiB a session")  # fmt: skip
 
 
 class Taps:

@@ -936,7 +936,12 @@ class Store:
         )
         if accepted and self._rows("SELECT max(session_date) FROM decision") == [(accepted[0][1],)]:
             started = [accepted[0][:1]]
-        since = self._rows("SELECT equity_usd FROM decision WHERE at_ns > ?", resumed_ns)
+        # The highest amount has the highest number, and few others have the same one.
+        number = "CAST(equity_usd AS DOUBLE PRECISION)"
+        since = self._rows(
+            f"SELECT equity_usd FROM decision WHERE at_ns > ? AND {number} = "
+            f"(SELECT max({number}) FROM decision WHERE at_ns > ?)", resumed_ns, resumed_ns,
+        )  # fmt: skip
         highest = max((Decimal(row[0]) for row in (*accepted, *since)), default=None)
         return Decimal(started[0][0]) if started else None, highest
 
@@ -1202,6 +1207,18 @@ class LedgerSummary:
     latch: Latch
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFigures:
+    """What a run's summary says of its ledger; the equity is the broker's when the run first compared."""
+
+    sessions: int
+    fills: int
+    refused: int
+    checked: int
+    differences: int
+    equity_start_usd: Decimal | None
+
+
 class Reader:
     """Read-only queries on a ledger, also while a trader writes to it."""
 
@@ -1228,6 +1245,13 @@ class Reader:
     def _all(self, query: Any) -> list[dict[str, Any]]:
         try:
             return [dict(row) for row in query.dicts().execute(self._database)]
+        except DRIVER_ERRORS as error:
+            raise LedgerError(f"the ledger cannot be read: {first_line(error)}") from error
+
+    def _each(self, query: Any) -> Iterator[tuple[Any, ...]]:
+        """Row by row, for what would be much at once."""
+        try:
+            yield from query.tuples().iterator(self._database)
         except DRIVER_ERRORS as error:
             raise LedgerError(f"the ledger cannot be read: {first_line(error)}") from error
 
@@ -1279,8 +1303,9 @@ class Reader:
         """Positions that are not flat, with the profit realised in them so far."""
         entry = models.PositionEntry
         realised: dict[str, Decimal] = {}
-        for row in self._all(entry.select(entry.symbol, entry.realised_usd)):
-            realised[row["symbol"]] = realised.get(row["symbol"], Decimal(0)) + row["realised_usd"]
+        gains = entry.select(entry.symbol, entry.realised_usd).where(entry.realised_usd != Decimal(0))
+        for symbol, gained in self._each(gains):
+            realised[symbol] = realised.get(symbol, Decimal(0)) + gained
         return [
             {
                 "symbol": symbol, "quantity": held.quantity, "average_cost_usd": held.average_cost_usd,
@@ -1348,6 +1373,33 @@ class Reader:
         """Every change of the trading state with who made it and why, oldest first."""
         return self._all(models.TradingStateRow.select().order_by(models.TradingStateRow.seq))
 
+    def statuses(self, *, since_ns: int = 0) -> dict[str, int]:
+        """How many of the orders that were recorded since then stand how."""
+        return dict(
+            execute(
+                self._database,
+                "SELECT e.status, count(*) FROM orders o JOIN order_event e ON e.seq = "
+                "(SELECT max(seq) FROM order_event WHERE client_order_id = o.client_order_id) "
+                "WHERE o.at_ns >= ? GROUP BY e.status", (since_ns,),
+            )
+        )  # fmt: skip
+
+    def run(self, run_id: str) -> RunFigures:
+        """What one run added to the ledger, in a few figures."""
+        figures = execute(
+            self._database,
+            "SELECT (SELECT count(DISTINCT session_date) FROM decision WHERE run_id = ?), "
+            "(SELECT count(*) FROM fill WHERE run_id = ?), (SELECT count(*) FROM refusal WHERE run_id = ?), "
+            "(SELECT count(*) FROM reconciliation WHERE run_id = ?), "
+            "(SELECT count(*) FROM reconciliation WHERE run_id = ? AND agreed = 0), "
+            "(SELECT broker_equity_usd FROM reconciliation WHERE run_id = ? ORDER BY seq LIMIT 1)", (run_id,) * 6,
+        )  # fmt: skip
+        sessions, fills, refused, checked, differences, equity = figures[0]
+        return RunFigures(
+            sessions=sessions, fills=fills, refused=refused, checked=checked, differences=differences,
+            equity_start_usd=None if equity is None else Decimal(equity),
+        )  # fmt: skip
+
     def summary(self) -> LedgerSummary:
         """The ledger in a few figures."""
 
@@ -1364,7 +1416,8 @@ class Reader:
             last_run_id=one("SELECT run_id FROM run ORDER BY seq DESC LIMIT 1")[0],
             runs=one("SELECT count(*) FROM run")[0], decisions=one("SELECT count(*) FROM decision")[0],
             orders=one("SELECT count(*) FROM orders")[0], fills=one("SELECT count(*) FROM fill")[0],
-            refusals=one("SELECT count(*) FROM refusal")[0], open_orders=len(self.orders(status="open")),
+            refusals=one("SELECT count(*) FROM refusal")[0],
+            open_orders=sum(n for status, n in self.statuses().items() if status not in orders.FINAL),
             cash_usd=None if cash is None else Decimal(cash), equity_usd=None if equity is None else Decimal(equity),
             session_date=session_date, reconciliations=checks, disagreements=checks - agreed,
             latch=latch(self._database),

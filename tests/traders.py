@@ -68,19 +68,21 @@ def plan(
 
 
 @contextmanager
-def nervous_plan(symbols: Sequence[str], folder: Path, start: date) -> Iterator[TradingPlan]:
+def nervous_plan(
+    symbols: Sequence[str], folder: Path, start: date, timeframe: Timeframe = Timeframe.DAY_1
+) -> Iterator[TradingPlan]:
     """In after every bar that rose, out after every one that fell: an order for nearly every bar. A strategy of the user's own."""
     file = folder / "nervous.py"
     file.write_text(NERVOUS)
     loading.load([str(file)])
-    params = resolve("Nervous", default_trial("Nervous", Timeframe.DAY_1), Timeframe.DAY_1)
+    params = resolve("Nervous", default_trial("Nervous", timeframe), timeframe)
     member = Member(
-        strategy="Nervous", strategy_id=strategy_id("Nervous", params, Timeframe.DAY_1), weight=1.0, params=params,
+        strategy="Nervous", strategy_id=strategy_id("Nervous", params, timeframe), weight=1.0, params=params,
         version=loading.versions()["Nervous"],
     )  # fmt: skip
     try:
         yield TradingPlan(
-            timeframe="1Day", universe="_".join(symbols), portfolio="EqualWeightPortfolioStrategy", portfolio_params={},
+            timeframe=timeframe.value, universe="_".join(symbols), portfolio="EqualWeightPortfolioStrategy", portfolio_params={},
             symbols=tuple(SymbolPlan(symbol=symbol, viability=1.0, members=(member,)) for symbol in symbols),
             warmup_bars=20, last_session=calendar().offset(start, -1).date.isoformat(), strategy_path=(str(file),),
         )  # fmt: skip

@@ -29,6 +29,9 @@ START = Stop(Reason(Ending.NORMAL, "start"))
 RELEASED = Stop(Reason(Ending.FENCED))
 """What a fenced incarnation gets instead of a message."""
 
+TIMERS_KEPT = 16
+"""So many keys of timers that have fired are kept at least, before it is worth looking for them."""
+
 
 def describe(error: BaseException) -> str:
     """`Type: message`, one line."""
@@ -54,6 +57,7 @@ class Incarnation:
         self.up = False
         self.zones = Zones()
         self.timers: dict[str, Timer] = {}
+        self._timers_most = TIMERS_KEPT
         self.handle: Any = None
         self._built = self._stopped = False
         self._ending: Reason | None = None
@@ -268,8 +272,9 @@ class Incarnation:
             if replaced is not None:
                 self.runtime.cancel_timer(replaced)
             self.timers[key] = timer
-            if len(self.timers) > 256:  # keys of timers that have fired
+            if len(self.timers) > self._timers_most:  # those that have fired are still there
                 self.timers = {key: timer for key, timer in self.timers.items() if not timer.cancelled}
+                self._timers_most = 2 * len(self.timers) + TIMERS_KEPT
 
     def cancel_timer(self, key: str) -> None:
         timer = self.timers.pop(key, None)

@@ -18,6 +18,7 @@ import re
 import sqlite3
 import threading
 import time
+import zlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ QUEUE_LIMIT = 65_536
 BATCH_LIMIT = 1_000
 GROUP_S = 0.02  # how long the writer lets records gather before it commits them
 BUSY_TIMEOUT_S = 5.0
+PACKED_SIZE = 1024  # bytes from which a body shrinks to less than half
+ZLIB = b"\x78"
 SNAPSHOT_EVERY_S = 1.0
 
 _SCHEMA = """
@@ -111,6 +114,19 @@ def decode(body: bytes, kind: str) -> Message | Unknown:
         return Unknown(kind=kind, fields=msgspec.msgpack.decode(body))
     except msgspec.MsgspecError:
         return Unknown(kind=kind, fields={"body": body.hex()})
+
+
+def pack(body: bytes) -> bytes:
+    """A body as it lies in the file: compressed where it is large. The first byte tells, for no message begins with zlib's."""
+    return zlib.compress(body, 1) if len(body) >= PACKED_SIZE else body
+
+
+def unpack(stored: bytes) -> bytes:
+    """The body again; bytes that cannot be read are left as they are, for `decode` to show."""
+    if stored[:1] == ZLIB:
+        with contextlib.suppress(zlib.error):
+            return zlib.decompress(stored)
+    return stored
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -370,7 +386,7 @@ class MessageLog:
             record.outcome.value,
             record.attempt,
             record.detail or None,
-            encode(message),
+            pack(encode(message)),
         )
 
     def _path_id(self, batch: _Batch, path: str) -> int:
@@ -595,7 +611,7 @@ _SELECT = """SELECT m.seq, m.id, m.cause, m.corr, s.path, m.gen, r.path, k.name,
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
-    facts = (*row[:11], Outcome(row[11]), row[12], row[13] or "", row[14])
+    facts = (*row[:11], Outcome(row[11]), row[12], row[13] or "", unpack(row[14]))
     return Entry(*facts)
 
 
@@ -791,12 +807,17 @@ class LogReader:
             )
             for path in sorted({*took, *dead})
         )
-        kinds = self._rows(
-            "SELECT k.name, count(*) FROM message m JOIN kind k ON k.id = m.kind GROUP BY k.name ORDER BY 2 DESC, 1"
-        )
+        kinds = self.kinds()
         times = self._rows("SELECT min(m.sent), max(max(m.sent, m.handled)) FROM message m")[0]
-        count = sum(n for _, n in kinds)
-        return Stats(count, self.gaps(), times[0] or 0, times[1] or 0, actors, dict(kinds))
+        return Stats(sum(kinds.values()), self.gaps(), times[0] or 0, times[1] or 0, actors, kinds)
+
+    def kinds(self) -> dict[str, int]:
+        """How many messages of each kind there are, the most frequent first."""
+        return dict(
+            self._rows(
+                "SELECT k.name, count(*) FROM message m JOIN kind k ON k.id = m.kind GROUP BY k.name ORDER BY 2 DESC, 1"
+            )
+        )
 
     def tree(self) -> list[ActorState]:
         """Every actor and supervisor that has started, in the order of the paths' first appearance below their parent."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 EXIT_OK, EXIT_FAILED, EXIT_ESCALATED, EXIT_DEADLINE, EXIT_HALTED = 0, 1, 3, 4, 5
 _SEVERITY = {EXIT_HALTED: 5, EXIT_ESCALATED: 4, EXIT_DEADLINE: 3}
-DEAD_LETTERS_KEPT = 10_000
+DEAD_LETTERS_KEPT = 1_000
 LEAK_LIMIT = 8
 """More abandoned threads than this, all still alive, and the process must go (exit code 4)."""
 

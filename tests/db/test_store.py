@@ -18,7 +18,7 @@ from algo_royale.risk import TradingState
 from databases import new_schema, server
 from db.admin import check
 from db.database import Place, PostgresUrl, execute, open_database
-from db.store import Latch, NewDecision, NewEntry, Reader, RefusedIntent, Store
+from db.store import Latch, NewDecision, NewEntry, Reader, RefusedIntent, RunFigures, Store
 
 DAY_NS = 86_400_000_000_000
 
@@ -716,6 +716,40 @@ def test_failed_jobs_are_those_of_the_latest_sessions_whose_last_try_failed(
         ("2012-01-05", "after_close", "reconcile", "reconcile of 2012-01-05", 305),
     ]
     assert [job["job"] for job in all_days] == ["parity", "session", "warm_up", "reconcile"]
+
+
+def test_a_run_in_figures_counts_what_that_run_wrote(place: Path | PostgresUrl) -> None:
+    """Counted by the database: a run may have any number of rows."""
+    first = open_store(place, "run-0")
+    first.reconcile(cause_of="start", checked=1, cash_usd=D(90_000), equity_usd=D(90_000), positions={}, now_ns=101)
+    first.record_decision(replace(decision(1), session_date="2012-01-02"), now_ns=102)
+    first.close()
+    store = open_store(place, "run-1")
+    refused = RefusedIntent(intent=intent(3), code="position", reason="too much")
+    store.record_decision(decision(2, intent(1), intent(2, symbol="IBM"), refused=(refused,)), now_ns=200)
+    store.record_decision(decision(3), now_ns=201)
+    store.reconcile(cause_of="start", checked=1, cash_usd=D(90_000), equity_usd=D(90_001), positions={}, now_ns=202)
+    store.record_order_event("ar-1", OrderEvent.FILL, broker_order_id="b-1", fill=fill(1), now_ns=203)
+    store.reconcile(cause_of="periodic", checked=1, cash_usd=D(1), equity_usd=D(1), positions={}, now_ns=204)
+
+    with Reader(place) as reader:
+        assert reader.run("run-1") == RunFigures(
+            sessions=1, fills=1, refused=1, checked=2, differences=1, equity_start_usd=D(90_001)
+        )
+        assert reader.run("run-0") == RunFigures(
+            sessions=1, fills=0, refused=0, checked=1, differences=0, equity_start_usd=D(90_000)
+        )
+        assert reader.run("nobody's").equity_start_usd is None
+        assert reader.statuses(since_ns=200) == {"filled": 1, "recorded": 1}
+        assert reader.statuses(since_ns=201) == {}
+
+
+def test_the_peak_of_equity_is_exact_where_floats_are_equal(store: Store) -> None:
+    """The three highest are one and the same number to a float."""
+    for n, equity in enumerate(("99", "100000000000000000.01", "100000000000000000.03", "100000000000000000.02", "9")):
+        store.record_decision(replace(decision(n + 1), equity_usd=D(equity)), now_ns=200 + n)
+
+    assert store.facts(now_ns=300).peak_equity_usd == D("100000000000000000.03")
 
 
 def test_a_fresh_ledger_has_a_summary_too(place: Path | PostgresUrl) -> None:

@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,10 +30,11 @@ from actors.kernel.journal import (
     encode,
     off_note,
     percentile,
+    unpack,
 )
 from actors.kernel.message import Message
 from actors.kernel.record import Outcome, Record
-from actors.messages import BarClosed, BarRow, SubmitOrder, TradeUpdated
+from actors.messages import BarClosed, BarRow, BrokerSnapshot, SubmitOrder, TradeUpdated
 
 NOON = 1_357_232_400_000_000_000  # 2013-01-03 12:00 in New York
 RUN = RunInfo("run-1", "trader", NOON, code="abc", config="def", seed=7)
@@ -140,6 +142,33 @@ def test_every_field_of_a_record_reads_back(make: Callable[..., MessageLog], pat
         )  # fmt: skip
         assert reader.events() == [Event(3, NOON + 3, "root/b", 1, "failed", "ValueError: no")]
         assert [entry.message for entry in reader.messages()] == [Counted(at_ns=NOON, n=n) for n in (1, 2)]
+
+
+def test_a_large_message_takes_less_than_half_of_its_size(make: Callable[..., MessageLog], path: Path) -> None:
+    """What repeats itself (a snapshot of many orders) is compressed in the file, and reads back as it was; small ones lie there
+    as they are."""
+    update = TradeUpdated(
+        at_ns=1, event="snapshot", client_order_id="c", broker_order_id="b", symbol="IBM", side="buy", status="filled",
+        quantity=Decimal(3), filled_quantity=Decimal(3), execution_id=None, fill_price_usd=None, fill_quantity=None,
+        position_quantity=None,
+    )  # fmt: skip
+    orders = tuple(msgspec.structs.replace(update, client_order_id=f"ar-{n * 7919:x}") for n in range(100))
+    snapshot = BrokerSnapshot(
+        at_ns=1, cause_of="start", orders=orders, fills=(), positions=(), cash_usd=Decimal(1), equity_usd=Decimal(1)
+    )
+    journal = make()
+    journal.write(record(1, message=snapshot))
+    journal.write(record(2))
+    assert journal.finish()
+
+    stored = [body for (body,) in sqlite3.connect(path).execute("SELECT body FROM message ORDER BY seq")]
+    assert len(stored[0]) < len(encode(snapshot)) / 10
+    assert stored[1] == encode(Counted(at_ns=NOON, n=2))
+    with LogReader(path) as reader:
+        large, small = reader.messages()
+        assert (large.message, large.body) == (snapshot, encode(snapshot))
+        assert small.message == Counted(at_ns=NOON, n=2)
+    assert unpack(b"\x78junk") == b"\x78junk"
 
 
 def test_the_log_reads_while_it_is_written(make: Callable[..., MessageLog], path: Path) -> None:
