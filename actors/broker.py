@@ -69,7 +69,6 @@ class BrokerActor(Actor[BrokerMessage]):
         self._snapshot_failures = 0
         self._told: dict[str, tuple[Decimal, int]] = {}  # by the stream of late: quantity filled and when, by order id
         self._activities: dict[str, int] = {}  # ids of late, and when they were read last
-        self._account = ""  # its number, as of the first answer
         self._counts = dict.fromkeys(
             ("frames", "bad_frames", "unknown_frames", "lookups", "cancels_refused", "unheard", "delayed"), 0
         )
@@ -304,9 +303,6 @@ class BrokerActor(Actor[BrokerMessage]):
         for _ in range(SNAPSHOT_TRIES):
             listed = self._broker.orders(status="all", after_ns=max(0, message.orders_after_ns))
             positions, account = self._broker.positions(), wire.parse_account(self._broker.account())
-            self._account = self._account or account.account_number
-            if account.account_number != self._account:
-                raise BrokerUnavailable(f"account {account.account_number} answers in the place of {self._account}")
             activities = self._broker.activities(after_ns=message.since_ns)
             self._budget.spend(
                 self.now_ns, SNAPSHOT_REQUESTS + len(listed) // ORDERS_PAGE + len(activities) // ACTIVITIES_PAGE

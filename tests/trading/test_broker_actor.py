@@ -708,21 +708,6 @@ def test_a_snapshot_that_fails_is_told_as_disconnected_and_delivered_later() -> 
     assert [type(m) for m in bench.heard] == [BrokerStateChanged, BrokerSnapshot]
 
 
-def test_an_account_that_is_suddenly_another_one_is_not_compared_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = Bench()
-    bench.tell(snapshot_request())
-    real, number = bench.broker.account, bench.broker.account()["account_number"]
-    monkeypatch.setattr(bench.broker, "account", lambda: {**real(), "account_number": "PA999"})
-
-    bench.tell(snapshot_request())
-
-    assert [type(m) for m in bench.heard] == [BrokerSnapshot, BrokerStateChanged]
-    assert bench.heard[1].detail == f"no snapshot: account PA999 answers in the place of {number}"
-    monkeypatch.undo()
-    bench.run_for(10)
-    assert len(bench.of(BrokerSnapshot)) == 2
-
-
 def test_an_order_of_a_persons_that_cannot_be_read_does_not_hide_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench()
     bench.tell(submit())
