@@ -34,7 +34,7 @@ def test_the_twin_sees_no_order_request_and_the_real_ledger_is_not_touched(
     summary = trade(home, start=BUSY, sessions=3, run_id="dry-run-1", dry_run=True)
 
     assert ("GET", "/v2/orders") in asked  # it did look
-    assert {(method, path) for method, path in asked if method != "GET"} == {("POST", "/sim/advance")}
+    assert {method for method, _ in asked} == {"GET"}
     assert summary["dry_run"] is True and summary["fills"] == 0 and summary["exit_code"] == 0
     assert summary["orders"]["submitted"] == summary["orders"]["rejected"] == 0 < summary["orders"]["not_sent"]
     assert (home / "ledger.db").read_bytes() == before
