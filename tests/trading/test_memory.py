@@ -27,6 +27,7 @@ SYMBOLS = ("AAA", "BBB", "CCC")
 DAY_NS, MINUTE_NS = 86_400_000_000_000, 60_000_000_000
 OURS = ("actors", "algo_royale", "db", "schedule")
 KERNEL = "actors.kernel"  # of which only the actors' timers are looked at, and what it keeps of its own
+UNDER_WAY = 6  # orders and timers of the moment
 ELSEWHERE = ("Calendar", "DirectBroker", "DirectStreams", "DirectHandle", "Ref")
 
 
@@ -158,7 +159,7 @@ def test_nothing_that_an_actor_holds_grows_with_the_sessions(
     tmp_path: Path, timeframe: str, sessions: int, every: int, weather: type[Faults], proving: bool
 ) -> None:
     """Of every container that an actor can reach the most entries in the last third of the sessions are not more than in the
-    second one, give or take a tenth for holidays. (The first one does not count: orders of the last two weeks are kept, for a fill
+    second one, give or take a tenth for holidays and a few that are under way when it is looked. (The first one does not count: orders of the last two weeks are kept, for a fill
     may be told late.)"""
     if timeframe != "1Day" and not proving:
         pytest.skip("the suite takes daily bars")
@@ -173,4 +174,6 @@ def test_nothing_that_an_actor_holds_grows_with_the_sessions(
     third = len(counts) // 3
     before, after = (reduce(or_, part) for part in (counts[third : 2 * third], counts[2 * third :]))
     assert len(account.exchange.orders) > 60
-    assert {place: (before[place], count) for place, count in after.items() if count > 1.1 * before[place]} == {}
+    assert {
+        place: (before[place], count) for place, count in after.items() if count > 1.1 * before[place] + UNDER_WAY
+    } == {}
