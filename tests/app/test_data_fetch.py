@@ -380,7 +380,9 @@ def test_what_cannot_be_had_is_one_line_each(tmp_path: Path, twin: Twin) -> None
     assert is_the_source(tmp_path, "IBM")
 
     refused = fetch(twin, tmp_path / "none", "AAPL", key="wrong")
-    assert (refused.exit_code, refused.stderr) == (1, "error: broker rejected (401/None): unauthorized.\n")
+    assert (refused.exit_code, refused.stderr) == (1, "error: broker rejected (403/None): forbidden.\n")
+    nothing = fetch(twin, tmp_path / "none", "ZZZ")
+    assert "written to" not in nothing.stderr
     assert not (tmp_path / "none").exists()
 
 

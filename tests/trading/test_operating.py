@@ -75,6 +75,9 @@ def redrawn(home: Path, columns: int, until: str) -> str:
         while seen.count(until.encode()) < 3:
             seen += os.read(ours, 65_536)
         process.send_signal(signal.SIGINT)
+        with suppress(OSError):  # until it closes the terminal; one that nobody reads takes no more
+            while os.read(ours, 65_536):
+                pass
         assert process.wait(60) == 0
     finally:
         process.kill()

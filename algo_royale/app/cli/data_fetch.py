@@ -95,7 +95,8 @@ def fetch_command(
             fetching.failures.append(f"{error}; what has come is kept, and the same command goes on from there")
         finally:
             rest.close()
-    print_written(settings, target, fetching.plans, (), fetching.notes, dry_run=False)
+    if fetching.plans:
+        print_written(settings, target, fetching.plans, (), fetching.notes, dry_run=False)
     for failure in fetching.failures:
         click.echo(f"error: {' '.join(failure.split())}", err=True)
     return int(bool(fetching.failures))
@@ -153,7 +154,7 @@ class _Fetching:
     def fetch(self, symbol: str, span_ns: tuple[int, int], *, with_actions: bool) -> None:
         """Fetch what is missing of one symbol and write it, page by page. What is wrong with it alone goes to `failures`.
 
-        Raises BrokerUnavailable, and BrokerRejected where the keys are refused.
+        Raises BrokerUnavailable, and BrokerRejected where the keys, or the feed for these keys, are refused.
         """
         try:
             for wanted in self._missing(symbol, span_ns):
@@ -164,8 +165,8 @@ class _Fetching:
             if with_actions:
                 self._fetch_actions(symbol)
         except (BadMarketData, BrokerRejected) as error:
-            if isinstance(error, BrokerRejected) and error.status == 401:
-                raise
+            if isinstance(error, BrokerRejected) and error.status in (401, 403):
+                raise  # the keys, or what they have subscribed to: every symbol would meet it
             self.failures.append(str(error) if str(error).startswith(symbol) else f"{symbol}: {error}")
 
     def _missing(self, symbol: str, span_ns: tuple[int, int]) -> Iterator[_Range]:
