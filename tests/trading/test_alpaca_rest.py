@@ -240,7 +240,7 @@ def odd_server() -> Iterator[Callable[[Odd], str]]:
         Odd(200, b'{"id": "b-1", "client_order_id": "ar-2"}'),
         Odd(200, b"[" * 100_000),
         Odd(200, b"9" * 5_000),
-        Odd(200, gzip.compress(bytes(66 << 20)), {"Content-Encoding": "gzip"}),
+        Odd(200, gzip.compress(bytes(66 << 20), mtime=0), {"Content-Encoding": "gzip"}),
         Odd(200, b"no gzip", {"Content-Encoding": "gzip"}),
         Odd(429, b'{"code": 42910000, "message": "rate limit exceeded"}', {"Retry-After": "7"}),
     ],
