@@ -68,6 +68,7 @@ class Connection:
         self.recording = False
         self.lines: list[tuple[int, str]] = []
         self.muted_until_s = 0.0
+        self.deaf_until_s = 0.0
         self._msgpack = "msgpack" in websocket.headers.get("content-type", "")
         self._lock = asyncio.Lock()
         self._reader = asyncio.current_task()
@@ -178,11 +179,13 @@ class Connection:
                 raise WebSocketDisconnect(1006) from None  # the client has said goodbye
             out = b"".join(protocol.conn.data_to_send())
             protocol.transport.pause_reading()
-            for first in range(0, len(out), max(1, len(out) // 6)):
-                protocol.transport.write(out[first : first + max(1, len(out) // 6)])
-                await asyncio.sleep(0.001)
-            if not self._is_mute:
-                _read_again(protocol.transport)
+            try:
+                for first in range(0, len(out), max(1, len(out) // 6)):
+                    protocol.transport.write(out[first : first + max(1, len(out) // 6)])
+                    await asyncio.sleep(0.001)
+            finally:  # a line that became mute meanwhile, or was given up, is still to be heard
+                if self.deaf_until_s <= asyncio.get_running_loop().time():
+                    _read_again(protocol.transport)
 
 
 def _packed(frame: str) -> bytes:
@@ -508,7 +511,7 @@ class TwinServer:
                 case "mute":
                     connection.muted_until_s = until_s
                 case "half_open":
-                    connection.muted_until_s = until_s
+                    connection.muted_until_s = connection.deaf_until_s = until_s
                     self._stop_reading(connection, cut.seconds)
                 case "reset":
                     self._abort(connection.peer)

@@ -744,6 +744,26 @@ def test_a_connection_that_is_closed_between_the_pieces_of_a_message_troubles_no
     assert answers == [200] * 10
 
 
+def test_a_line_that_becomes_mute_between_the_pieces_of_a_message_still_hears_its_client(
+    twin: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mute line answers pings, and notices that its client has left; else the client could not come back."""
+    stream, sleep = twin.trading_stream(), asyncio.sleep
+
+    async def between(seconds: float) -> None:
+        (connection,) = twin.server.connections
+        connection.muted_until_s = asyncio.get_running_loop().time() + 60
+        await sleep(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", between)
+    fail(twin, frames=[{"endpoint": "trading", "kind": "split"}])
+    post_order(twin, "one")
+    stream.ping("still there?")
+    heard = b""
+    while heard != b"still there?":
+        _, heard = stream.recv_data(control_frame=True)
+
+
 def try_order(twin: Running, name: str) -> int:
     order = {
         "symbol": "AAPL",
