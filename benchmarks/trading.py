@@ -17,8 +17,11 @@ is answered; so the first order of each bar is also told for itself.
 """
 
 import argparse
+import os
 import re
+import signal
 import tempfile
+import threading
 import time
 from datetime import date
 from pathlib import Path
@@ -33,6 +36,7 @@ from algo_royale.app.cli import Settings
 from algo_royale.app.trader import run_trader, twin_process
 from algo_royale.config import Config
 from algo_royale.data.catalog import write_parquet
+from algo_royale.exchange.wire import rfc3339
 from algo_royale.market import Timeframe
 from algo_royale.research.handover import Member, SymbolPlan, TradingPlan
 from algo_royale.sessions import calendar, new_york_date
@@ -65,6 +69,7 @@ WARMUP = 30
 BLOCKS = 10
 STUDENT_8 = 2.306  # 97.5 in 100 of its values are smaller, with as many blocks less two
 MINUTE_NS = 60_000_000_000
+GRACE_S = 3.0  # for the orders of the last bar
 SYMBOL = re.compile(r'"S":"([^"]+)"')
 
 
@@ -175,11 +180,13 @@ def growth(sessions: int, count: int) -> None:
 
 
 class Taps:
-    """When each symbol's bar came in and when its order began to go out, in nanoseconds of this process."""
+    """When each symbol's bar came in and when its order began to go out, in nanoseconds of this process; a while after the bars of
+    the minute `last` the process is asked to end."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: str) -> None:
+        self._last = f'"t":"{last}'
         self.came: dict[str, int] = {}
-        self.bars = 0
+        self.ends = False
         self.waits: list[tuple[int, int]] = []  # (when its bar came, how long until its order went)
         self._open, self._request = AlpacaStreams.open, AlpacaRest.request
 
@@ -191,7 +198,9 @@ class Taps:
                 now_ns = time.perf_counter_ns()
                 if endpoint == "data" and '"T":"b"' in text:
                     taps.came |= dict.fromkeys(SYMBOL.findall(text), now_ns)
-                    taps.bars += 1
+                    if taps._last in text and not taps.ends:
+                        taps.ends = True
+                        threading.Timer(GRACE_S, os.kill, (os.getpid(), signal.SIGTERM)).start()
                 on_frame(number, text)
 
             return opened(streams, endpoint, number, came, on_state)
@@ -210,8 +219,9 @@ class Taps:
         AlpacaStreams.open, AlpacaRest.request = self._open, self._request  # type: ignore[method-assign]
 
 
-def minutes(folder: Path, symbols: list[str], count: int) -> date:
-    """An hour of one session and the first `count` minutes of the next one, random walks in cents; that session's date."""
+def minutes(folder: Path, symbols: list[str], count: int) -> tuple[date, str]:
+    """An hour of one session and the first `count` minutes of the next one, random walks in cents; that session's date, and when the last
+    minute begins."""
     before, session = calendar().offset(date(2024, 12, 27), 0), calendar().offset(date(2024, 12, 30), 0)
     at = np.r_[
         np.arange(before.close_ns - 60 * MINUTE_NS, before.close_ns, MINUTE_NS),
@@ -226,19 +236,19 @@ def minutes(folder: Path, symbols: list[str], count: int) -> date:
             "low": np.minimum(opens, close) - 0.01, "close": close, "volume": np.full(len(at), 1000.0),
         }  # fmt: skip
         write_parquet(folder / "1Min" / f"{name}.parquet", columns)
-    return session.date
+    return session.date, rfc3339(int(at[-1]))[:16]
 
 
 def latency(count: int, bars: int) -> None:
     with tempfile.TemporaryDirectory(prefix="latency-") as place:
         home, data, symbols = Path(place, "home"), Path(place, "data"), [f"S{i:03d}" for i in range(count)]
-        day = minutes(data, symbols, bars)
+        day, last = minutes(data, symbols, bars)
         plan = plan_of(
             symbols, Timeframe.MIN_1, calendar().offset(day, -1).date, Path(place), calm=frozenset(symbols[4:])
         )
         config = config_of(data)
         home.mkdir()
-        with twin_process(plan, config, first=day, last=day, speed="max") as twin, Taps() as taps:
+        with twin_process(plan, config, first=day, last=day, speed="max") as twin, Taps(last) as taps:
             summary = run_trader(plan, config, twin, home=home, run_id="latency")
     firsts: dict[int, int] = {}
     for came_ns, wait_ns in taps.waits:
