@@ -69,6 +69,7 @@ def redrawn(home: Path, columns: int, until: str) -> str:
     process = subprocess.Popen(
         [sys.executable, "-m", "algo_royale", "--home", str(home), "actors", "top", "--interval", "0.2"],
         env={**environment, "PYTHONPATH": str(ROOT), "TERM": "xterm", "NO_COLOR": "1"}, stdin=theirs, stdout=theirs, stderr=theirs,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it, and so do its children
     )  # fmt: skip
     os.close(theirs)
     seen = b""
