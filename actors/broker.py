@@ -168,7 +168,7 @@ class BrokerActor(Actor[BrokerMessage]):
             with self.protected(CALL_S):
                 answer = ask()
         except (BrokerUnavailable, wire.BadWire) as error:  # BadWire: it answered, but we cannot read what
-            self._pause(error)
+            self._budget.heed(error, self.now_ns)
             answer = SubmissionUncertain(at_ns=self.now_ns, client_order_id=client_order_id, reason=str(error)[:300])
         self.tell(self._orders, answer)
 
@@ -183,11 +183,6 @@ class BrokerActor(Actor[BrokerMessage]):
         return OrderRejected(
             at_ns=self.now_ns, client_order_id=client_order_id, status=status, code=code, reason=reason
         )
-
-    def _pause(self, error: Exception) -> None:
-        """Where the broker said that we ask too often, ask nothing until it will hear us again."""
-        if isinstance(error, BrokerUnavailable) and error.retry_after_s is not None:
-            self._budget.pause(self.now_ns + round(error.retry_after_s * SECOND_NS))
 
     def _submit(self, order: OrderRecord) -> Answer:
         """Send. Where no answer comes that says what became of it, look it up, and leave it at that: the broker may show an
@@ -207,7 +202,7 @@ class BrokerActor(Actor[BrokerMessage]):
             reason = "the broker calls the id a duplicate"
         except BrokerUnavailable as error:
             if error.retry_after_s is not None:  # a rate limit: it was not taken, and asking more would only prolong it
-                self._pause(error)
+                self._budget.heed(error, self.now_ns)
                 return self._delayed(order_id, round(error.retry_after_s * SECOND_NS), str(error)[:300])
             reason = f"no answer to the submit: {error}"[:300]
         except wire.BadWire as error:
@@ -244,7 +239,7 @@ class BrokerActor(Actor[BrokerMessage]):
             with self.protected(CALL_S):
                 self._broker.cancel(broker_order_id)
         except BrokerUnavailable as error:
-            self._pause(error)
+            self._budget.heed(error, self.now_ns)
             self.later(self._reconnect.base_s, again, key=f"cancel {broker_order_id}")
         except BrokerRejected:
             self._counts["cancels_refused"] += 1  # final already, or unknown: a reconciliation tells which
@@ -265,7 +260,7 @@ class BrokerActor(Actor[BrokerMessage]):
                 snapshot = self._snapshot(message)
         except (BrokerUnavailable, BrokerRejected, wire.BadWire) as error:
             if isinstance(error, BrokerUnavailable):
-                self._pause(error)
+                self._budget.heed(error, self.now_ns)
             self._tell_state(False, f"no snapshot: {error}")
             base_s, limit_s = self._reconnect.base_s * 2, self._reconnect.limit_s
             delay_s = min(limit_s, base_s * 2.0 ** min(self._snapshot_failures, 16)) * self.rng.uniform(0.75, 1.25)

@@ -38,7 +38,7 @@ from algo_royale.broker.port import MarketDataPort, StreamPort
 from algo_royale.broker.staleness import Freshness, Patience
 from algo_royale.data.forming import FormingBars
 from algo_royale.data.resample import resample
-from algo_royale.errors import AlgoRoyaleError, BrokerError, BrokerUnavailable
+from algo_royale.errors import AlgoRoyaleError, BrokerError
 from algo_royale.market import Bar, Bars, Timeframe
 from algo_royale.phases import Job
 from algo_royale.sessions import Calendar, bar_at, bar_before, warmup_session
@@ -349,16 +349,11 @@ class MarketDataActor(Actor[MarketDataMessage]):
                 )
             found = alpaca_wire.actions(wire)
         except BrokerError as error:  # also a no, or nonsense: it is asked for again, and positions are still watched
-            self._pause(error)
+            self._budget.heed(error, self.now_ns)
             self._actions = None
             return
         self._actions_of = session_date
         self._actions = {s: tuple(ActionRecord(**a) for a in rows) for s, rows in found.items()}
-
-    def _pause(self, error: BrokerError) -> None:
-        """Where the broker said that we ask too often, ask for no history until it will hear us again."""
-        if isinstance(error, BrokerUnavailable) and error.retry_after_s is not None:
-            self._budget.pause(self.now_ns + round(error.retry_after_s * SECOND_NS))
 
     def _on_prices(self, message: PricesRequested) -> None:
         """Whoever asks is about to decide and does not wait long: no answer is an empty one."""
@@ -394,7 +389,7 @@ class MarketDataActor(Actor[MarketDataMessage]):
                     self._data.corporate_actions(symbol=message.symbol, start=first.isoformat(), end=today.isoformat())
                 )
         except BrokerError as error:
-            self._pause(error)
+            self._budget.heed(error, self.now_ns)
             answer = HistoryUnavailable(
                 at_ns=self.now_ns, symbol=message.symbol, after_ns=message.after_ns, reason=str(error)
             )

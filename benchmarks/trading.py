@@ -43,28 +43,7 @@ from algo_royale.sessions import calendar, new_york_date
 from algo_royale.strategies import default_trial, loading, resolve, strategy_id
 from db.store import Store
 
-NERVOUS = """\
-from algo_royale.strategies.own import condition, strategy
-
-
-@condition(lookback=2)
-def up(bars):
-    return bars.close[-1] > bars.close[-2]
-
-
-@condition(lookback=2)
-def down(bars):
-    return bars.close[-1] < bars.close[-2]
-
-
-@condition(lookback=2)
-def never(bars):
-    return False
-
-
-strategy("Nervous", entry=up, exit=down)
-strategy("Calm", entry=never, exit=down)
-"""
+NERVOUS = str(Path(__file__).parents[1] / "tests" / "nervous.py")
 WARMUP = 30
 BLOCKS = 10
 STUDENT_8 = 2.306  # 97.5 in 100 of its values are smaller, with as many blocks less two
@@ -74,14 +53,12 @@ SYMBOL = re.compile(r'"S":"([^"]+)"')
 
 
 def plan_of(
-    symbols: list[str], timeframe: Timeframe, last_session: date, place: Path, *, calm: frozenset[str] = frozenset()
+    symbols: list[str], timeframe: Timeframe, last_session: date, *, calm: frozenset[str] = frozenset()
 ) -> TradingPlan:
     """A plan as research would hand it over: all symbols at equal weight, in after a bar that rose and out after one that fell;
     but the calm ones never in."""
-    file = place / "nervous.py"
-    file.write_text(NERVOUS)
     loading.forget()
-    loading.load([str(file)])
+    loading.load([NERVOUS])
     members = {name: member_of(name, timeframe) for name in ("Nervous", "Calm")}
     return TradingPlan(
         timeframe=timeframe.value, universe="bench", portfolio="EqualWeightPortfolioStrategy", portfolio_params={},
@@ -89,7 +66,7 @@ def plan_of(
             SymbolPlan(symbol=symbol, viability=1.0, members=(members["Calm" if symbol in calm else "Nervous"],))
             for symbol in symbols
         ),
-        warmup_bars=WARMUP, last_session=last_session.isoformat(), strategy_path=(str(file),),
+        warmup_bars=WARMUP, last_session=last_session.isoformat(), strategy_path=(NERVOUS,),
     )  # fmt: skip
 
 
@@ -157,7 +134,7 @@ def growth(sessions: int, count: int) -> None:
         symbols = make(Path(place, "data"), count, bars, "1Day")
         days = starts(bars, "1Day")
         first = new_york_date(int(days[-sessions]))
-        plan = plan_of(symbols, Timeframe.DAY_1, calendar().offset(first, -1).date, Path(place))
+        plan = plan_of(symbols, Timeframe.DAY_1, calendar().offset(first, -1).date)
         config = config_of(Path(place, "data"))
         home.mkdir()
         began = time.perf_counter()
@@ -243,9 +220,7 @@ def latency(count: int, bars: int) -> None:
     with tempfile.TemporaryDirectory(prefix="latency-") as place:
         home, data, symbols = Path(place, "home"), Path(place, "data"), [f"S{i:03d}" for i in range(count)]
         day, last = minutes(data, symbols, bars)
-        plan = plan_of(
-            symbols, Timeframe.MIN_1, calendar().offset(day, -1).date, Path(place), calm=frozenset(symbols[4:])
-        )
+        plan = plan_of(symbols, Timeframe.MIN_1, calendar().offset(day, -1).date, calm=frozenset(symbols[4:]))
         config = config_of(data)
         home.mkdir()
         with twin_process(plan, config, first=day, last=day, speed="max") as twin, Taps(last) as taps:

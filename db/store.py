@@ -667,20 +667,19 @@ class Store:
         """
         cash_usd, equity_usd = exact(cash_usd), exact(equity_usd)
         positions = {symbol: _exact_position(held) for symbol, held in positions.items() if held.quantity}
-        differences: tuple[Difference, ...] = ()
         before = self._account
-        is_news = (
-            before is None
-            or before.cash != cash_usd
-            or bool(entries)
-            or bool(compare(before, cash_usd=cash_usd, positions=positions, tolerance_usd=self.cash_tolerance_usd))
-        )
+
+        def apart(account: Account | None) -> tuple[Difference, ...]:
+            if account is None:
+                return ()
+            return compare(account, cash_usd=cash_usd, positions=positions, tolerance_usd=self.cash_tolerance_usd)
+
+        differences = apart(before)
+        is_news = before is None or before.cash != cash_usd or bool(entries) or bool(differences)
         with self._write(synced=is_news):  # a comparison that found all as it was is only made again
-            if before is not None:
+            if before is not None and entries:
                 before = self._book_entries(before, entries, cause_of, now_ns)
-                differences = compare(
-                    before, cash_usd=cash_usd, positions=positions, tolerance_usd=self.cash_tolerance_usd
-                )
+                differences = apart(before)
             self._insert(
                 "INSERT INTO reconciliation (run_id, at_ns, cause_of, checked, agreed, differences, ledger_cash_usd, "
                 "broker_cash_usd, broker_equity_usd, ledger_positions, broker_positions) "
@@ -705,8 +704,8 @@ class Store:
                 adopted = Difference("account", "unknown", theirs, Resolution.ADOPTED)
                 self._insert_difference(cause_of, adopted, now_ns)
             elif before.cash != cash_usd:
-                apart = Difference("cash", to_text(before.cash), to_text(cash_usd), Resolution.ROUNDED)
-                self._insert_difference(cause_of, apart, now_ns)
+                rounded = Difference("cash", to_text(before.cash), to_text(cash_usd), Resolution.ROUNDED)
+                self._insert_difference(cause_of, rounded, now_ns)
                 self._insert_cash("rounding", cause_of, cash_usd - before.cash, cash_usd, now_ns)
                 account = replace(before, cash=cash_usd)
         self._account = account
@@ -1248,6 +1247,12 @@ class Reader:
         except DRIVER_ERRORS as error:
             raise LedgerError(f"the ledger cannot be read: {first_line(error)}") from error
 
+    def _rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        try:
+            return execute(self._database, sql, parameters)
+        except DRIVER_ERRORS as error:
+            raise LedgerError(f"the ledger cannot be read: {first_line(error)}") from error
+
     def _each(self, query: Any) -> Iterator[tuple[Any, ...]]:
         """Row by row, for what would be much at once."""
         try:
@@ -1375,25 +1380,24 @@ class Reader:
 
     def statuses(self, *, since_ns: int = 0) -> dict[str, int]:
         """How many of the orders that were recorded since then stand how."""
-        return dict(
-            execute(
-                self._database,
-                "SELECT e.status, count(*) FROM orders o JOIN order_event e ON e.seq = "
-                "(SELECT max(seq) FROM order_event WHERE client_order_id = o.client_order_id) "
-                "WHERE o.at_ns >= ? GROUP BY e.status", (since_ns,),
-            )
-        )  # fmt: skip
+        rows = self._rows(
+            "SELECT e.status, count(*) FROM orders o JOIN order_event e ON e.seq = "
+            "(SELECT max(seq) FROM order_event WHERE client_order_id = o.client_order_id) "
+            "WHERE o.at_ns >= ? GROUP BY e.status",
+            since_ns,
+        )
+        return {str(status): int(count) for status, count in rows}
 
     def run(self, run_id: str) -> RunFigures:
         """What one run added to the ledger, in a few figures."""
-        figures = execute(
-            self._database,
+        figures = self._rows(
             "SELECT (SELECT count(DISTINCT session_date) FROM decision WHERE run_id = ?), "
             "(SELECT count(*) FROM fill WHERE run_id = ?), (SELECT count(*) FROM refusal WHERE run_id = ?), "
             "(SELECT count(*) FROM reconciliation WHERE run_id = ?), "
             "(SELECT count(*) FROM reconciliation WHERE run_id = ? AND agreed = 0), "
-            "(SELECT broker_equity_usd FROM reconciliation WHERE run_id = ? ORDER BY seq LIMIT 1)", (run_id,) * 6,
-        )  # fmt: skip
+            "(SELECT broker_equity_usd FROM reconciliation WHERE run_id = ? ORDER BY seq LIMIT 1)",
+            *(run_id,) * 6,
+        )
         sessions, fills, refused, checked, differences, equity = figures[0]
         return RunFigures(
             sessions=sessions, fills=fills, refused=refused, checked=checked, differences=differences,
@@ -1404,7 +1408,7 @@ class Reader:
         """The ledger in a few figures."""
 
         def one(sql: str) -> tuple[Any, ...]:
-            rows = execute(self._database, sql)
+            rows = self._rows(sql)
             return rows[0] if rows else (None,) * 4
 
         ledger_id, created_ns = one("SELECT ledger_id, created_ns FROM meta")[:2]

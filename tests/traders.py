@@ -25,22 +25,7 @@ from db.store import Store
 START = date(2012, 3, 2)  # the first session that a default backtest holds back
 BUSY = date(2012, 10, 18)  # 8 fills within 4 sessions; then a hurricane closes the exchange and the clocks change
 SYMBOLS = ("AAPL", "GOOG", "IBM", "MSFT")
-NERVOUS = """\
-from algo_royale.strategies.own import condition, strategy
-
-
-@condition(lookback=2)
-def up(bars):
-    return bars.close[-1] > bars.close[-2]
-
-
-@condition(lookback=2)
-def down(bars):
-    return bars.close[-1] < bars.close[-2]
-
-
-strategy("Nervous", entry=up, exit=down)
-"""
+NERVOUS = Path(__file__).with_name("nervous.py")
 # Not trend followers: they trade often, and one of them depends on its own position.
 STRATEGIES = {"RSIStrategy": 0.5, "BollingerBandsStrategy": 0.3, "MeanReversionStrategy": 0.6}
 WEIGHTS = {**STRATEGIES, "VWAPReversionStrategy": 1.0}
@@ -68,13 +53,9 @@ def plan(
 
 
 @contextmanager
-def nervous_plan(
-    symbols: Sequence[str], folder: Path, start: date, timeframe: Timeframe = Timeframe.DAY_1
-) -> Iterator[TradingPlan]:
+def nervous_plan(symbols: Sequence[str], start: date, timeframe: Timeframe = Timeframe.DAY_1) -> Iterator[TradingPlan]:
     """In after every bar that rose, out after every one that fell: an order for nearly every bar. A strategy of the user's own."""
-    file = folder / "nervous.py"
-    file.write_text(NERVOUS)
-    loading.load([str(file)])
+    loading.load([str(NERVOUS)])
     params = resolve("Nervous", default_trial("Nervous", timeframe), timeframe)
     member = Member(
         strategy="Nervous", strategy_id=strategy_id("Nervous", params, timeframe), weight=1.0, params=params,
@@ -84,7 +65,7 @@ def nervous_plan(
         yield TradingPlan(
             timeframe=timeframe.value, universe="_".join(symbols), portfolio="EqualWeightPortfolioStrategy", portfolio_params={},
             symbols=tuple(SymbolPlan(symbol=symbol, viability=1.0, members=(member,)) for symbol in symbols),
-            warmup_bars=20, last_session=calendar().offset(start, -1).date.isoformat(), strategy_path=(str(file),),
+            warmup_bars=20, last_session=calendar().offset(start, -1).date.isoformat(), strategy_path=(str(NERVOUS),),
         )  # fmt: skip
     finally:
         loading.forget()

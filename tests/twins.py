@@ -42,3 +42,19 @@ def small_exchange(replay: MarketReplay | None = None, *, session: int = 1, **ru
     return Exchange(
         replay or small_replay(), ExchangeConfig(start_ns=start_ns, cash=Decimal(100_000), keys={KEY: SECRET}, **rules)
     )
+
+
+def pass_time(bench: Any, seconds: float) -> None:
+    """Let virtual time pass for the `exchange` and the stepped `system` of a test's bench, timer by timer."""
+    exchange, system = bench.exchange, bench.system
+    end_ns = exchange.now_ns + int(seconds * 1e9)
+    while True:
+        due = [at for at in (exchange.next_event_ns(), system.next_timer_ns()) if at is not None]
+        at_ns = max(exchange.now_ns, min([end_ns, *due]))
+        exchange.advance(at_ns)
+        system.clock.move_to(at_ns)
+        bench.settle()
+        system.advance_to(at_ns)
+        bench.settle()
+        if at_ns >= end_ns:
+            return

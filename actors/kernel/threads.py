@@ -343,9 +343,8 @@ class Watch:
         if not claim or incarnation.actor._supervises:
             return None
         now_ns = time.monotonic_ns()
-        number = (
-            claim[0].id if isinstance(claim[0], Record) else id(claim[0])
-        )  # the next record may lie where this one lay
+        item = claim[0]
+        number = item.id if isinstance(item, Record) else id(item)  # a record's address may be the next one's
         mark = (number, incarnation.zones.serial, now_ns)
         before = self._seen.get(incarnation)
         if before is None or before[:2] != mark[:2]:

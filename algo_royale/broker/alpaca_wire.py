@@ -232,7 +232,7 @@ def plain(value: object, limit: int = TEXT_MAX) -> str:
 
 
 def _short(value: object) -> str:
-    return f"{plain(repr(value), 80)}"
+    return plain(repr(value), 80)
 
 
 def _mapping(value: object, what: str) -> Wire:

@@ -2,7 +2,9 @@
 
 from collections import deque
 
-MINUTE_NS = 60_000_000_000
+from algo_royale.errors import BrokerUnavailable
+
+SECOND_NS, MINUTE_NS = 1_000_000_000, 60_000_000_000
 
 
 class Budget:
@@ -35,9 +37,10 @@ class Budget:
         if self._most is not None:
             self._sent_ns.extend([now_ns] * count)
 
-    def pause(self, until_ns: int) -> None:
-        """The broker said when it will hear us again."""
-        self._paused_ns = max(self._paused_ns, until_ns)
+    def heed(self, error: Exception, now_ns: int) -> None:
+        """Where the broker said that we ask too often, nothing may be sent until it will hear us again."""
+        if isinstance(error, BrokerUnavailable) and error.retry_after_s is not None:
+            self._paused_ns = max(self._paused_ns, now_ns + round(error.retry_after_s * SECOND_NS))
 
     def left(self, now_ns: int) -> int | None:
         """Requests that may be sent now by what is urgent."""

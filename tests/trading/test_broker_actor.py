@@ -33,7 +33,7 @@ from actors.orders import LOOKBACK_NS
 from algo_royale.broker.connection import Reconnect
 from algo_royale.broker.prechecks import refusal
 from algo_royale.errors import BrokerRejected, BrokerUnavailable
-from twins import KEY, SECRET, SESSIONS, small_exchange
+from twins import KEY, SECRET, SESSIONS, pass_time, small_exchange
 
 HOUR_NS, SECOND_NS = 3_600_000_000_000, 1_000_000_000
 
@@ -92,18 +92,7 @@ class Bench:
             self.system.run_until_idle()
 
     def run_for(self, seconds: float) -> None:
-        """Let virtual time pass for both sides, timer by timer."""
-        end_ns = self.system.clock.now_ns() + int(seconds * 1e9)
-        while True:
-            due = [at for at in (self.exchange.next_event_ns(), self.system.next_timer_ns()) if at is not None]
-            at_ns = min([end_ns, *due])
-            self.exchange.advance(at_ns)
-            self.system.clock.move_to(at_ns)
-            self.settle()
-            self.system.advance_to(at_ns)
-            self.settle()
-            if at_ns >= end_ns:
-                return
+        pass_time(self, seconds)
 
     def tell(self, *messages: Any) -> list[Any]:
         for message in messages:

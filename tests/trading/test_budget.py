@@ -5,9 +5,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algo_royale.broker.budget import MINUTE_NS, Budget
-
-SECOND_NS = 1_000_000_000
+from algo_royale.broker.budget import MINUTE_NS, SECOND_NS, Budget
+from algo_royale.errors import BrokerRejected, BrokerUnavailable
 
 
 @given(
@@ -54,9 +53,14 @@ def test_more_than_a_minute_holds_is_asked_for_a_minute_at_a_time() -> None:
 
 def test_a_pause_holds_everything() -> None:
     budget = Budget(180)
-    budget.pause(5)
-    budget.pause(3)
-    assert (budget.wait_ns(0), budget.wait_ns(0, urgent=True), budget.wait_ns(5)) == (5, 5, 0)
+    for error in (
+        BrokerUnavailable("429", retry_after_s=5.0), BrokerUnavailable("429", retry_after_s=3.0), BrokerUnavailable("gone"),
+        BrokerRejected(422, None, "no"),
+    ):  # fmt: skip
+        budget.heed(error, 0)
+    assert (budget.wait_ns(0), budget.wait_ns(0, urgent=True), budget.wait_ns(5 * SECOND_NS)) == (
+        5 * SECOND_NS, 5 * SECOND_NS, 0,
+    )  # fmt: skip
 
 
 def test_without_a_limit_nothing_is_counted() -> None:

@@ -163,7 +163,7 @@ def test_killed_at_random_instants_while_the_broker_fails_the_ledger_is_its_trut
     cut, muted or refused: no order twice, no fill lost, positions and cash are the twin's. `--proof-seed` chooses other kills
     and faults."""
     sessions, kills = (60, 100) if proving else (5, 2)
-    with nervous_plan(SYMBOLS, tmp_path, BUSY) as the_plan, twin(BUSY, sessions, the_plan=the_plan) as endpoints:
+    with nervous_plan(SYMBOLS, BUSY) as the_plan, twin(BUSY, sessions, the_plan=the_plan) as endpoints:
         directory, own = prepared(tmp_path, BUSY, the_plan), ("--strategy-path", *the_plan.strategy_path)
         day = BadDay(endpoints, proof_seed, share=0.05)
         for number, instant in enumerate(instants(random.Random(proof_seed + 1), sessions, kills)):

@@ -29,7 +29,7 @@ from algo_royale.market import Timeframe
 from algo_royale.sessions import calendar, new_york_date
 from db.database import execute
 from db.store import Store
-from twins import KEY, SECRET, small_exchange
+from twins import KEY, SECRET, pass_time, small_exchange
 
 MINUTE_NS, SECOND_NS = 60_000_000_000, 1_000_000_000
 MOST = 24  # requests a minute: half of them for orders
@@ -97,18 +97,7 @@ class Desk:
             self.system.run_until_idle()
 
     def run_for(self, seconds: float) -> None:
-        """Let virtual time pass for both sides, timer by timer."""
-        end_ns = self.now_ns + int(seconds * 1e9)
-        while True:
-            due = [at for at in (self.exchange.next_event_ns(), self.system.next_timer_ns()) if at is not None]
-            at_ns = max(self.now_ns, min([end_ns, *due]))
-            self.exchange.advance(at_ns)
-            self.system.clock.move_to(at_ns)
-            self.settle()
-            self.system.advance_to(at_ns)
-            self.settle()
-            if at_ns >= end_ns:
-                return
+        pass_time(self, seconds)
 
     def tell(self, actor: str, *messages: Any) -> None:
         for message in messages:

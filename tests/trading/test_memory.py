@@ -165,7 +165,7 @@ def test_nothing_that_an_actor_holds_grows_with_the_sessions(
         pytest.skip("the suite takes daily bars")
     last = calendar().offset(START, sessions - 1).date
     faults = weather()
-    with nervous_plan(SYMBOLS, tmp_path, START, Timeframe(timeframe)) as the_plan:
+    with nervous_plan(SYMBOLS, START, Timeframe(timeframe)) as the_plan:
         account = account_on(the_plan, last)
         if isinstance(faults, Trouble):
             faults.account = account

@@ -219,7 +219,7 @@ def test_no_order_is_doubled_and_no_fill_lost_while_everything_fails(tmp_path: P
     the exchange's."""
     if not proving and seed != 2:
         pytest.skip("the suite takes one seed")
-    with nervous_plan(names(40), tmp_path, START) as the_plan:
+    with nervous_plan(names(40), START) as the_plan:
         account, weather, codes = soaked(the_plan, seed, sessions=400 if proving else 20, share=0.05)
 
     assert account.system is not None
@@ -281,7 +281,7 @@ def test_processes_and_sockets_lose_and_double_nothing_either(tmp_path: Path, pr
     request and frame in twenty failing in every way, lines cut, mute, half open, refused and denied, keys refused, clocks that
     drift, an exchange that is gone: orders, fills, positions and cash are its truth."""
     symbols, sessions, kills = (20, 75, 10) if proving else (12, 7, 1)
-    with nervous_plan(names(symbols), tmp_path, START) as the_plan:
+    with nervous_plan(names(symbols), START) as the_plan:
         directory, truth, happened = run_on_sockets(tmp_path, the_plan, proof_seed, sessions, kills)
 
     assert truth_on_disk(directory, truth) == []

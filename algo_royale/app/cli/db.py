@@ -1,7 +1,5 @@
 """`db`: the ledger's file. What cannot be undone asks for the database's name."""
 
-import getpass
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +24,6 @@ def db_group() -> None:
     Examples:
       algo-royale db status
       algo-royale db migrate
-      algo-royale --env prod_paper db resume --reason "checked the account by hand"
     """
 
 
@@ -103,48 +100,6 @@ def db_status_command(settings: "Settings") -> int:
         if not found.problems:
             click.echo("everything adds up")
     return 1 if found.problems else 0
-
-
-@db_group.command("resume")
-@click.option("--reason", required=True, help="What you looked at and why trading may go on; kept in the ledger.")
-@click.option("--by", help="Who you are, for the record; your login name if not given.", show_default=False)
-@click.pass_obj
-def resume_command(settings: "Settings", reason: str, by: str | None) -> None:
-    """Give trading back after a person has found out why it was halted or only reducing.
-
-    Nothing else does: what halts trading stays in the ledger over restarts. Who resumed it, when and why stays too.
-
-    \b
-    Examples:
-      algo-royale db resume --reason "sold the stray IBM shares by hand"
-    """
-    from algo_royale.clock import WallClock
-    from algo_royale.risk import StateEvent, TradingState, person
-    from db.store import Reader, Store
-
-    with _not_while_trading(settings) as place:
-        with Reader(place) as reader:
-            was = reader.summary().latch
-        if was.state is TradingState.TRADING:
-            raise BadInput("trading is not halted")
-        who, now_ns = person(by or login_name()), WallClock().now_ns()
-        store = Store.open(place, run_id=f"resume-{now_ns}-{os.getpid()}", now_ns=now_ns, live_start_ns=now_ns)
-        try:
-            store.move(StateEvent.PERSON_RESUMES, reason, by=who, now_ns=now_ns)
-        finally:
-            store.close()
-    if settings.json:
-        print_json({"resumed": True, "was": was.state.value, "because": was.reason, "reason": reason, "by": who})
-    else:
-        click.echo(f"resumed by {who}; trading had been {was.state.value} because: {was.reason}")
-
-
-def login_name() -> str:
-    """The person at the keyboard, as the system knows them."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError) as error:
-        raise BadInput("the system does not know your login name; say who you are with --by") from error
 
 
 @db_group.command("drop")

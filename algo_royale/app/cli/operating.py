@@ -1,5 +1,6 @@
 """`status`, `stop`, `halt`, `resume`, `flatten`, `actors top`: what a trader says over its control socket and is told there."""
 
+import getpass
 import os
 import signal
 import sys
@@ -296,10 +297,9 @@ def _command_state(
     accept_broker: bool = False,
 ) -> None:  # fmt: skip
     """Have the trader commit it, or commit it ourselves where none runs, and say what stands in the ledger then."""
-    from algo_royale.app.cli.db import login_name
     from algo_royale.risk import person
 
-    reason, who = visible(reason), person(visible(by or login_name()))
+    reason, who = visible(reason), person(visible(by or _login_name()))
     running = running_trader(settings.directory) is not None
     if running and accept_broker:
         raise BadInput("a trader is running, so ledger and broker agree: there is nothing to accept")
@@ -321,6 +321,14 @@ def _command_state(
     else:
         note = "" if running else " (no trader is running; the next one starts like this)"
         click.echo(f"{settings.env} is {found.state.value}: {found.reason} ({found.set_by}){note}")
+
+
+def _login_name() -> str:
+    """The person at the keyboard, as the system knows them."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as error:
+        raise BadInput("the system does not know your login name; say who you are with --by") from error
 
 
 def _trader_that_is_up(settings: "Settings", timeout: float) -> dict[str, Any]:
